@@ -1,0 +1,75 @@
+"""Label every view of every epoch of an image set with a teacher, once, and keep the labels for every student.
+
+    accelerate launch generate_soft_labels.py                       # the embedded benchmark
+    accelerate launch --config_file accelerate_configs/ddp_bf16.yaml generate_soft_labels.py \
+        --benchmark digits --distilled random:ipc=10,seed=0 --teacher local-dir:my_teacher
+
+Writes soft_labels/<images>@<fingerprint>/<teachers>-<views>-s<views seed>/: safetensors shards of whole epochs (views
+beside fp16 logits) and, last, index.json. The same command again makes only what is missing. Processes share the work by
+shard; the bits do not depend on how many there are.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from rd3_utils import launch, options as shared
+from rd3_utils.data import images as image_sets
+from rd3_utils.data import selections, soft_labels
+from rd3_utils.errors import UserError
+from rd3_utils.learning import labelling, students, teachers
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = shared.add_what(parser)
+    what.add_argument("--student", help="only where a rule of the protocol needs it (default: the benchmark's)")
+    what.add_argument("--labels", choices=("soft", "plain"), default="soft", help="views of the recipe, or one plain view")
+    where = parser.add_argument_group("where it runs")
+    where.add_argument("--data-dir", metavar="DIR", help="read the benchmark's real data from here")
+    where.add_argument("--out", metavar="DIR", default="soft_labels", help="folder of stores (default: %(default)s)")
+    where.add_argument("--workers", type=shared.positive, help="threads that decode images (default: one per core)")
+    where.add_argument("--dry-run", action="store_true", help="print what would be made, and its size, and stop")
+    shared.add_labels(where)
+    return parser.parse_args()
+
+
+def main(options):
+    accelerator = launch.accelerator()
+    benchmark, protocol = shared.read_what(options)
+    student = students.architecture(options.student or benchmark.defaults.student, benchmark)
+
+    def train():
+        return image_sets.train_split(benchmark, options.data_dir, options.workers)
+
+    images = selections.image_set(options.distilled or benchmark.defaults.distilled, benchmark, train, options.workers)
+    recipe = protocol.resolve(benchmark, student, images.nominal_ipc, len(images), options.labels)
+    if recipe.labels.kind != "soft":
+        raise UserError(f"protocol {protocol.label} has hard labels: there is nothing to generate.")
+    found = labelling.load_teachers(options.teacher or ["default"], recipe, benchmark)
+    plan = labelling.plan(images, recipe, found, options.views_seed, accelerator.device, options.forward_batch,
+                          options.label_dtype, options.shard_mb)  # fmt: skip
+    where = soft_labels.folder(options.out, images, plan.teachers_id, recipe, options.views_seed)
+    say = accelerator.print
+    say(f"{images.identity}: {len(images)} images, {plan.epochs} epochs of {protocol.label}, teacher "
+        f"{', '.join(t.source for t in found)}")  # fmt: skip
+    say(f"{plan.epochs * plan.rows} views, {plan.epochs * plan.epoch_bytes / 1e6:.1f} MB in {len(plan.shards)} shards -> {where}")
+    if options.dry_run:
+        say(json.dumps(recipe.as_dict(), indent=1))
+        return
+    if labelling.is_complete(where, plan):
+        say("nothing to do: the store is complete.")
+        return
+    started = time.time()
+    test = image_sets.test_split(benchmark, options.data_dir, options.workers)
+    labelling.make(Path(where), plan, images, recipe, found, benchmark, test, accelerator)
+    index = json.loads((where / "index.json").read_text())
+    for teacher in index["teachers"]:
+        say(f"teacher {teacher['source']}: top-1 {100 * teacher['top1']:.2f} % on {benchmark.name}")
+    say(f"done in {time.time() - started:.1f} s. Train on them with: accelerate launch train_student.py "
+        f"--benchmark {benchmark.name} --protocol {options.protocol} --distilled {images.source}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    launch.run(main, parse())

@@ -1,0 +1,71 @@
+"""python -m rd3_utils COMMAND: what there is (list), and distilled sets made here (synthesize)."""
+
+import argparse
+
+from rd3_utils import launch
+from rd3_utils.data import images as image_sets
+from rd3_utils.data import selections
+from rd3_utils.learning import losses, students, synthesis
+from rd3_utils.options import positive
+from rd3_utils.protocols import benchmark, protocol
+
+
+def parse():
+    parser = argparse.ArgumentParser(prog="python -m rd3_utils", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("list", help="benchmarks, protocols, image sets, students and losses, one line each")
+    make = commands.add_parser("synthesize", help="make a distilled image set")
+    make.add_argument("method", choices=sorted(synthesis.METHODS))
+    make.add_argument("--benchmark", default="digits")
+    make.add_argument("--ipc", type=positive, required=True, help="images per class")
+    make.add_argument("--out", metavar="DIR", required=True, help="new folder; its name is the set's")
+    make.add_argument("--seed", type=int, default=0)
+    make.add_argument("--iterations", type=positive, default=300)
+    make.add_argument("--student", help="network that embeds the images (default: the benchmark's)")
+    make.add_argument("--data-dir", metavar="DIR", help="read the benchmark's real data from here")
+    return parser.parse_args()
+
+
+def main(options):
+    COMMANDS[options.command](options)
+
+
+def list_all(options):
+    """Print everything that has a name, one line each."""
+    for name in benchmark.names():
+        b = benchmark.load(name)
+        print(f"benchmark  {name:18} {b.title}: {len(b.classes)} classes, {b.image.size} px, "
+              f"{b.data.train_images} train / {b.data.test_images} test")  # fmt: skip
+    for name in protocol.names():
+        p = protocol.load(name)
+        print(f"protocol   {name:18} {p.title} [{p.digest}]")
+    for name in selections.SELECTIONS:
+        print(f"images     {name:18} {SELECTION_HELP[name]}")
+    for name in image_sets.embedded_sets():
+        print(f"images     {name:18} embedded")
+    for name, text in students.OWN.items():
+        print(f"student    {name:18} {text}")
+    print(f"student    {'NAME':18} every timm architecture that takes the benchmark's image size")
+    for name, function in losses.LOSSES.items():
+        print(f"loss       {name:18} {function.__doc__.splitlines()[0]}")
+
+
+SELECTION_HELP = {
+    "random": "random:ipc=K,seed=S: K real training images per class",
+    "full": "the whole train split",
+}
+
+
+def synthesize(options):
+    """Make a distilled set and say where it lies."""
+    bench = benchmark.load(options.benchmark)
+    made = synthesis.synthesize(options.method, bench, options.ipc, options.out, options.seed, options.iterations,
+                                options.student, options.data_dir)  # fmt: skip
+    print(f"{made.identity}: {len(made)} images in {options.out}. Train on it with: accelerate launch train_student.py "
+          f"--benchmark {bench.name} --distilled {options.out} --teacher default")  # fmt: skip
+
+
+COMMANDS = {"list": list_all, "synthesize": synthesize}
+
+if __name__ == "__main__":
+    launch.run(main, parse())

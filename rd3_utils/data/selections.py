@@ -1,0 +1,85 @@
+"""Image sets that need no file of their own: `random:ipc=K,seed=S` real images, and `full`, the whole train split."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from rd3_utils.data import images
+from rd3_utils.errors import UserError, unknown
+
+
+def is_selection(source):
+    """Whether `source` reads as a selection: NAME or NAME:key=value,... with a name of SELECTIONS."""
+    return source.partition(":")[0] in SELECTIONS
+
+
+def select(source, train):
+    """The ImageSet that `source` selects from the train split `train`."""
+    name, _, text = source.partition(":")
+    if name not in SELECTIONS:
+        raise unknown("selection", name, SELECTIONS)
+    options = {}
+    for pair in filter(None, text.split(",")):
+        key, separator, value = pair.partition("=")
+        if not separator or not value.isdigit():
+            raise UserError(f"selection '{source}': '{pair}' is not KEY=NUMBER, as in random:ipc=10,seed=0.")
+        options[key] = int(value)
+    return SELECTIONS[name](train, source, **check_options(name, options, source))
+
+
+def check_options(name, options, source):
+    """`options` of a selection with its defaults; UserError for one it does not have."""
+    known = {"random": {"ipc": None, "seed": 0}, "full": {}}[name]
+    for key in options:
+        if key not in known:
+            raise unknown(f"option of selection '{source}'", key, known) if known else UserError(
+                f"selection '{source}': {name} takes no options."
+            )
+    missing = [key for key, value in {**known, **options}.items() if value is None]
+    if missing:
+        raise UserError(f"selection '{source}' lacks {missing[0]}; write for example random:ipc=10,seed=0.")
+    return {**known, **options}
+
+
+def random(train, source, ipc, seed):
+    """`ipc` real images of every class, without replacement; a larger ipc of the same seed contains the smaller one.
+
+    Row i of the train split gets the i-th number of a Philox stream keyed by `seed`; a class keeps its `ipc` smallest.
+    """
+    if ipc < 1:
+        raise UserError(f"selection '{source}' asks for {ipc} images per class, wanted at least 1.")
+    labels = train.labels.numpy()
+    key = np.random.Philox(key=seed).random_raw(len(labels))
+    rows = []
+    for k, class_name in enumerate(train.class_names):
+        mine = np.flatnonzero(labels == k)
+        if len(mine) < ipc:
+            raise UserError(f"class '{class_name}' has {len(mine)} images, ipc={ipc} asks for more; use ipc <= {len(mine)}.")
+        rows.append(mine[np.argsort(key[mine])][:ipc])
+    rows = np.concatenate(rows)
+    name = f"random-ipc{ipc}-seed{seed}"
+    source = f"random:ipc={ipc},seed={seed}"
+    return images.make(name, train.images[rows], train.labels[rows], train.class_names, source, train.commit)
+
+
+def full(train, source):
+    """The whole train split."""
+    return images.renamed(train, "full", "full")
+
+
+SELECTIONS = {"random": random, "full": full}
+
+
+def image_set(source, benchmark, train, workers=None):
+    """The ImageSet that SOURCE names: an existing path, a selection, an embedded set (also as METHOD:ipc=K), or a Hub repo.
+
+    `train` is a function that returns the train split; it is called only for a selection.
+    """
+    if not Path(source).exists():
+        if is_selection(source):
+            return select(source, train())
+        embedded = re.fullmatch(r"(\w+):ipc=(\d+)", source)
+        if embedded:
+            source = f"{benchmark.name}-{embedded[1]}-ipc{embedded[2]}"
+    return images.read(source, benchmark, workers)

@@ -1,0 +1,330 @@
+"""SoftLabelStore: epoch -> (Views, teacher logits [N, C]), as safetensors shards of whole epochs and an index written last.
+
+A store is bound to an ImageSet (fingerprint), to teachers and to the view part of a recipe; its folder is named after all
+three. Rows are in image order, so any batch size and any number of processes read the same labels.
+
+    soft_labels/<images>@<fingerprint8>/<teachers8>-<views12>-s<views_seed>/labels-00000-of-000NN.safetensors, index.json
+
+Keys of a shard of K epochs of N images, C classes:
+
+    logits       F16 [K, N, C]   at temperature 1; or logits_q U8 [K, N, C] with logits_lo, logits_scale F16 [K, N]
+    box          U8 [K, N, 4]    top, left, height, width in pixels of the image with its border (U16 above 255 px)
+    flip         U8 [K, N]
+    mix_partner  U32 [K, N]
+    mix_box      U8 [K, N, 4]    top, left, bottom, right, half open (U16 above 255 px)
+    order        U32 [K, N]
+    patch_order  U8 [K, N, 2, F] where patches are shuffled
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from rd3_utils.data import views as views_module
+from rd3_utils.data.views import Views
+from rd3_utils.errors import UserError
+
+FORMAT = 1
+LEAST_SHARDS = 16  # a kill or a lost process costs at most a sixteenth of the labels, also where all would fit one file
+INTEGERS = {True: torch.uint8, False: torch.uint16}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a store will hold: enough to name its folder, cut its shards and check them."""
+
+    images: dict  # ImageSet.describe()
+    class_names: tuple
+    epochs: int
+    rows: int  # N
+    classes: int  # C
+    image_size: int
+    border: int  # pixels added on each side before the crop
+    views: dict  # the view part of the recipe
+    views_digest: str
+    views_seed: int
+    teachers: tuple  # of {"source", "commit", "architecture", "sha256", "top1"}
+    teachers_id: str
+    ensemble: str
+    label_dtype: str  # fp16 | u8
+    forward_batch: int
+    device: str  # kind of device that made the logits
+    shard_mb: int
+
+    @property
+    def epoch_bytes(self):
+        """Bytes of one epoch: labels and views."""
+        wide = 1 if fits_a_byte(self) else 2
+        label = 2 * self.classes if self.label_dtype == "fp16" else self.classes + 4
+        factor = self.views["patch_shuffle"]
+        return self.rows * (label + 9 + 8 * wide + (2 * factor if factor > 1 else 0))
+
+    @property
+    def epochs_per_shard(self):
+        """K: whole epochs to about `shard_mb`, and at least LEAST_SHARDS shards."""
+        by_size = max(1, round(self.shard_mb * 1e6 / self.epoch_bytes))
+        return min(by_size, math.ceil(self.epochs / LEAST_SHARDS))
+
+    @property
+    def shards(self):
+        """[(file name, first epoch, one past the last)]."""
+        k = self.epochs_per_shard
+        count = math.ceil(self.epochs / k)
+        return [
+            (f"labels-{i:05d}-of-{count:05d}.safetensors", i * k, min((i + 1) * k, self.epochs)) for i in range(count)
+        ]
+
+    @property
+    def header(self):
+        """The store's metadata as it stands in every shard and in the index: plain data, no machine paths."""
+        return {"format": "rd3-soft-labels", "version": FORMAT, **dataclasses.asdict(self), "temperature": 1.0}
+
+
+def fits_a_byte(plan):
+    return plan.image_size + 2 * plan.border < 256
+
+
+def folder(root, images, teachers_id, recipe, views_seed):
+    """Where the store for these images, teachers and views lies under `root`."""
+    return Path(root) / images.identity / f"{teachers_id[:8]}-{recipe.views_digest}-s{views_seed}"
+
+
+def candidates(root, images, recipe, views_seed):
+    """Folders of finished stores under `root` for these images and views, whoever the teachers are."""
+    return sorted(p.parent for p in (Path(root) / images.identity).glob(f"*-{recipe.views_digest}-s{views_seed}/index.json"))
+
+
+def is_written(path, plan, first, stop):
+    """Whether `path` is the complete shard of `plan` for epochs first..stop: its own header says so."""
+    if not path.is_file():
+        return False
+    try:
+        with safe_open(path, "pt") as shard:
+            return json.loads((shard.metadata() or {}).get("rd3", "null")) == shard_metadata(plan, first, stop)
+    except (SafetensorError, ValueError, OSError):
+        return False
+
+
+def shard_metadata(plan, first, stop):
+    """Plain data, as JSON gives it back."""
+    return json.loads(json.dumps({**plan.header, "first_epoch": first, "stop_epoch": stop}))
+
+
+def write_shard(path, plan, first, stop, views, logits):
+    """Write epochs first..stop: `views` a list of Views, `logits` float32 [K, N, C]. The final name appears when it is whole.
+
+    UserError where logits are not finite or too large for half precision: such labels would train nothing.
+    """
+    limit = torch.finfo(torch.float16).max
+    if not bool(torch.isfinite(logits).all()) or float(logits.abs().max()) > limit:
+        raise UserError(f"the teacher's logits for epochs {first}..{stop - 1} are not finite or exceed {limit:.0f}.")
+    integer = INTEGERS[fits_a_byte(plan)]
+    box = torch.stack([v.box for v in views])
+    box[..., :2] += plan.border
+    tensors = {
+        **(half(logits) if plan.label_dtype == "fp16" else quantised(logits)),
+        "box": box.to(integer),
+        "flip": torch.stack([v.flip for v in views]).to(torch.uint8),
+        "mix_partner": torch.stack([v.mix_partner for v in views]).to(torch.uint32),
+        "mix_box": torch.stack([v.mix_box for v in views]).to(integer),
+        "order": torch.stack([v.order for v in views]).to(torch.uint32),
+    }
+    if plan.views["patch_shuffle"] > 1:
+        tensors["patch_order"] = torch.stack([v.patch_order for v in views]).to(torch.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    save_file(tensors, temporary, metadata={"rd3": json.dumps(shard_metadata(plan, first, stop))})
+    temporary.chmod(0o644)  # safetensors 0.8 writes 0600
+    os.replace(temporary, path)
+
+
+def half(logits):
+    return {"logits": logits.to(torch.float16)}
+
+
+def quantised(logits):
+    """8 bits per logit: z = lo + scale * q, lo the row's minimum, scale a 255th of its range (rounded up to fp16)."""
+    lo = logits.amin(-1).to(torch.float16)
+    scale = ((logits.amax(-1) - lo.float()) / 255).clamp(min=1e-4).to(torch.float16)
+    q = ((logits - lo.float()[..., None]) / scale.float()[..., None]).round().clamp(0, 255).to(torch.uint8)
+    return {"logits_q": q, "logits_lo": lo, "logits_scale": scale}
+
+
+def finish(where, plan):
+    """Write index.json over the shards of `plan`, with the SHA-256 of each; UserError if one is missing.
+
+    Shards of an earlier, shorter store in the same folder are then removed.
+    """
+    shards = []
+    for name, first, stop in plan.shards:
+        path = where / name
+        if not is_written(path, plan, first, stop):
+            raise UserError(f"{path} is missing or not what was planned; run generate_soft_labels.py again.")
+        entry = {"file": name, "epochs": [first, stop], "bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        shards.append({**entry, "tensors": offsets(path)})
+    index = {**plan.header, "epochs_per_shard": plan.epochs_per_shard, "shards": shards}
+    temporary = where / ".index.json.partial"
+    temporary.write_text(json.dumps(index, indent=1) + "\n")
+    os.replace(temporary, where / "index.json")
+    mine = {name for name, _, _ in plan.shards}
+    for stale in [*where.glob("labels-*.safetensors"), *where.glob(".labels-*.partial")]:
+        if stale.name not in mine:
+            stale.unlink(missing_ok=True)
+
+
+def offsets(path):
+    """{tensor: [dtype, shape, first byte in the file]}: enough to read one epoch by an HTTP range."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    return {
+        name: [entry["dtype"], entry["shape"], 8 + length + entry["data_offsets"][0]]
+        for name, entry in sorted(header.items())
+        if name != "__metadata__"
+    }
+
+
+def file_sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class SoftLabelStore:
+    """A finished store, read by memory-mapped slice; a shard's SHA-256 is checked when it is first opened."""
+
+    def __init__(self, where, index):
+        self.folder, self.index = Path(where), index
+        self.verified, self.shard, self.name = set(), None, None
+
+    @property
+    def teachers(self):
+        return self.index["teachers"]
+
+    def describe(self):
+        """What a Run records of its labels."""
+        keys = "epochs views_digest views_seed teachers_id ensemble label_dtype forward_batch device".split()
+        size = sum(shard["bytes"] for shard in self.index["shards"])
+        return {"kind": "soft", "bytes": size, **{key: self.index[key] for key in keys}}
+
+    def epoch(self, epoch):
+        """(Views, logits float32 [N, C]) of `epoch`; epochs beyond the stored ones cycle."""
+        epoch %= self.index["epochs"]
+        k = self.index["epochs_per_shard"]
+        shard, at = self.open(self.index["shards"][epoch // k]), epoch % k
+        read = {key: shard.get_slice(key)[at : at + 1][0] for key in shard.keys()}
+        if "logits" in read:
+            logits = read["logits"].float()
+        else:
+            logits = read["logits_lo"].float()[:, None] + read["logits_scale"].float()[:, None] * read["logits_q"].float()
+        box = read["box"].long()
+        box[:, :2] -= self.index["border"]
+        patches = read.get("patch_order", torch.zeros(len(box), 2, 1, dtype=torch.uint8)).long()
+        partner, mix_box, order = (read[key].long() for key in ("mix_partner", "mix_box", "order"))
+        return Views(box, read["flip"].bool(), partner, mix_box, order, patches), logits
+
+    def open(self, entry):
+        """The memory-mapped shard, verified."""
+        if self.name == entry["file"]:
+            return self.shard
+        path = self.folder / Path(entry["file"]).name
+        if entry["file"] not in self.verified:
+            if not path.is_file():
+                raise UserError(f"{path} is missing though index.json names it; make or fetch the labels again.")
+            found = file_sha256(path)
+            if found != entry["sha256"]:
+                raise UserError(
+                    f"{path} has SHA-256 {found[:12]}..., index.json says {entry['sha256'][:12]}...: "
+                    "the file is damaged; make or fetch the labels again."
+                )
+            self.verified.add(entry["file"])
+        self.shard, self.name = safe_open(path, "pt"), entry["file"]
+        return self.shard
+
+
+def load(where, images, recipe, views_seed, teachers_id=None):
+    """The SoftLabelStore in folder `where`, checked against what it is to label.
+
+    UserError, with both values, for labels of other images, classes, views, seeds or teachers, for fewer epochs than the
+    recipe needs, and for a folder whose index is not there yet.
+    """
+    where = Path(where)
+    index = read_index(where)
+    check(
+        where,
+        "images",
+        f"{index['images']['name']}@{index['images']['fingerprint'][:8]}",
+        images.identity,
+        same=index["images"]["fingerprint"] == images.fingerprint,
+    )
+    check(where, "classes", list(index["class_names"])[:3], list(images.class_names)[:3],
+          same=tuple(index["class_names"]) == images.class_names)  # fmt: skip
+    wanted = {**dataclasses.asdict(recipe.views)}
+    different = [k for k, v in wanted.items() if json.loads(json.dumps(v)) != index["views"].get(k)]
+    check(
+        where,
+        "views",
+        {k: index["views"].get(k) for k in different} or index["views_digest"],
+        {k: wanted[k] for k in different} or recipe.views_digest,
+        same=index["views_digest"] == recipe.views_digest,
+    )
+    check(where, "views seed", index["views_seed"], views_seed)
+    if teachers_id is not None:
+        check(where, "teachers", index["teachers_id"][:8], teachers_id[:8], same=index["teachers_id"] == teachers_id)
+    if index["epochs"] < recipe.label_epochs:
+        raise UserError(
+            f"{where} labels {index['epochs']} epochs, the recipe needs {recipe.label_epochs}; run "
+            "generate_soft_labels.py for the same protocol, or train with --set training.epochs="
+            f"{index['epochs']} (a custom protocol)."
+        )
+    return SoftLabelStore(where, index)
+
+
+def read_index(where):
+    """index.json of the store in `where`; UserError if it is not there or is not one."""
+    path = where / "index.json"
+    if not path.is_file():
+        written = len(list(where.glob("labels-*.safetensors"))) if where.is_dir() else 0
+        if written:
+            raise UserError(
+                f"{where} is half-written: {written} shards but no index.json, which is written last; "
+                "run the same generate_soft_labels.py command again, it makes what is missing."
+            )
+        raise UserError(f"no soft labels in '{where}': index.json is not there.")
+    try:
+        index = json.loads(path.read_text())
+        found = (index["format"], index["version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no index of soft labels: {type(error).__name__} {error}.") from error
+    if found != ("rd3-soft-labels", FORMAT):
+        raise UserError(f"{path} has format {found[0]} version {found[1]}, wanted rd3-soft-labels version {FORMAT}.")
+    return index
+
+
+def check(where, what, found, wanted, same=None):
+    if not (found == wanted if same is None else same):
+        raise UserError(f"the soft labels in {where} are for {what} {found}, this run has {wanted}; make labels for it.")
+
+
+class HardLabels:
+    """The same reader without a teacher: epoch -> (Views drawn on the fly, None)."""
+
+    def __init__(self, recipe, views_seed):
+        self.recipe, self.views_seed = recipe, views_seed
+        self.teachers = []
+
+    def describe(self):
+        """What a Run records of its labels."""
+        return {"kind": "hard", "views_digest": self.recipe.views_digest, "views_seed": self.views_seed}
+
+    def epoch(self, epoch):
+        """(Views, None) of `epoch`."""
+        distinct = self.recipe.labels.distinct_epochs
+        return views_module.draw(self.recipe, self.views_seed, epoch % distinct if distinct else epoch), None

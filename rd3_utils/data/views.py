@@ -1,0 +1,205 @@
+"""Views: what happens to every image in one epoch, as data; and the one function that makes pixels of it.
+
+Nothing here knows batches, processes or workers. `draw` derives every number from `(views_seed, epoch)` and the row, so
+row i of an epoch is the same whoever draws it. `apply` turns rows into pixels with integer weights whose sums stay below
+2^24, which float32 holds exactly: a view has the same bits on any device and in any batch.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+WEIGHT_BITS = 16  # weights sum to 2^16, times 255 is below 2^24: every partial sum is exact in float32
+
+
+@dataclass(frozen=True)
+class Views:
+    """One epoch's views of N images of S x S pixels, all arrays on the CPU; row i belongs to image i.
+
+    box          int64 [N, 4]     top, left, height, width in source pixels; may reach outside (black) for padded crops
+    flip         bool  [N]        mirrored after the crop
+    mix_partner  int64 [N]        row whose view is mixed in; the row itself: nothing
+    mix_box      int64 [N, 4]     CutMix: top, left, bottom, right in output pixels, half open; all 0: nothing
+    order        int64 [N]        the epoch's sequence of rows, to be cut into groups of the recipe's `views.group`
+    patch_order  int64 [N, 2, F]  order of column strips, then of row strips, shuffled before the crop; F = 1: none
+    """
+
+    box: torch.Tensor
+    flip: torch.Tensor
+    mix_partner: torch.Tensor
+    mix_box: torch.Tensor
+    order: torch.Tensor
+    patch_order: torch.Tensor
+
+    def __len__(self):
+        return len(self.order)
+
+    def own_share(self, rows, size):
+        """[B] The share of each row's pixels that show its own image (CutMix's lambda after clipping)."""
+        top, left, bottom, right = self.mix_box[rows].unbind(1)
+        return 1 - (bottom - top) * (right - left) / size**2
+
+
+def draw(recipe, views_seed, epoch):
+    """The Views of `epoch` under `recipe` (a Recipe); the same bits for the same seed and epoch, always.
+
+    Crops as torchvision's RandomResizedCrop.get_params (ten tries, then the largest central crop that fits the ratio);
+    the CutMix box as in Yun et al., ICCV 2019: side ratio sqrt(1 - lambda), uniform centre, clipped. With
+    `mix_per = "group"` one box serves a group; partners are a permutation inside the group.
+    """
+    views, n, size = recipe.views, recipe.images, recipe.image_size
+    stream = Stream(views_seed, epoch)
+    order = np.argsort(stream.bits("order", n), kind="stable")
+    partner, mix_box = np.arange(n), np.zeros((n, 4), np.int64)
+    if views.mix == "cutmix":
+        partner, mix_box = draw_cutmix(views, order, size, stream)
+    if views.crop == "random_resized":
+        box = random_resized_boxes(views, n, size, stream)
+    else:
+        border = round(views.padding * size) if views.crop == "pad" else 0
+        corner = np.floor(stream.uniform("crop", n, 2) * (2 * border + 1)).astype(np.int64) - border
+        box = np.concatenate([corner, np.full((n, 2), size)], axis=1)
+    strips = np.argsort(stream.bits("patches", n, 2, views.patch_shuffle), axis=2, kind="stable")
+    flip = stream.uniform("flip", n) < views.flip
+    return Views(*(torch.from_numpy(np.ascontiguousarray(a)) for a in (box, flip, partner, mix_box, order, strips)))
+
+
+class Stream:
+    """Numbers for one epoch; every purpose has its own Philox stream, so that one knob does not shift another's."""
+
+    def __init__(self, views_seed, epoch):
+        self.key = f"rd3 views {views_seed} {epoch}"
+
+    def bits(self, purpose, *shape):
+        """uint64 `shape`, uniform; row i does not depend on how many rows there are."""
+        key = int.from_bytes(hashlib.sha256(f"{self.key} {purpose}".encode()).digest()[:16], "little")
+        return np.random.Philox(key=key).random_raw(math.prod(shape)).reshape(shape)
+
+    def uniform(self, purpose, *shape):
+        """float64 `shape` in [0, 1)."""
+        return (self.bits(purpose, *shape) >> np.uint64(11)) * 2.0**-53
+
+
+def random_resized_boxes(views, n, size, stream):
+    """int64 [N, 4]: torchvision's RandomResizedCrop.get_params for every row."""
+    u = stream.uniform("crop", n, 10, 4)
+    area = size * size * (views.crop_scale[0] + u[..., 0] * (views.crop_scale[1] - views.crop_scale[0]))
+    low, high = np.log(views.crop_ratio[0]), np.log(views.crop_ratio[1])
+    ratio = np.exp(low + u[..., 1] * (high - low))
+    width, height = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
+    fits = (width > 0) & (width <= size) & (height > 0) & (height <= size)  # [N, 10]
+    first = fits.argmax(1)
+    rows = np.arange(n)
+    height, width, (v, w) = height[rows, first], width[rows, first], u[rows, first, 2:].T
+    top, left = np.floor(v * (size - height + 1)), np.floor(w * (size - width + 1))
+    box = np.stack([top, left, height, width], axis=1)
+    if views.crop_ratio[0] > 1:  # no try fits: the largest central crop of an allowed ratio
+        fallback = size, round(size / views.crop_ratio[0])
+    elif views.crop_ratio[1] < 1:
+        fallback = round(size * views.crop_ratio[1]), size
+    else:
+        fallback = size, size
+    w, h = fallback
+    box[~fits.any(1)] = [(size - h) // 2, (size - w) // 2, h, w]
+    return box.astype(np.int64)
+
+
+def draw_cutmix(views, order, size, stream):
+    """Partners int64 [N] and boxes int64 [N, 4]: permutations and boxes inside groups of `order`."""
+    n = len(order)
+    groups = np.arange(n) // views.group  # group of each place in the order
+    shuffled = np.lexsort((stream.bits("partner", n), groups))  # places, permuted inside their group
+    partner = np.empty(n, np.int64)
+    partner[order] = order[shuffled]
+    u = stream.uniform("mix", n, 4)[groups if views.mix_per == "group" else np.arange(n)]
+    share = u[:, 0] if views.mix_alpha == 1 else beta_quantile(views.mix_alpha, u[:, 0])
+    side = np.floor(size * np.sqrt(1 - share))
+    row, column = np.floor(u[:, 1] * size), np.floor(u[:, 2] * size)
+    box = np.stack([row - side // 2, column - side // 2, row - side // 2 + side, column - side // 2 + side], axis=1)
+    box = np.clip(box, 0, size).astype(np.int64)
+    empty = (box[:, 2] <= box[:, 0]) | (box[:, 3] <= box[:, 1]) | (u[:, 3] >= views.mix_probability)
+    box[empty] = 0
+    by_row = np.empty_like(box)
+    by_row[order] = box
+    alone = ~by_row.any(1)
+    partner[alone] = np.flatnonzero(alone)
+    return partner, by_row
+
+
+def beta_quantile(alpha, u):
+    """Beta(alpha, alpha) numbers from uniform ones."""
+    from scipy.special import betaincinv
+
+    return betaincinv(alpha, alpha, u)
+
+
+def apply(images, views, rows, mean, std, device=None):
+    """Normalised pixels float32 [B, 3, S, S] of the views of `rows`: exactly what a teacher labels and a student sees.
+
+    images  uint8 [N, 3, S, S], on any device; rows int64 [B] on the CPU; mean, std: 3 numbers each, for values in [0, 1].
+    A crop is resampled as PIL does it (bilinear, antialiased, rounded to 8 bits after each axis) with 16-bit weights.
+    """
+    device = device or images.device
+    partners = views.mix_partner[rows]
+    needed, where = torch.unique(torch.cat([rows, partners]), return_inverse=True)
+    x = cropped(images, views, needed, device)[where.to(device)]  # own views, then partners' [2B, 3, S, S]
+    own, other = x[: len(rows)], x[len(rows) :]
+    if not torch.equal(partners, rows):
+        own = torch.where(inside(views.mix_box[rows], x.shape[-1]).to(device), other, own)
+    mean = torch.tensor(mean, device=device)[:, None, None] * 255
+    std = torch.tensor(std, device=device)[:, None, None] * 255
+    return (own - mean) / std
+
+
+def inside(boxes, size):
+    """bool [B, 1, S, S]: True inside each box (top, left, bottom, right, half open)."""
+    place = torch.arange(size)
+    top, left, bottom, right = (side[:, None] for side in boxes.unbind(1))
+    return (((place >= top) & (place < bottom))[:, :, None] & ((place >= left) & (place < right))[:, None, :])[:, None]
+
+
+def cropped(images, views, rows, device):
+    """Whole numbers 0..255 as float32 [B, 3, S, S]: patch shuffle, crop, resize and flip of `rows`, without mixing."""
+    size = images.shape[-1]
+    x = images[rows.to(images.device)].to(device).float()
+    box, flip, patches = views.box[rows], views.flip[rows], views.patch_order[rows]
+    if patches.shape[2] == 1 and bool((box == torch.tensor([0, 0, size, size])).all()):
+        return torch.where(flip.to(device)[:, None, None, None], x.flip(-1), x)
+    vertical = resize_weights(box[:, 0], box[:, 2], size, size, patches[:, 1])  # [B, S, S]
+    horizontal = resize_weights(box[:, 1], box[:, 3], size, size, patches[:, 0])
+    horizontal = torch.where(flip[:, None, None], horizontal.flip(1), horizontal)
+    with torch.autocast(torch.device(device).type, enabled=False):
+        x = rounded(x.flatten(1, 2) @ horizontal.to(device).mT)  # [B, 3S, S]
+        x = x.unflatten(1, (3, size)).transpose(1, 2).flatten(2)  # [B, S, 3S]
+        return rounded(vertical.to(device) @ x).unflatten(2, (3, size)).transpose(1, 2)
+
+
+def rounded(x):
+    """Weighted sums back to whole grey levels, halves up."""
+    return torch.floor(x * 2.0**-WEIGHT_BITS + 0.5)
+
+
+def resize_weights(start, length, source, out, strips):
+    """float32 [B, out, source], whole numbers: row o weighs the source pixels that make output pixel o.
+
+    The triangle filter of PIL's bilinear resize over the `length` [B] pixels from `start` [B], cut off at the crop's edge;
+    every row sums to 2^16. A crop that reaches outside the image must be `out` long: there each output pixel has one source
+    pixel, and those outside are black. `strips` int64 [B, F]: the source's F strips are first put in this order.
+    """
+    scale = length[:, None, None].double() / out
+    centre = (torch.arange(out)[:, None] + 0.5) * scale  # [B, out, 1], in pixels of the crop
+    place = torch.arange(source) - start[:, None, None]  # [B, 1, source]
+    weight = (place + 0.5 - centre).abs_().div_(scale.clamp(min=1)).neg_().add_(1).clamp_(min=0)
+    weight *= (place >= 0) & (place < length[:, None, None])
+    total = weight.sum(2, keepdim=True)
+    weight = weight.mul_(2**WEIGHT_BITS / total.clamp(min=0.5)).add_(0.5).floor_()
+    excess = torch.where(total > 0, weight.sum(2, keepdim=True) - 2**WEIGHT_BITS, 0.0)  # from rounding: a few units
+    weight.scatter_add_(2, weight.argmax(2, keepdim=True), -excess)
+    if strips.shape[1] > 1:
+        width = source // strips.shape[1]
+        origin = (strips[:, :, None] * width + torch.arange(width)).flatten(1)  # [B, source]: shuffled <- source
+        weight = torch.zeros_like(weight).scatter_(2, origin[:, None].expand_as(weight), weight)
+    return weight.float()

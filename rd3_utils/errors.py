@@ -1,0 +1,15 @@
+"""What a person at the keyboard is told when something they gave is wrong."""
+
+import difflib
+
+
+class UserError(Exception):
+    """One clear line: what was found, what was wanted, what to do. The scripts print it and exit with code 2."""
+
+
+def unknown(kind, name, known):
+    """The UserError for a name that is not in a table: the nearest known name first, then all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.5)
+    suggestion = f"did you mean '{near[0]}'? " if near else ""
+    return UserError(f"unknown {kind} '{name}': {suggestion}Known: {', '.join(known)}.")

@@ -1,0 +1,113 @@
+"""How both scripts start: one Accelerator that is right for this machine, reproducible settings, one-line errors."""
+
+import importlib.util
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+# cuBLAS reads this when CUDA starts; without it matrix products on a GPU may differ from run to run
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+import torch
+from accelerate import Accelerator, DistributedType
+from accelerate.utils import gather_object
+
+from rd3_utils.errors import UserError
+
+
+def accelerator(**arguments):
+    """The Accelerator of this process, on the CPU wherever there is no accelerator, whatever the launch file says.
+
+    UserError when the launch asked for several processes and this one is alone: two runs would then overwrite each other,
+    or one would pass for two.
+    """
+    alone = "WORLD_SIZE" not in os.environ and "MASTER_PORT" in os.environ  # accelerate's launcher for --cpu sets only one
+    if alone and "ACCELERATE_MIXED_PRECISION" in os.environ:
+        raise UserError(
+            "the launch asked for several processes but started one (accelerate launch --cpu or MULTI_CPU without mpirun "
+            "does that); use --config_file accelerate_configs/cpu_2_processes.yaml."
+        )
+    use_cpu = not torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
+    accelerator = Accelerator(cpu=use_cpu, **arguments)
+    asked = int(os.environ.get("WORLD_SIZE", 1))
+    if accelerator.num_processes != asked:
+        raise UserError(f"the launch started {asked} processes but they do not see one another; check its config file.")
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    # warn, not fail: a network with an operation that has no deterministic CUDA kernel still trains, and torch names it
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    return accelerator
+
+
+def tracking(log_with, folder):
+    """Arguments of `accelerator` for an experiment tracker; UserError when its package is not installed."""
+    if log_with is None:
+        return {}
+    if importlib.util.find_spec(log_with) is None:
+        raise UserError(f"--log-with {log_with}: the package is not installed; pip install {log_with}.")
+    return {"log_with": log_with, "project_dir": str(folder)}
+
+
+def environment(accelerator):
+    """What a Run records of where it ran: enough to explain a different last digit, no names or paths of the machine."""
+    device = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else platform.machine()
+    packages = "torch torchvision timm accelerate datasets evaluate safetensors numpy".split()
+    return {
+        "processes": accelerator.num_processes,
+        "precision": precision(accelerator),
+        "devices": f"{accelerator.num_processes} x {accelerator.device.type} ({device})",
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
+        "git": git_commit(),
+    }
+
+
+def git_commit():
+    """The project's commit, with "-dirty" where files differ from it; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
+        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return head.stdout.strip() + ("-dirty" if changed.stdout.strip() else "") if head.returncode == 0 else None
+
+
+def precision(accelerator):
+    """What arithmetic really runs: fp32, bf16 or fp16. On a CPU, accelerate silently does fp16 in fp32."""
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        return "fp32"
+    return {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
+
+
+def on_several_gpus(accelerator):
+    """Whether SyncBatchNorm exists here."""
+    return accelerator.num_processes > 1 and accelerator.distributed_type == DistributedType.MULTI_GPU
+
+
+def raise_on_all(accelerator, function):
+    """Call `function()` here; a UserError in any process becomes a UserError in all, so that none waits for ever."""
+    message = None
+    try:
+        function()
+    except UserError as error:
+        message = str(error)
+    messages = [m for m in gather_object([message]) if m] if accelerator.num_processes > 1 else [message]
+    if messages and messages[0]:
+        raise UserError(messages[0])
+
+
+def run(main, options):
+    """`main(options)`; a UserError ends the process with one line on stderr (main process only) and exit code 2."""
+    try:
+        main(options)
+    except UserError as error:
+        if int(os.environ.get("RANK", 0)) == 0:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

@@ -1,0 +1,116 @@
+"""Labelling: teachers look once at every view of every epoch and the answers become a SoftLabelStore.
+
+Rows of all epochs form one long stream (epoch-major), cut into forward batches of a fixed size. Which process or shard
+asks does not matter: a row is always computed in the same batch, at the same place, so its logits have the same bits.
+"""
+
+import dataclasses
+
+import torch
+from accelerate.utils import tqdm
+
+from rd3_utils.data import soft_labels, views
+from rd3_utils.errors import UserError
+from rd3_utils.launch import raise_on_all
+from rd3_utils.learning import teachers
+from rd3_utils.learning.training import on_device
+
+
+def load_teachers(sources, recipe, benchmark):
+    """The Teachers at `sources`; UserError unless there are as many as the recipe labels with."""
+    wanted = recipe.labels.teachers
+    if len(sources) != wanted:
+        raise UserError(
+            f"{len(sources)} teachers given, the recipe labels with {wanted}; give --teacher {wanted} times or "
+            f"--set labels.teachers={len(sources)}."
+        )
+    return [teachers.load(source, benchmark) for source in sources]
+
+
+def plan(images, recipe, found, views_seed, device, forward_batch=100, label_dtype="fp16", shard_mb=256):
+    """The soft_labels.Plan for labelling `images` under `recipe`."""
+    border = round(recipe.views.padding * recipe.image_size) if recipe.views.crop == "pad" else 0
+    return soft_labels.Plan(
+        images={key: value for key, value in images.describe().items() if key != "source"},
+        class_names=images.class_names,
+        epochs=recipe.label_epochs,
+        rows=len(images),
+        classes=recipe.classes,
+        image_size=recipe.image_size,
+        border=border,
+        views=dataclasses.asdict(recipe.views),
+        views_digest=recipe.views_digest,
+        views_seed=views_seed,
+        teachers=tuple(teacher.describe() for teacher in found),
+        teachers_id=teachers.teachers_id(found, recipe.labels.ensemble),
+        ensemble=recipe.labels.ensemble,
+        label_dtype=label_dtype,
+        forward_batch=forward_batch,
+        device=device.type,
+        shard_mb=shard_mb,
+    )
+
+
+def is_complete(where, plan):
+    """Whether a finished store with all epochs of `plan` lies in `where`; UserError if it holds another kind of labels."""
+    if not (where / "index.json").is_file():
+        return False
+    index = soft_labels.read_index(where)
+    for key in ("label_dtype", "forward_batch", "device"):
+        if index[key] != getattr(plan, key):
+            raise UserError(
+                f"{where} already holds labels with {key} {index[key]}, this command asks for {getattr(plan, key)}; "
+                "give another --out, or remove that folder."
+            )
+    return index["epochs"] >= plan.epochs
+
+
+def make(where, plan, images, recipe, found, benchmark, test, accelerator):
+    """Write the shards of `plan` that `where` lacks, split over the processes, then the index. Returns the folder.
+
+    First every teacher is examined on the whole `test` split, and its accuracy goes into the store. Resumable: a shard that
+    is there and whole is kept. An error in one process is raised in all.
+    """
+    found = [teachers.examined(teacher, benchmark, test, accelerator) for teacher in found]
+    plan = dataclasses.replace(plan, teachers=tuple(teacher.describe() for teacher in found))
+    missing = [shard for shard in plan.shards if not soft_labels.is_written(where / shard[0], plan, *shard[1:])]
+    accelerator.wait_for_everyone()  # every process has seen the same gaps before anyone fills one
+    mine = missing[accelerator.process_index :: accelerator.num_processes]
+    network = teachers.Ensemble(found, benchmark).to(accelerator.device)
+    pixels = on_device(images.images, accelerator.device)
+
+    def write_mine():
+        for name, first, stop in tqdm(mine, desc=f"labels {images.name}", unit="shard", leave=False):
+            drawn = {}
+            logits = label(network, pixels, recipe, plan, first, stop, drawn, accelerator.device)
+            epochs = [drawn[epoch] for epoch in range(first, stop)]
+            soft_labels.write_shard(where / name, plan, first, stop, epochs, logits)
+
+    raise_on_all(accelerator, write_mine)
+    if accelerator.is_main_process:
+        soft_labels.finish(where, plan)
+    accelerator.wait_for_everyone()
+    return where
+
+
+@torch.no_grad()
+def label(network, pixels, recipe, plan, first, stop, drawn, device):
+    """Logits float32 [stop - first, N, C] of epochs first..stop; fills `drawn` with the Views of each epoch.
+
+    Forward batch b holds rows b * F ... (b + 1) * F of the endless stream of epochs, so batches at the edges reach into
+    the neighbouring epochs and are always full.
+    """
+    n, batch = plan.rows, plan.forward_batch
+    logits = torch.empty((stop - first) * n, plan.classes)
+    for b in range(first * n // batch, -(-stop * n // batch)):
+        place = torch.arange(b * batch, (b + 1) * batch)
+        epochs, rows = place // n, place % n
+        parts = []
+        for epoch in epochs.unique().tolist():
+            if epoch not in drawn:
+                drawn[epoch] = views.draw(recipe, plan.views_seed, epoch)
+            parts.append(views.apply(pixels, drawn[epoch], rows[epochs == epoch], recipe.mean, recipe.std, device))
+        output = network(torch.cat(parts)).float().cpu()
+        inside = (epochs >= first) & (epochs < stop)
+        logits[place[inside] - first * n] = output[inside]
+    return logits.view(stop - first, n, plan.classes)

@@ -1,0 +1,50 @@
+"""Losses, one value per row [B]: the training step adds them up and divides by the global batch.
+
+Every function takes (student [B, C], teacher [B, C] or None, classes int64 [B], partner_classes int64 [B],
+own_share [B], loss): logits of both networks for the same view, the classes of the image and of the one mixed into it,
+the share of pixels that show the image itself, and the recipe's Loss.
+"""
+
+import torch.nn.functional as F
+
+
+def kl(student, teacher, classes, partner_classes, own_share, loss):
+    """KL(teacher || student) of softmax(logits / T), times T^2 if `t_squared`; batchmean over rows.
+
+    Hinton et al., arXiv 1503.02531; without T^2 as VILA-Lab/SRe2L SRe2L/validate/train_FKD.py:216,248-251.
+    """
+    t = loss.temperature
+    log_student, log_teacher = F.log_softmax(student / t, 1), F.log_softmax(teacher / t, 1)
+    rows = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1)
+    return rows * t**2 if loss.t_squared else rows
+
+
+def soft_ce(student, teacher, classes, partner_classes, own_share, loss):
+    """Cross-entropy of softmax(student / T) with softmax(teacher / T) as target, times T^2 if `t_squared`."""
+    t = loss.temperature
+    rows = -(F.softmax(teacher / t, 1) * F.log_softmax(student / t, 1)).sum(1)
+    return rows * t**2 if loss.t_squared else rows
+
+
+def mse_gt(student, teacher, classes, partner_classes, own_share, loss):
+    """Mean squared error of the logits plus `hard_weight` times cross-entropy with the image's own class, mixed or not.
+
+    shaoshitong/G_VBSM_Dataset_Condensation Branch_full_ImageNet_1k/train/train_FKD_parallel.py; EDC, arXiv 2404.13733.
+    """
+    return F.mse_loss(student, teacher, reduction="none").mean(1) + loss.hard_weight * ce(
+        student, None, classes, None, None, loss
+    )
+
+
+def ce(student, teacher, classes, partner_classes, own_share, loss):
+    """Cross-entropy with the class of the image."""
+    return F.cross_entropy(student, classes, reduction="none")
+
+
+def ce_mixed(student, teacher, classes, partner_classes, own_share, loss):
+    """Cross-entropy with both classes of a mixed image, weighted by their share of pixels (Yun et al., ICCV 2019)."""
+    own, other = (F.cross_entropy(student, c, reduction="none") for c in (classes, partner_classes))
+    return own_share * own + (1 - own_share) * other
+
+
+LOSSES = {"kl": kl, "soft_ce": soft_ce, "mse_gt": mse_gt, "ce": ce, "ce_mixed": ce_mixed}

@@ -1,0 +1,91 @@
+"""Distilled image sets made here: distribution matching (DM)."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import torch
+from accelerate.utils import tqdm
+
+from rd3_utils.data import images as image_sets
+from rd3_utils.data import selections
+from rd3_utils.errors import UserError, unknown
+from rd3_utils.learning import students
+
+# VICO-UoE/DatasetCondensation main_DM.py:15-38: images learn by SGD with momentum 0.5 and learning rate 1.0
+LEARNING_RATE, MOMENTUM = 1.0, 0.5
+REAL_BATCH = 64  # real images per class and iteration; 256 there
+
+
+def dm(train, benchmark, ipc, seed, iterations, student, device):
+    """Distribution matching: images float32 [N, 3, S, S] in 0..255 and labels [N], `ipc` per class.
+
+    In every iteration a freshly drawn, untrained network embeds real and synthetic images, and the images move so that the
+    class means of the embeddings agree (Zhao & Bilen, WACV 2023, arXiv 2110.04181). They start as random real images.
+    No augmentation (the original uses DSA).
+    """
+    start = selections.random(train, f"random:ipc={ipc},seed={seed}", ipc, seed)
+    mean, std = (torch.tensor(v, device=device)[:, None, None] * 255 for v in (benchmark.image.mean, benchmark.image.std))
+    generator = torch.Generator().manual_seed(seed)
+    synthetic = ((start.images.to(device).float() - mean) / std).requires_grad_()
+    optimizer = torch.optim.SGD([synthetic], lr=LEARNING_RATE, momentum=MOMENTUM)
+    rows_of = [(train.labels == k).nonzero().flatten() for k in range(len(benchmark.classes))]
+    pixels, classes = train.images.to(device), len(rows_of)
+    for i in tqdm(range(iterations), desc=f"dm ipc {ipc}", unit="step", leave=False):
+        network = students.create(student, benchmark, seed * iterations + i).to(device).train().requires_grad_(False)
+        picked = [rows[torch.randint(len(rows), (REAL_BATCH,), generator=generator)] for rows in rows_of]
+        real = (pixels[torch.cat(picked).to(device)].float() - mean) / std
+        with torch.no_grad():
+            target = network.forward_features(real).flatten(1).view(classes, REAL_BATCH, -1).mean(1)
+        embedded = network.forward_features(synthetic).flatten(1).view(classes, ipc, -1).mean(1)
+        loss = (embedded - target).square().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return (synthetic.detach() * std + mean).cpu(), start.labels
+
+
+METHODS = {"dm": dm}
+
+
+def synthesize(method, benchmark, ipc, out, seed=0, iterations=300, student=None, data_dir=None):
+    """Make a distilled set with `method` and save it in folder `out`; the ImageSet. UserError if `out` holds something.
+
+    `out` gets the images as parquet (8-bit PNG, class names kept) and distilled.json: method, source, settings, seconds,
+    fingerprint.
+    """
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"'{out}' exists and is not an empty folder; give another --out, nothing is overwritten.")
+    device = torch.device(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
+    train = image_sets.train_split(benchmark, data_dir)
+    student = students.architecture(student or benchmark.defaults.student, benchmark)
+    started = time.time()
+    pixels, labels = METHODS[method](train, benchmark, ipc, seed, iterations, student, device)
+    seconds = time.time() - started
+    pixels = pixels.add(0.5).floor().clamp(0, 255).to(torch.uint8)
+    name = out.resolve().name
+    found = image_sets.make(name, pixels, labels, benchmark.classes, name)
+    partial = out.with_name(f".{name}.partial")
+    image_sets.save(found, partial)
+    about = {
+        "method": method,
+        "benchmark": benchmark.name,
+        "ipc": ipc,
+        "seed": seed,
+        "iterations": iterations,
+        "student": student,
+        "source": {"repo": benchmark.data.repo, "commit": train.commit, "fingerprint": train.fingerprint},
+        "fingerprint": found.fingerprint,
+        "seconds": round(seconds, 1),
+        "device": device.type,
+    }
+    (partial / "distilled.json").write_text(json.dumps(about, indent=1) + "\n")
+    out.mkdir(parents=True, exist_ok=True)
+    for file in partial.iterdir():
+        os.replace(file, out / file.name)
+    partial.rmdir()
+    return found

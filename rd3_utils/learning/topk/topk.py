@@ -1,0 +1,23 @@
+"""Top-1 and top-5 accuracy as an `evaluate` metric: evaluate.load("<path to>/rd3_utils/learning/topk")."""
+
+import datasets
+import evaluate
+import numpy as np
+
+
+class TopK(evaluate.Metric):
+    """`predictions` are each example's most likely classes, best first; `references` the true class."""
+
+    def _info(self):
+        return evaluate.MetricInfo(
+            description="Top-1 and top-5 accuracy as fractions in [0, 1], and how many examples were scored.",
+            citation="",
+            inputs_description="predictions: list of class indices, best first; references: class index",
+            features=datasets.Features(
+                {"predictions": datasets.Sequence(datasets.Value("int32")), "references": datasets.Value("int32")}
+            ),
+        )
+
+    def _compute(self, predictions, references):
+        hits = np.asarray(predictions) == np.asarray(references)[:, None]
+        return {"top1": float(hits[:, 0].mean()), "top5": float(hits[:, :5].any(1).mean()), "images_scored": len(hits)}

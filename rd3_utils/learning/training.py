@@ -1,0 +1,190 @@
+"""What the training loop of train_student.py is made of: rows of a step, learning rate, optimizer, batch norm, checkpoints.
+
+Every function here is pure in the step, the epoch and the seed: nothing depends on what ran before, so a killed training
+resumes to the same bits.
+"""
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from torch import nn
+
+from rd3_utils import launch
+from rd3_utils.errors import UserError
+from rd3_utils.learning.students import has_batch_norm
+
+
+def learning_rate(recipe, step):
+    """The learning rate of optimizer step `step` (from 0).
+
+    With progress e counted in epochs (whole ones if schedule_unit is "epoch") and N epochs in all, times a warm-up:
+
+        cosine    (1 + cos(pi e / (zeta N))) / 2      EDC, arXiv 2404.13733 sec. 3.2; zeta = 1 is plain cosine
+        linear    1 - e / (zeta N)
+        step      drop ** (number of milestones m with e >= m N)
+        constant  1
+    """
+    t = recipe.training
+    e = step / recipe.steps_per_epoch
+    warm = min(1.0, (step + 1) / (t.warmup_epochs * recipe.steps_per_epoch)) if t.warmup_epochs else 1.0
+    if t.schedule_unit == "epoch":
+        e = math.floor(e)
+    return t.learning_rate * warm * SCHEDULES[t.schedule](t, e)
+
+
+SCHEDULES = {
+    "cosine": lambda t, e: (1 + math.cos(math.pi * e / (t.zeta * t.epochs))) / 2,
+    "linear": lambda t, e: 1 - e / (t.zeta * t.epochs),
+    "step": lambda t, e: t.drop ** sum(e >= milestone * t.epochs for milestone in t.milestones),
+    "constant": lambda t, e: 1.0,
+}
+
+
+def optimizer(recipe, network):
+    """AdamW, Adam or SGD over decayed and undecayed parameters; the learning rate is set before every step.
+
+    decay "ndim>1": matrices and kernels only (get_parameters, VILA-Lab/SRe2L SRe2L/validate/utils.py:59-73).
+    """
+    t = recipe.training
+    everything = [p for p in network.parameters() if p.requires_grad]
+    decayed = [p for p in everything if t.decay == "all" or p.ndim > 1]
+    undecayed = [p for p in everything if not (t.decay == "all" or p.ndim > 1)]
+    groups = [{"params": decayed, "weight_decay": t.weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    if t.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=t.learning_rate, momentum=t.momentum, nesterov=t.nesterov)
+    adam = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[t.optimizer]
+    return adam(groups, lr=t.learning_rate, betas=t.betas, eps=t.eps)
+
+
+def batches(recipe, order, seed, epoch):
+    """The epoch's batches, each int64 [B] rows in training order; the last may be smaller.
+
+    `order` is walked in whole groups of `views.group` rows, which the student's seed shuffles (a smaller last group stays
+    last): where the batch is the group, every batch mixes exactly as the recipe's original does.
+    """
+    group, size = recipe.views.group, recipe.training.batch_size
+    whole = len(order) // group * group
+    shuffle = np.random.Philox(key=[seed, epoch]).random_raw(whole // group).argsort(kind="stable")
+    rows = torch.cat([order[:whole].view(-1, group)[torch.from_numpy(shuffle)].flatten(), order[whole:]])
+    return list(rows.split(size))
+
+
+def share(rows, recipe, process, processes):
+    """The part of a batch that one process computes, as a list of (rows [b], weights [b]) for one forward pass each.
+
+    The B rows are shared as evenly as possible. A row's weight is processes / B, so that the sum over rows, averaged over
+    processes by DDP, is the mean over the batch, whatever the shares. A process without a row computes one with weight 0,
+    so that all take part in the reduction. With batch norm in groups of n, rows are dealt in whole groups.
+    """
+    weight = processes / len(rows)
+    kind, _, n = recipe.training.batch_norm.partition(":")
+    chunks = list(rows.split(int(n))) if kind == "groups" else None
+    if chunks is None:
+        first, stop = process * len(rows) // processes, (process + 1) * len(rows) // processes
+        mine = [rows[first:stop]] if stop > first else []
+    else:
+        first, stop = process * len(chunks) // processes, (process + 1) * len(chunks) // processes
+        mine = chunks[first:stop]
+    return [(some, torch.full((len(some),), weight)) for some in mine] or [(rows[:1], torch.zeros(1))]
+
+
+def check_launch(recipe, network, accelerator):
+    """UserError where this launch cannot run the recipe as stated, before anything is trained."""
+    processes, batch = accelerator.num_processes, recipe.training.batch_size
+    if batch < processes:
+        raise UserError(
+            f"the batch has {batch} images (min of training.batch_size and the {recipe.images} images), this launch has "
+            f"{processes} processes; use at most {batch}."
+        )
+    if not has_batch_norm(network) or processes == 1:
+        return
+    last = recipe.images % batch or batch
+    if recipe.training.batch_norm == "global" and not launch.on_several_gpus(accelerator):
+        raise UserError(
+            f"training.batch_norm is global, and {processes} CPU processes have no synchronised batch norm; "
+            "use one process, GPUs, or a student without batch norm such as convnet3."
+        )
+    if last < processes:
+        raise UserError(
+            f"the last batch has {last} images for {processes} processes, and a batch-norm student needs one in each; "
+            f"use at most {last} processes."
+        )
+
+
+def with_batch_norm(recipe, network, accelerator):
+    """The network whose batch norm sees what the recipe says: SyncBatchNorm for "global" on several GPUs."""
+    if recipe.training.batch_norm == "global" and launch.on_several_gpus(accelerator):
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    return network
+
+
+def moving_average(recipe, network):
+    """The moving average of the weights that is scored instead of them, or None. Buffers are those of the network."""
+    decay = recipe.training.ema_decay
+    if not decay:
+        return None
+    swa = torch.optim.swa_utils
+    return swa.AveragedModel(network, multi_avg_fn=swa.get_ema_multi_avg_fn(decay), use_buffers=False)
+
+
+def seed_epoch(seed, epoch, process):
+    """Seed what is random inside a network (dropout, drop path) for one epoch: nothing needs to be saved to resume."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, epoch, process]).generate_state(1, np.uint64)[0] >> 1))
+
+
+def save_checkpoint(path, epoch, network, optimizer, scaler, average, history):
+    """Write the state after `epoch` epochs: temporary name, then renamed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {
+        "epoch": epoch,
+        "network": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scaler": scaler.state_dict() if scaler else None,
+        "average": average.state_dict() if average else None,
+        "history": history,
+    }
+    temporary = path.with_suffix(".partial")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def load_checkpoint(path, network, optimizer, scaler, average):
+    """(epochs done, history) after restoring the state at `path`, or (0, []) if there is none."""
+    if not Path(path).is_file():
+        return 0, []
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    if scaler:
+        scaler.load_state_dict(state["scaler"])
+    if average:
+        average.load_state_dict(state["average"])
+    return state["epoch"], state["history"]
+
+
+def check_same_start(first, accelerator):
+    """UserError unless every process resumes from the same epoch: they would wait for one another for ever."""
+    starts = gather_object([first]) if accelerator.num_processes > 1 else [first]
+    if len(set(starts)) > 1:
+        raise UserError(
+            f"processes would resume from epochs {starts}: not all of them see the checkpoint; put --out on a disk that all "
+            "nodes share, or remove the *.checkpoint files."
+        )
+
+
+def same_buffers(network, accelerator):
+    """Give every process the buffers (batch-norm statistics) of the first, so that all score one network."""
+    if accelerator.num_processes > 1:
+        for buffer in network.buffers():
+            torch.distributed.broadcast(buffer, 0)
+
+
+def on_device(images, device):
+    """The images on the training device where they take less than 4 GB, else where they are; `views.apply` reads either."""
+    return images.to(device) if images.numel() < 4e9 else images

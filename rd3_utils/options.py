@@ -1,0 +1,49 @@
+"""Command-line options that both scripts share, and what is read from them."""
+
+import argparse
+
+from rd3_utils.protocols import benchmark, protocol
+
+
+def add_what(parser):
+    """Options that say what is measured: they may change a score and are recorded in every output."""
+    what = parser.add_argument_group("what is measured")
+    what.add_argument("--benchmark", default="digits", help="the real data (default: %(default)s, embedded)")
+    what.add_argument("--protocol", default="rd3-v1", help="every knob of the recipe (default: %(default)s), or a .toml file")
+    what.add_argument("--distilled", metavar="SOURCE", help="the images: a path, random:ipc=K,seed=S, full, an embedded set "
+                      "or OWNER/REPO[@REVISION][:CONFIG] (default: the benchmark's)")  # fmt: skip
+    what.add_argument("--teacher", metavar="SOURCE", action="append", help="labels soft views: a timm name, hf-hub:, "
+                      "local-dir:, torchvision:NAME, or 'default' for the benchmark's; repeat for an ensemble")  # fmt: skip
+    what.add_argument("--views-seed", type=int, default=0, help="seed of the random views (default: %(default)s)")
+    what.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a knob, such as "
+                      "training.epochs=10; outputs then say custom; repeatable")  # fmt: skip
+    return what
+
+
+def add_labels(group):
+    """Options that shape a soft-label store; they change at most the rounding of labels."""
+    group.add_argument("--forward-batch", type=positive, default=100, help="views per teacher pass (default: %(default)s)")
+    group.add_argument("--label-dtype", choices=("fp16", "u8"), default="fp16", help="how logits are stored")
+    group.add_argument("--shard-mb", type=positive, default=256, help="size of a label shard in MB (default: %(default)s)")
+
+
+def positive(text):
+    """A whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+def read_what(options):
+    """(Benchmark, Protocol with overrides) of parsed options."""
+    bench = benchmark.load(options.benchmark)
+    return bench, protocol.load(options.protocol).override(options.set)
+
+
+def numbers(text):
+    """[0, 1, 2] of "0,1,2", without repeats."""
+    try:
+        return list(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers such as 0,1,2") from error

@@ -1,0 +1,1 @@
+"""What is measured: protocols (every knob of a recipe) and benchmarks (the real data), each a TOML file."""

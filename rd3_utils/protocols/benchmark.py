@@ -1,0 +1,93 @@
+"""A benchmark: the real data that students are tested on, stated in one TOML file of `benchmarks/`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rd3_utils.errors import UserError, unknown
+from rd3_utils.protocols.strict import build, read_toml
+
+BENCHMARKS = Path(__file__).parent / "benchmarks"
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the real images are, and how many there must be."""
+
+    repo: str  # Hub dataset repo, or sklearn:digits
+    revision: str  # tag, branch or commit; resolved to a commit when read
+    config: str
+    train: str  # split names in the repo
+    test: str
+    image_column: str
+    label_column: str
+    train_images: int
+    test_images: int
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How an image becomes pixels; `mean` and `std` are per channel of values in [0, 1]."""
+
+    size: int  # height and width that networks see
+    shorter_side: int  # resize the shorter side to this, then centre-crop; 0: images must already be size x size
+    mirror: bool  # whether a mirrored image still shows its class
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a command uses when it is not told otherwise."""
+
+    student: str
+    teacher: str
+    teacher_floor: float  # top-1 (fraction) a teacher must reach on the test split before it may label
+    distilled: str
+
+
+@dataclass(frozen=True)
+class Citation:
+    """A full-data accuracy that somebody published; `top1` is a fraction."""
+
+    student: str
+    top1: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The real data: train and test splits, class names in order, pixels, defaults, cited accuracies."""
+
+    name: str
+    title: str
+    description: str
+    data: Data
+    image: Pixels
+    classes: tuple[str, ...]
+    defaults: Defaults
+    full_data: tuple[Citation, ...]
+
+
+def load(name):
+    """The benchmark called `name`; UserError with the nearest name when there is none."""
+    path = BENCHMARKS / f"{name}.toml"
+    if name not in names():
+        raise unknown("benchmark", name, names())
+    table = read_toml(path)
+    where = f"benchmark {name}"
+    parts = {"data": Data, "image": Pixels, "defaults": Defaults}
+    for part, cls in parts.items():
+        if part in table:
+            table[part] = build(cls, table[part], f"{where} [{part}]")
+    table["full_data"] = tuple(
+        build(Citation, row, f"{where} [[full_data]]") for row in table.get("full_data", [])
+    )
+    benchmark = build(Benchmark, table, where)
+    if len(set(benchmark.classes)) != len(benchmark.classes):
+        raise UserError(f"{where}: class names repeat; give every class its own name.")
+    return benchmark
+
+
+def names():
+    """The names of all benchmarks, sorted."""
+    return sorted(path.stem for path in BENCHMARKS.glob("*.toml"))

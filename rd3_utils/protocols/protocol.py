@@ -1,0 +1,338 @@
+"""A protocol states every knob that can change a score; a recipe is a protocol resolved for one student and image set.
+
+    released/rd3-v1.toml -> load -> Protocol --override--> Protocol --resolve(benchmark, student, ipc, arm)--> Recipe
+
+Order of authority, weakest first: the tables [training] [views] [labels] [loss], then the [[rules]] that match
+(benchmark, image size, IPC, student), then overrides from the command line, then what the arm changes ([arms.hard],
+[arms.plain]). All of it is inside the digest; prose (title, description, sources) is not.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import tomllib
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from rd3_utils.errors import UserError, unknown
+from rd3_utils.protocols.strict import build, coerce, read_toml
+
+RELEASED = Path(__file__).parent / "released"
+VIEWS_VERSION = 1  # of the code that draws and applies views: part of a label store's identity
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the student learns."""
+
+    epochs: int
+    batch_size: int  # images per optimizer step over all processes; never more than there are images
+    optimizer: str  # adamw | adam | sgd
+    learning_rate: float
+    momentum: float  # sgd
+    nesterov: bool  # sgd
+    betas: tuple[float, float]  # adam, adamw
+    eps: float  # adam, adamw
+    weight_decay: float
+    decay: str  # "ndim>1": weight matrices and kernels only | "all": every parameter
+    schedule: str  # cosine | linear | step | constant
+    schedule_unit: str  # "epoch" | "step": how often the learning rate changes
+    zeta: float  # cosine, linear: the schedule runs over zeta times the training
+    milestones: tuple[float, ...]  # step: fractions of the training after which the rate drops
+    drop: float  # step: factor of each drop
+    warmup_epochs: int  # linear from 0
+    ema_decay: float  # 0: the student itself is scored; else the moving average of its weights
+    batch_norm: str  # global | local | groups:N: which rows batch normalisation sees together
+
+
+@dataclass(frozen=True)
+class Views:
+    """How a random view is drawn of every image in every epoch."""
+
+    crop: str  # none | random_resized | pad
+    crop_scale: tuple[float, float]  # random_resized: share of the area
+    crop_ratio: tuple[float, float]  # random_resized: width / height
+    padding: float  # pad: black border on each side, as a share of the image size
+    patch_shuffle: int  # strips per axis shuffled before the crop; 1: none
+    flip: float  # probability of a mirror image; 0 where the benchmark forbids mirroring
+    mix: str  # none | cutmix
+    mix_alpha: float  # lambda ~ Beta(alpha, alpha)
+    mix_probability: float
+    mix_per: str  # group | row: one box for a whole group, or one for every row
+    group: int  # rows of the epoch's order that are mixed with one another
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the student is told about a view."""
+
+    kind: str  # soft: teacher logits of exactly that view | hard: the class of the image
+    teachers: int  # how many teachers make the label
+    ensemble: str  # mean (of logits)
+    distinct_epochs: int  # views and labels of this many epochs, cycled; 0: every epoch has its own
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What the student minimises; see learning/losses.py."""
+
+    name: str
+    temperature: float
+    t_squared: bool  # multiply by temperature^2
+    hard_weight: float  # gamma of mse_gt: weight of the hard-label term
+
+
+SECTIONS = {"training": Training, "views": Views, "labels": Labels, "loss": Loss}
+CHOICES = {
+    "training.optimizer": ("adamw", "adam", "sgd"),
+    "training.decay": ("ndim>1", "all"),
+    "training.schedule": ("cosine", "linear", "step", "constant"),
+    "training.schedule_unit": ("epoch", "step"),
+    "views.crop": ("none", "random_resized", "pad"),
+    "views.mix": ("none", "cutmix"),
+    "views.mix_per": ("group", "row"),
+    "labels.kind": ("soft", "hard"),
+    "labels.ensemble": ("mean",),
+    "loss.name": ("kl", "soft_ce", "mse_gt", "ce", "ce_mixed"),
+}
+CONDITIONS = {  # what a rule's `when` may say -> does it hold?
+    "benchmark": lambda value, case: any(fnmatchcase(case["benchmark"], pattern) for pattern in value),
+    "student": lambda value, case: any(fnmatchcase(case["student"], pattern) for pattern in value),
+    "ipc_min": lambda value, case: case["ipc"] >= value,
+    "ipc_max": lambda value, case: case["ipc"] <= value,
+    "image_size_min": lambda value, case: case["image_size"] >= value,
+    "image_size_max": lambda value, case: case["image_size"] <= value,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Concrete numbers for one benchmark, student and image set: nothing left to decide."""
+
+    training: Training
+    views: Views
+    labels: Labels
+    loss: Loss
+    images: int  # N
+    image_size: int
+    classes: int  # C
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @property
+    def steps_per_epoch(self):
+        """Optimizer steps in one epoch; the last may hold fewer images."""
+        return math.ceil(self.images / self.training.batch_size)
+
+    @property
+    def steps(self):
+        """Optimizer steps of the whole training."""
+        return self.training.epochs * self.steps_per_epoch
+
+    @property
+    def label_epochs(self):
+        """How many epochs of views and labels the training reads before it cycles."""
+        return self.labels.distinct_epochs or self.training.epochs
+
+    @property
+    def views_digest(self):
+        """12 hex digits over everything that shapes a view: two recipes with the same one share soft labels."""
+        return digest({**dataclasses.asdict(self.views), "size": self.image_size, "version": VIEWS_VERSION})
+
+    def as_dict(self):
+        """Plain data for a Run, steps included."""
+        return {**dataclasses.asdict(self), "steps_per_epoch": self.steps_per_epoch, "steps": self.steps}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Every knob of an evaluation, with its rules and arms; `overrides` names what the command line changed."""
+
+    name: str
+    title: str
+    description: str
+    published_selection: str
+    sources: dict
+    training: Training
+    views: Views
+    labels: Labels
+    loss: Loss
+    arms: dict  # label kind of an arm (soft, hard, plain) -> {knob: value} it changes
+    rules: tuple  # of {"when": {...}, "set": {knob: value}}
+    overrides: tuple = ()  # of (knob, value)
+
+    @property
+    def knobs(self):
+        """All that counts, as plain data."""
+        sections = {name: dataclasses.asdict(getattr(self, name)) for name in SECTIONS}
+        knobs = {**sections, "rules": list(self.rules), "arms": self.arms}
+        return {**knobs, "overrides": dict(self.overrides)} if self.overrides else knobs
+
+    @property
+    def digest(self):
+        """The first 12 hex digits of a SHA-256 over canonical JSON of every knob."""
+        return digest(self.knobs)
+
+    @property
+    def label(self):
+        """How outputs name it: the released name, or "custom, based on NAME (KEY=VALUE)"."""
+        if not self.overrides:
+            return self.name
+        changes = ", ".join(f"{key}={json.dumps(value)}" for key, value in self.overrides)
+        return f"custom, based on {self.name} ({changes})"
+
+    def override(self, assignments):
+        """This protocol with `["training.epochs=10", ...]` applied; the digest changes and outputs say so."""
+        pairs = dict(self.overrides)
+        for assignment in assignments:
+            key, separator, text = assignment.partition("=")
+            if not separator:
+                raise UserError(f"--set {assignment}: wanted KEY=VALUE, such as training.epochs=10.")
+            pairs[key] = check_knob(key, parse_value(text), "--set")
+        return dataclasses.replace(self, overrides=tuple(sorted(pairs.items())))
+
+    def resolve(self, benchmark, student, ipc, images, labels):
+        """The Recipe for `images` images at `ipc` per class, for the arm that labels them `labels` (soft, hard, plain).
+
+        The batch and the mixing group are capped at the number of images. UserError when the protocol has no such arm.
+        """
+        if labels not in self.arms:
+            raise UserError(
+                f"protocol {self.name} has no arm with {labels} labels; it has {', '.join(sorted(self.arms))}."
+            )
+        case = {"benchmark": benchmark.name, "student": student, "ipc": ipc, "image_size": benchmark.image.size}
+        changes = {}
+        for rule in self.rules:
+            if all(CONDITIONS[name](value, case) for name, value in rule["when"].items()):
+                changes.update(rule["set"])
+        changes.update(self.overrides)
+        changes.update(self.arms[labels])
+        if not benchmark.image.mirror:
+            changes["views.flip"] = 0.0
+        parts = {
+            name: dataclasses.replace(
+                getattr(self, name),
+                **{key.split(".")[1]: value for key, value in changes.items() if key.split(".")[0] == name},
+            )
+            for name in SECTIONS
+        }
+        training, views = parts["training"], parts["views"]
+        parts["training"] = dataclasses.replace(training, batch_size=min(training.batch_size, images))
+        parts["views"] = dataclasses.replace(views, group=min(views.group, images))
+        recipe = Recipe(
+            **parts,
+            images=images,
+            image_size=benchmark.image.size,
+            classes=len(benchmark.classes),
+            mean=benchmark.image.mean,
+            std=benchmark.image.std,
+        )
+        check_recipe(recipe, self.name)
+        return recipe
+
+
+def load(name):
+    """The released protocol `name`, or the one in a TOML file whose path is given."""
+    path = Path(name) if str(name).endswith(".toml") else RELEASED / f"{name}.toml"
+    if not path.is_file():
+        raise unknown("protocol", name, names())
+    table = read_toml(path)
+    where = f"protocol {name}"
+    for section, cls in SECTIONS.items():
+        if section in table:
+            table[section] = build(cls, table[section], f"{where} [{section}]")
+    table["arms"] = {
+        arm: {key: check_knob(key, value, f"{where} [arms.{arm}]") for key, value in changes.items()}
+        for arm, changes in table.get("arms", {}).items()
+    }
+    table["rules"] = tuple(read_rule(rule, where) for rule in table.get("rules", []))
+    protocol = build(Protocol, table, where)
+    if protocol.name != path.stem:
+        raise UserError(f"{path} names itself '{protocol.name}', wanted '{path.stem}': the name is the file's.")
+    for section, cls in SECTIONS.items():
+        for key, value in dataclasses.asdict(getattr(protocol, section)).items():
+            check_knob(f"{section}.{key}", value, where)
+    unsourced = [key for key in all_knobs() if key not in protocol.sources]
+    if unsourced:
+        raise UserError(f"{where} [sources] lacks {', '.join(unsourced)}; say where each value comes from.")
+    return protocol
+
+
+def names():
+    """The names of all released protocols, sorted."""
+    return sorted(path.stem for path in RELEASED.glob("*.toml"))
+
+
+def all_knobs():
+    """Every knob as "section.field"."""
+    return [f"{name}.{field.name}" for name, cls in SECTIONS.items() for field in dataclasses.fields(cls)]
+
+
+def read_rule(rule, where):
+    """A rule with known conditions and knobs, values coerced."""
+    if set(rule) != {"when", "set"}:
+        raise UserError(f"{where} [[rules]] has {sorted(rule)}, wanted exactly 'when' and 'set'.")
+    for condition in rule["when"]:
+        if condition not in CONDITIONS:
+            raise unknown(f"condition in {where} [[rules]]", condition, CONDITIONS)
+    changes = {key: check_knob(key, value, f"{where} [[rules]]") for key, value in rule["set"].items()}
+    return {"when": dict(rule["when"]), "set": changes}
+
+
+def parse_value(text):
+    """A command-line value: TOML if it is TOML (3, 0.1, true, [0.5, 1]), else the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def check_knob(key, value, where):
+    """`value` coerced to the type of knob `key`, its choice checked; UserError otherwise."""
+    if key not in all_knobs():
+        raise unknown(f"knob in {where}", key, all_knobs())
+    section, field = key.split(".")
+    value = coerce(SECTIONS[section].__annotations__[field], value, f"{where} {key}")
+    if key in CHOICES and value not in CHOICES[key]:
+        raise unknown(f"value of {key} in {where}", value, CHOICES[key])
+    if key == "training.batch_norm":
+        kind, _, size = value.partition(":")
+        if not (value in ("global", "local") or (kind == "groups" and size.isdigit() and int(size) > 0)):
+            raise UserError(f"{where} {key} is '{value}', wanted global, local or groups:N.")
+    if key in POSITIVE and not value > 0:
+        raise UserError(f"{where} {key} is {value}, wanted more than 0.")
+    if key in FRACTIONS and not 0 <= value <= 1:
+        raise UserError(f"{where} {key} is {value}, wanted a fraction from 0 to 1.")
+    return value
+
+
+POSITIVE = (
+    "training.epochs training.batch_size training.learning_rate training.zeta training.drop training.eps "
+    "views.patch_shuffle views.mix_alpha views.group labels.teachers loss.temperature"
+).split()
+FRACTIONS = "training.ema_decay training.momentum views.flip views.mix_probability".split()
+
+
+def check_recipe(recipe, name):
+    """UserError where knobs contradict one another: such a training would run and mean nothing."""
+    views, labels, loss = recipe.views, recipe.labels, recipe.loss
+    if labels.kind == "hard" and loss.name not in ("ce", "ce_mixed"):
+        raise UserError(f"{name}: hard labels with loss '{loss.name}', which reads teacher logits; use ce or ce_mixed.")
+    if labels.kind == "soft" and loss.name in ("ce", "ce_mixed"):
+        raise UserError(f"{name}: soft labels with loss '{loss.name}', which ignores them; use kl, soft_ce or mse_gt.")
+    if views.mix != "none" and loss.name == "ce":
+        raise UserError(f"{name}: images are mixed ({views.mix}) but the labels of loss 'ce' are not; use ce_mixed.")
+    if recipe.image_size % views.patch_shuffle:
+        raise UserError(
+            f"{name}: views.patch_shuffle={views.patch_shuffle} does not divide the image size {recipe.image_size}."
+        )
+    if not (0 < views.crop_scale[0] <= views.crop_scale[1] <= 1 and 0 < views.crop_ratio[0] <= views.crop_ratio[1]):
+        raise UserError(f"{name}: crop_scale {views.crop_scale} or crop_ratio {views.crop_ratio} is no range in (0, 1].")
+
+
+def digest(data):
+    """12 hex digits of the SHA-256 over canonical JSON of `data`."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

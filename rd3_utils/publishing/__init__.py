@@ -1,0 +1,1 @@
+"""Who sees it: the model card and its pictures."""

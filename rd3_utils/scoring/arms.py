@@ -1,0 +1,228 @@
+"""Arms: which images with which labels. A command's options become cells: one student to train in each.
+
+    distilled-soft   the distilled images, the protocol's soft labels   random-soft   random real images, same kind of labels
+    distilled-hard   the same images, their classes                     random-hard
+    distilled-plain  no augmentation, one teacher label per image       random-plain
+    full-hard        the whole train split, classes, always teacher-v1
+
+What "hard" and "plain" change is stated by the protocol ([arms.hard], [arms.plain]).
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from rd3_utils.data import images as image_sets
+from rd3_utils.data import selections, soft_labels
+from rd3_utils.data.images import ImageSet
+from rd3_utils.errors import UserError, unknown
+from rd3_utils.learning import labelling
+from rd3_utils.protocols import protocol as protocols
+from rd3_utils.protocols.protocol import Protocol, Recipe
+from rd3_utils.scoring import runs
+
+TEACHER_PROTOCOL = "teacher-v1"
+ARMS = [f"{side}-{labels}" for labels in ("soft", "hard", "plain") for side in ("distilled", "random")] + ["full-hard"]
+GROUPS = {  # by the labels of the protocol itself
+    "soft": {
+        "lrs": ["full-hard", "distilled-hard", "distilled-soft", "random-soft"],
+        "ars": ["distilled-soft", "random-soft", "distilled-plain", "random-plain"],
+    },
+    "hard": {"lrs": ["full-hard", "distilled-hard", "random-hard"]},
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One student to train: arm, images, protocol, recipe, student, seed."""
+
+    benchmark: str
+    arm: str
+    images: ImageSet
+    protocol: Protocol
+    recipe: Recipe
+    student: str
+    seed: int
+
+    @property
+    def name(self):
+        """How progress bars call it."""
+        return f"{self.arm} {self.images.name} {self.student} {self.protocol.name}"
+
+    @property
+    def labels_key(self):
+        """Cells with the same one read the same labels."""
+        return self.images.fingerprint, self.recipe.views_digest, self.recipe.labels.kind, self.recipe.label_epochs
+
+    def path(self, root, precision):
+        """Where the Run of this cell lies under `root`."""
+        names = self.benchmark, self.protocol.name, self.protocol.digest, self.images.identity, self.student, self.arm
+        return runs.path(root, *names, self.seed, precision)
+
+    def keeps_weights(self, seeds):
+        """Whether the trained network is kept: that of the first seed, never the best, never one of random images."""
+        return self.seed == seeds[0] and not self.arm.startswith("random-")
+
+    def describe(self, labels):
+        """What a Run records of what was measured, before it is measured."""
+        protocol = self.protocol
+        return {
+            "schema": runs.SCHEMA,
+            "benchmark": self.benchmark,
+            "protocol": {
+                "name": protocol.name,
+                "digest": protocol.digest,
+                "overrides": dict(protocol.overrides),
+                "main_labels": protocol.labels.kind,
+                "knobs": protocol.knobs,
+            },
+            "recipe": self.recipe.as_dict(),
+            "arm": self.arm,
+            "student": self.student,
+            "seed": self.seed,
+            "views_seed": labels.describe()["views_seed"],
+            "images": self.images.describe(),
+            "labels": labels.describe(),
+            "teachers": labels.teachers,
+        }
+
+
+def names(text, main_labels):
+    """The arms that `--arms TEXT` asks for, groups expanded; without a text, distilled images with the protocol's labels."""
+    groups = {**GROUPS[main_labels]}
+    groups["all"] = sorted({arm for group in groups.values() for arm in group}, key=ARMS.index)
+    found = []
+    for name in (text or f"distilled-{main_labels}").split(","):
+        if name in groups:
+            found += groups[name]
+        elif name == "ars":
+            raise UserError("the ARS arms need soft labels, and this protocol has hard ones; use --arms lrs or rd3-v1.")
+        elif name in ARMS:
+            found.append(name)
+        else:
+            raise unknown("arm", name, [*ARMS, *groups])
+    return list(dict.fromkeys(found))
+
+
+def plan(options, benchmark, protocol, students):
+    """The cells of a command: every arm x images x student x seed, images loaded and recipes resolved.
+
+    Random arms have `options.draws` image sets at the distilled set's IPC; `full-hard` follows teacher-v1.
+    """
+
+    @cache
+    def train():
+        return image_sets.train_split(benchmark, options.data_dir, options.workers)
+
+    @cache
+    def distilled():
+        return selections.image_set(options.distilled or benchmark.defaults.distilled, benchmark, train, options.workers)
+
+    def random(draw):
+        return selections.select(f"random:ipc={distilled().nominal_ipc},seed={draw}", train())
+
+    cells = []
+    for arm in names(options.arms, protocol.labels.kind):
+        side, labels = arm.split("-")
+        of_arm = protocols.load(TEACHER_PROTOCOL) if side == "full" and protocol.name != TEACHER_PROTOCOL else protocol
+        if side == "random":
+            sets = [random(draw) for draw in range(options.draws)]
+        else:
+            sets = [selections.select("full", train()) if side == "full" else distilled()]
+        for images in sets:
+            for student in students:
+                recipe = of_arm.resolve(benchmark, student, images.nominal_ipc, len(images), labels)
+                cells += [Cell(benchmark.name, arm, images, of_arm, recipe, student, seed) for seed in options.seeds]
+    return cells
+
+
+def find_labels(cells, options, benchmark, test, accelerator):
+    """{labels_key: reader} for all cells; soft labels that are missing are made if `--teacher` was given.
+
+    UserError, before anything is trained, where labels are missing, of other images, or too few.
+    """
+    root = Path(options.soft_labels)
+    given = (root / "index.json").is_file() or any(root.glob("labels-*.safetensors"))
+    found = {}
+    for cell in cells:
+        if cell.labels_key in found:
+            continue
+        if cell.recipe.labels.kind == "hard":
+            found[cell.labels_key] = soft_labels.HardLabels(cell.recipe, options.views_seed)
+        elif given and cell.arm == "distilled-soft":
+            found[cell.labels_key] = soft_labels.load(root, cell.images, cell.recipe, options.views_seed)
+        else:
+            stores = Path("soft_labels") if given else root
+            where = stored(cell, options, benchmark, test, stores, accelerator)
+            found[cell.labels_key] = soft_labels.load(where, cell.images, cell.recipe, options.views_seed)
+    return found
+
+
+def stored(cell, options, benchmark, test, root, accelerator):
+    """The folder of the store for `cell` under `root`: made with `--teacher`, else the one that is there."""
+    images, recipe = cell.images, cell.recipe
+    if options.teacher:
+        teachers = labelling.load_teachers(options.teacher, recipe, benchmark)
+        plan = labelling.plan(images, recipe, teachers, options.views_seed, accelerator.device, options.forward_batch,
+                              options.label_dtype, options.shard_mb)  # fmt: skip
+        where = soft_labels.folder(root, images, plan.teachers_id, recipe, options.views_seed)
+        if not labelling.is_complete(where, plan):
+            labelling.make(where, plan, images, recipe, teachers, benchmark, test, accelerator)
+        return where
+    stores = soft_labels.candidates(root, images, recipe, options.views_seed)
+    if len(stores) == 1:
+        return stores[0]
+    if stores:
+        raise UserError(
+            f"{len(stores)} stores label these views of {images.name}: {', '.join(str(store) for store in stores)}; "
+            "choose one with --soft-labels, or name its --teacher."
+        )
+    half_written = [p for p in (root / images.identity).glob(f"*-{recipe.views_digest}-s{options.views_seed}") if p.is_dir()]
+    if half_written:
+        soft_labels.read_index(half_written[0])  # says what is missing
+    raise UserError(
+        f"no soft labels for {images.identity} under {root}; add --teacher default, or make them with: "
+        f"{command(cell, options)}"
+    )
+
+
+def command(cell, options):
+    """The generate_soft_labels.py command that makes the labels `cell` lacks."""
+    words = ["accelerate launch generate_soft_labels.py", f"--benchmark {cell.benchmark}", f"--protocol {options.protocol}",
+             f"--distilled {cell.images.source}"]  # fmt: skip
+    words += [f"--set {key}" for key in options.set]
+    words += [f"--views-seed {options.views_seed}"] if options.views_seed else []
+    words += ["--labels plain"] if cell.arm.endswith("-plain") else []
+    words += [f"--data-dir {options.data_dir}"] if options.data_dir else []
+    words += [f"--out {options.soft_labels}"] if options.soft_labels != "soft_labels" else []
+    words += [f"--student {cell.student}"] if options.student else []
+    return " ".join(words)
+
+
+def describe(cells, options, precision):
+    """What `--dry-run` prints: for every arm, images and student the resolved recipe, sources, steps and bytes."""
+    lines = [f"{len(cells)} students to train"]
+    for cell in cells:
+        if cell.seed != options.seeds[0]:
+            continue
+        recipe, images = cell.recipe, cell.images
+        size = images.images.numel()
+        lines += [
+            "",
+            f"{cell.arm}: {cell.student} on {images.identity}, seeds {', '.join(map(str, options.seeds))}",
+            f"  protocol  {cell.protocol.label}, digest {cell.protocol.digest}",
+            f"  images    {len(images)} ({images.ipc or 'unequal numbers'} per class) from {images.source}, {size / 1e6:.2f} MB",
+        ]
+        if recipe.labels.kind == "soft":
+            label_bytes = recipe.label_epochs * len(images) * (2 * recipe.classes + 17)
+            lines.append(f"  labels    {recipe.label_epochs} epochs of {recipe.labels.teachers} teacher(s), "
+                         f"{label_bytes / 1e6:.2f} MB, views {recipe.views_digest}")  # fmt: skip
+        else:
+            lines.append("  labels    the class of each image")
+        lines.append(f"  steps     {recipe.steps} = {recipe.training.epochs} epochs x {recipe.steps_per_epoch} of "
+                     f"{recipe.training.batch_size} images")  # fmt: skip
+        for section in ("training", "views", "labels", "loss"):
+            values = recipe.as_dict()[section]
+            lines.append(f"  {section:9} " + ", ".join(f"{key}={value}" for key, value in values.items()))
+        lines.append(f"  result    {cell.path(options.out, precision)}")
+    return "\n".join(lines)

@@ -1,0 +1,79 @@
+"""Run: one arm, one seed, one student; one JSON file that is written once and kept. Report: statistics over Runs.
+
+    results/<benchmark>/<protocol>-<digest>/<images>@<fingerprint8>/<student>/<arm>/seed<K>.json
+"""
+
+import json
+import math
+import os
+import re
+import statistics
+from pathlib import Path
+
+SCHEMA = 1
+
+
+def path(root, benchmark, protocol, digest, identity, student, arm, seed, precision="fp32"):
+    """Where the Run lies under `root`; runs in another precision than fp32 lie in folders of their own."""
+    student = student if precision == "fp32" else f"{student}-{precision}"
+    return Path(root) / benchmark / f"{protocol}-{digest}" / identity / student / arm / f"seed{seed}.json"
+
+
+def write(where, run):
+    """Write `run` (plain data) to `where`: temporary name, renamed; an existing file is kept."""
+    if where.exists():
+        return
+    where.parent.mkdir(parents=True, exist_ok=True)
+    temporary = where.with_suffix(".partial")
+    temporary.write_text(json.dumps(run, indent=1, allow_nan=False) + "\n")
+    os.replace(temporary, where)
+
+
+def read(where):
+    """The Run at `where` as plain data, or None if the file is not there."""
+    return json.loads(where.read_text()) if where.is_file() else None
+
+
+def related(root, run):
+    """All Runs under `root` for the benchmark and student of `run`, in its precision: any protocol, images, arm and seed."""
+    found = []
+    for file in sorted((Path(root) / run["benchmark"]).glob("*/*/*/*/seed*.json")):
+        other = read(file)
+        same = all(other.get(key) == run[key] for key in ("benchmark", "student", "schema"))
+        if same and other["environment"]["precision"] == run["environment"]["precision"]:
+            found.append(other)
+    return found
+
+
+def draw_of(run):
+    """The draw number of a Run on random images, else None."""
+    match = re.match(r"random:ipc=\d+,seed=(\d+)", run["images"]["source"])
+    return int(match[1]) if match else None
+
+
+def summary(runs):
+    """{"mean", "std", "n", "std_seeds", "std_draws", "seeds", "draws"} of the top-1 of `runs`, all of one arm.
+
+    std is the sample standard deviation (n - 1) over all runs; std_seeds the pooled one over seeds within a draw;
+    std_draws the one over the means of the draws (None where there is one draw). None where a single value has no spread.
+    """
+    by_draw = {}
+    for run in runs:
+        by_draw.setdefault(draw_of(run), []).append(run["top1"])
+    values = [value for group in by_draw.values() for value in group]
+    free = sum(len(group) - 1 for group in by_draw.values())
+    within = sum(sum((v - statistics.fmean(group)) ** 2 for v in group) for group in by_draw.values())
+    return {
+        "mean": statistics.fmean(values),
+        "std": spread(values),
+        "n": len(values),
+        "std_seeds": math.sqrt(within / free) if free else None,
+        "std_draws": spread([statistics.fmean(group) for group in by_draw.values()]),
+        "seeds": sorted({run["seed"] for run in runs}),
+        "draws": sorted(draw for draw in by_draw if draw is not None),
+    }
+
+
+def spread(values):
+    """Sample standard deviation, or None of fewer than two values."""
+    return statistics.stdev(values) if len(values) > 1 else None

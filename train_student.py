@@ -1,0 +1,166 @@
+"""Train students on a distilled dataset under one protocol, score them on the whole test split, and write a model card.
+
+    accelerate launch train_student.py --teacher default            # the embedded benchmark
+    accelerate launch train_student.py --distilled my_set/ --soft-labels my_labels/ --arms distilled-soft,random-soft \
+        --teacher default --seeds 0,1,2
+
+Writes results/<benchmark>/<protocol>-<digest>/<images>@<fingerprint>/<student>/<arm>/seed<K>.json, the weights of the first
+seed beside it, and the card README.md above the arms. Runs that are there are kept: the same command again trains only
+what is missing. The score is the last epoch's; the test split is opened once per run.
+"""
+
+import argparse
+import contextlib
+import time
+
+import torch
+from accelerate.utils import tqdm
+
+from rd3_utils import launch, options as shared
+from rd3_utils.data import images as image_sets
+from rd3_utils.data import views as view_sets
+from rd3_utils.errors import UserError
+from rd3_utils.learning import evaluation, losses, students, training
+from rd3_utils.publishing import card
+from rd3_utils.scoring import arms, runs
+
+CHECKPOINT_SECONDS = 60  # a killed run loses at most this much, and the epoch it was in
+MONITORED = 20  # how often --monitor-test looks at the test split in one training
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = shared.add_what(parser)
+    what.add_argument("--soft-labels", metavar="SOURCE", default="soft_labels", help="a label store, or the folder of stores "
+                      "in which to look and, with --teacher, to make missing ones (default: %(default)s)")  # fmt: skip
+    what.add_argument("--student", metavar="NAME[,NAME]", help="networks to train (default: the benchmark's)")
+    what.add_argument("--arms", metavar="ARM[,ARM]", help="images-labels, such as distilled-soft,random-soft,full-hard; "
+                      "groups: lrs, ars, all (default: distilled, with the protocol's own labels)")  # fmt: skip
+    what.add_argument("--seeds", metavar="K[,K]", type=shared.numbers, default=[0], help="student seeds (default: 0)")
+    what.add_argument("--draws", type=shared.positive, default=3, help="draws of random images (default: %(default)s)")
+    where = parser.add_argument_group("where it runs")
+    where.add_argument("--data-dir", metavar="DIR", help="read the benchmark's real data from here")
+    where.add_argument("--out", metavar="DIR", default="results", help="folder of results (default: %(default)s)")
+    where.add_argument("--workers", type=shared.positive, help="threads that decode images (default: one per core)")
+    where.add_argument("--dry-run", action="store_true", help="print recipes, sources, steps and bytes, and stop")
+    where.add_argument("--monitor-test", action="store_true", help="watch the test split during training; outputs say so, "
+                       "and the score stays the last epoch's")  # fmt: skip
+    where.add_argument("--log-with", choices=("tensorboard", "trackio", "wandb"), help="also log every epoch there")
+    shared.add_labels(where)
+    return parser.parse_args()
+
+
+def main(options):
+    accelerator = launch.accelerator(**launch.tracking(options.log_with, options.out))
+    benchmark, protocol = shared.read_what(options)
+    names = (options.student or benchmark.defaults.student).split(",")
+    names = [students.architecture(name, benchmark) for name in names]
+    cells = arms.plan(options, benchmark, protocol, names)
+    for cell in cells:
+        training.check_launch(cell.recipe, students.create(cell.student, benchmark, cell.seed), accelerator)
+    if options.dry_run:
+        accelerator.print(arms.describe(cells, options, launch.precision(accelerator)))
+        return
+    test = image_sets.test_split(benchmark, options.data_dir, options.workers)
+    labels = arms.find_labels(cells, options, benchmark, test, accelerator)
+    accelerator.wait_for_everyone()
+
+    finished = []
+    for cell in tqdm(cells, desc="students", unit="run", disable=len(cells) < 2):
+        where = cell.path(options.out, launch.precision(accelerator))
+        run = runs.read(where)
+        if run is None:
+            run = train(cell, labels[cell.labels_key], benchmark, test, where, options, accelerator)
+        finished.append(run)
+    if accelerator.is_main_process:
+        card.publish(finished, cells, labels, benchmark, protocol, options)
+
+
+def train(cell, labels, benchmark, test, where, options, accelerator):
+    """Train one student from its seed, score its last epoch, write and return the Run."""
+    recipe, seed, started = cell.recipe, cell.seed, time.time()
+    processes, device = accelerator.num_processes, accelerator.device
+    main_process = accelerator.is_main_process
+    student = students.create(cell.student, benchmark, seed).to(device)
+    student = training.with_batch_norm(recipe, student, accelerator)
+    average = training.moving_average(recipe, student)
+    optimizer = training.optimizer(recipe, student)
+    network, optimizer = accelerator.prepare(student, optimizer)
+    checkpoint = where.with_name(f"seed{seed}-{processes}-{launch.precision(accelerator)}.checkpoint")
+    state = student, optimizer, accelerator.scaler, average
+    first, history = training.load_checkpoint(checkpoint, *state)
+    training.check_same_start(first, accelerator)
+    saved = time.time()
+
+    pixels = training.on_device(cell.images.images, device)
+    classes = cell.images.labels.to(device)
+    loss_of = losses.LOSSES[recipe.loss.name]
+    epochs = range(first, recipe.training.epochs)
+    for epoch in tqdm(epochs, desc=f"{cell.name} seed {seed}", unit="epoch", leave=False, mininterval=1):
+        views, logits = labels.epoch(epoch)
+        training.seed_epoch(seed, epoch, accelerator.process_index)
+        total = torch.zeros((), device=device)
+        network.train()
+        for i, batch in enumerate(training.batches(recipe, views.order, seed, epoch)):
+            rate = training.learning_rate(recipe, epoch * recipe.steps_per_epoch + i)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            passes = training.share(batch, recipe, accelerator.process_index, processes)
+            for rows, weights in passes:
+                last = rows is passes[-1][0]
+                with contextlib.nullcontext() if last else accelerator.no_sync(network):
+                    x = view_sets.apply(pixels, views, rows, recipe.mean, recipe.std, device)  # [b, 3, S, S]
+                    output = network(x).float()  # [b, C]
+                    teacher = None if logits is None else logits[rows].to(device)  # [b, C]
+                    own, other = classes[rows.to(device)], classes[views.mix_partner[rows].to(device)]
+                    shown = views.own_share(rows, recipe.image_size).to(device)
+                    loss = (loss_of(output, teacher, own, other, shown, recipe.loss) * weights.to(device)).sum()
+                    accelerator.backward(loss)
+                total += loss.detach()
+            optimizer.step()
+            optimizer.zero_grad()
+            if average:
+                average.update_parameters(student)
+        mean = accelerator.reduce(total, "mean").item() / recipe.steps_per_epoch
+        entry = {"epoch": epoch, "loss": mean, "learning_rate": rate}
+        if not torch.isfinite(torch.tensor(mean)):
+            raise UserError(f"{cell.name} seed {seed}: the loss is {mean} in epoch {epoch}; the training diverged.")
+        if options.monitor_test and epoch % max(1, recipe.training.epochs // MONITORED) == 0:
+            entry["test_top1"] = score(student, average, test, benchmark, accelerator)["top1"]
+        history.append(entry)
+        if options.log_with:
+            accelerator.log({f"{cell.name}/seed{seed}/{k}": v for k, v in entry.items()}, step=epoch)
+        if main_process and time.time() - saved > CHECKPOINT_SECONDS:
+            training.save_checkpoint(checkpoint, epoch + 1, *state, history)
+            saved = time.time()
+
+    result = score(student, average, test, benchmark, accelerator)
+    run = {
+        **cell.describe(labels),
+        **result,
+        "monitored_test": options.monitor_test,
+        "history": history,
+        "seconds": time.time() - started,
+        "environment": launch.environment(accelerator),
+    }
+    if main_process:
+        if cell.keeps_weights(options.seeds):
+            scored = accelerator.unwrap_model(network) if average is None else average.module
+            students.save(scored, where.with_suffix(""), benchmark)
+        runs.write(where, run)
+        checkpoint.unlink(missing_ok=True)
+    accelerator.free_memory()
+    return run
+
+
+def score(student, average, test, benchmark, accelerator):
+    """Top-1 and top-5 on the whole test split: of the moving average of the weights where the recipe keeps one."""
+    training.same_buffers(student, accelerator)
+    if average:
+        for kept, live in zip(average.module.buffers(), student.buffers()):
+            kept.copy_(live)
+    return evaluation.accuracy(average.module if average else student, test, benchmark, accelerator)
+
+
+if __name__ == "__main__":
+    launch.run(main, parse())
