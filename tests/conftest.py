@@ -1,0 +1,97 @@
+"""What tests share: the embedded benchmark, small recipes, and two ways to run a script: in this process, or launched."""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests that need a Hub start one and give its address to a child process
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from rd3_utils import launch
+from rd3_utils.data import images as image_sets
+from rd3_utils.data import selections
+from rd3_utils.protocols import benchmark as benchmarks
+from rd3_utils.protocols import protocol as protocols
+
+PROJECT = Path(__file__).parents[1]
+CONFIGS = PROJECT / "accelerate_configs"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--no-launch", action="store_true", help="skip tests that start accelerate launch")
+
+
+@pytest.fixture(scope="session")
+def digits():
+    return benchmarks.load("digits")
+
+
+@pytest.fixture(scope="session")
+def train(digits):
+    return image_sets.train_split(digits)
+
+
+@pytest.fixture(scope="session")
+def test_set(digits):
+    return image_sets.test_split(digits)
+
+
+@pytest.fixture(scope="session")
+def ten(train):
+    """Ten random digits, one of each class."""
+    return selections.select("random:ipc=1,seed=0", train)
+
+
+@pytest.fixture
+def recipe(digits):
+    """recipe("rd3-v1", images, "training.epochs=3", ...) -> Recipe."""
+
+    def make(name, images, *overrides, student="convnet3", labels="soft"):
+        protocol = protocols.load(name).override(overrides)
+        return protocol.resolve(digits, student, images.nominal_ipc, len(images), labels)
+
+    return make
+
+
+@pytest.fixture
+def script(monkeypatch, capsys, tmp_path):
+    """script("train_student", "--dry-run", ...) -> code, out, err of main() run in this process, in an empty folder."""
+
+    def run(name, *arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        module = importlib.import_module("rd3_utils.__main__" if name == "rd3_utils" else name)
+        code = 0
+        capsys.readouterr()
+        try:
+            launch.run(module.main, module.parse())
+        except SystemExit as stop:
+            code = stop.code
+        out, err = capsys.readouterr()
+        return SimpleNamespace(code=code, out=out, err=err)
+
+    monkeypatch.syspath_prepend(str(PROJECT))
+    return run
+
+
+@pytest.fixture
+def launched(tmp_path):
+    """launched("cpu.yaml", "train_student.py", ...) -> the finished process of a real accelerate launch, in tmp_path."""
+
+    def run(config, name, *arguments, environment=(), processes=None, wait=True):
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / config)]
+        command += ["--num_processes", str(processes)] if processes else []
+        command += [str(PROJECT / name), *map(str, arguments)]
+        variables = {**os.environ, "PYTHONPATH": str(PROJECT), **dict(environment)}
+        started = subprocess.Popen(command, cwd=tmp_path, env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        if not wait:
+            return started
+        out, err = started.communicate(timeout=400)
+        return SimpleNamespace(code=started.returncode, out=out, err=err)
+
+    return run

@@ -1,0 +1,66 @@
+"""The house: imports point one way, scripts stay readable, nothing happens at import."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from conftest import PROJECT
+
+FLOORS = ["protocols", "data", "learning", "scoring", "publishing"]
+GROUND = {"errors", "hub", "launch", "options"}
+
+
+def imported(path):
+    """Modules of rd3_utils that a file imports, as ("data", "views")."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rd3_utils"):
+            names = [node.module] if node.module.count(".") > 1 else [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name.split(".")[1] for name in names)
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_imports_point_one_way(floor):
+    allowed = set(FLOORS[: FLOORS.index(floor) + 1]) | GROUND - {"options"}
+    for path in (PROJECT / "rd3_utils" / floor).rglob("*.py"):
+        assert set(imported(path)) <= allowed, path
+
+
+def test_the_ground_floor_imports_only_the_ground_floor():
+    for name in GROUND - {"options"}:
+        assert set(imported(PROJECT / "rd3_utils" / f"{name}.py")) <= {"errors"}, name
+
+
+@pytest.mark.parametrize("script", ["train_student.py", "generate_soft_labels.py"])
+def test_a_script_is_under_250_lines(script):
+    assert len((PROJECT / script).read_text().splitlines()) < 250
+
+
+def test_there_are_no_drawers_for_everything():
+    names = {path.stem for path in (PROJECT / "rd3_utils").rglob("*.py")}
+    assert not names & {"utils", "helpers", "common", "base", "misc"}
+
+
+def test_importing_prints_nothing_and_seeds_nothing():
+    code = (
+        "import torch, random, pathlib; a = torch.initial_seed(); b = random.getstate()\n"
+        "import train_student, generate_soft_labels, rd3_utils.__main__\n"
+        "assert torch.initial_seed() == a and random.getstate() == b"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_only_hub_py_talks_to_the_hub():
+    for path in (PROJECT / "rd3_utils").rglob("*.py"):
+        text = path.read_text()
+        assert path.name == "hub.py" or ("HfApi" not in text and "snapshot_download" not in text), path
+
+
+def test_the_project_names_no_machine():
+    files = subprocess.run(["git", "ls-files", "*.py", "*.md", "*.toml", "*.json", "*.yaml", "Makefile"], cwd=PROJECT,
+                           capture_output=True, text=True).stdout.split()  # fmt: skip
+    for name in files:
+        if name != "tests/test_house.py":
+            text = (PROJECT / name).read_text()
+            assert "/root/" not in text and "/work/" not in text, name

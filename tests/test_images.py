@@ -1,0 +1,162 @@
+"""Image sets: decoded exactly, fingerprinted, checked against the benchmark by name."""
+
+import io
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from rd3_utils.data import images as image_sets
+from rd3_utils.data import selections
+from rd3_utils.errors import UserError
+
+
+def test_digits_are_the_fixed_stratified_split_of_scikit_learn(digits, train, test_set):
+    everything = np.repeat(np.floor(load_digits().images * 255 / 16 + 0.5)[:, None], 3, axis=1)
+    ours = torch.cat([train.images, test_set.images]).flatten(1).tolist()
+    assert sorted(ours) == sorted(everything.reshape(1797, -1).tolist())
+    share = torch.bincount(test_set.labels) / torch.bincount(torch.cat([train.labels, test_set.labels]))
+    assert (len(train), len(test_set)) == (1297, 500) and bool(((share - 500 / 1797).abs() < 0.006).all())
+    assert (train.fingerprint[:8], test_set.fingerprint[:8]) == ("a7d826e2", "dce1bee8")
+
+
+def test_the_benchmarks_mean_and_std_are_those_of_its_train_split(digits, train):
+    x = train.images.float() / 255
+    assert torch.allclose(x.mean((0, 2, 3)), torch.tensor(digits.image.mean), atol=1e-3)
+    assert torch.allclose(x.std((0, 2, 3), unbiased=False), torch.tensor(digits.image.std), atol=1e-3)
+
+
+def test_a_saved_set_reads_back_as_the_same_data(digits, ten, tmp_path):
+    image_sets.save(ten, tmp_path / "mine")
+    again = image_sets.read(str(tmp_path / "mine"), digits)
+    assert again.fingerprint == ten.fingerprint and torch.equal(again.images, ten.images) and again.name == "mine"
+
+
+def test_an_image_folder_reads_as_the_same_data(digits, ten, tmp_path):
+    for image, label in zip(ten.images, ten.labels):
+        folder = tmp_path / "set" / digits.classes[label]
+        folder.mkdir(parents=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / "a.png")
+    assert image_sets.read(str(tmp_path / "set"), digits).fingerprint == ten.fingerprint
+
+
+def test_classes_in_another_order_are_mapped_by_name(digits, ten, tmp_path):
+    names = list(reversed(digits.classes))
+    features = datasets.Features({"img": datasets.Image(), "fine_label": datasets.ClassLabel(names=names)})
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in ten.images]
+    labels = [names.index(digits.classes[k]) for k in ten.labels]
+    table = datasets.Dataset.from_dict({"img": pictures, "fine_label": labels}, features=features)
+    table.to_parquet(str(tmp_path / "train.parquet"))
+    assert image_sets.read(str(tmp_path), digits).fingerprint == ten.fingerprint
+
+
+def test_grey_images_become_three_equal_channels_exactly(digits, ten, tmp_path):
+    for image, label in zip(ten.images, ten.labels):
+        folder = tmp_path / digits.classes[label]
+        folder.mkdir()
+        Image.fromarray(image[0].numpy()).save(folder / "a.png")
+    assert image_sets.read(str(tmp_path), digits).fingerprint == ten.fingerprint
+
+
+def test_the_fingerprint_sees_every_pixel_label_and_name(ten):
+    def variant(images=ten.images, labels=ten.labels, names=ten.class_names):
+        return image_sets.make("x", images, labels, names, "x").fingerprint
+
+    other = ten.images.clone()
+    other[3, 1, 2, 5] ^= 1
+    assert variant() == ten.fingerprint
+    assert len({variant(), variant(other), variant(labels=ten.labels.flip(0)), variant(names=ten.class_names[::-1])}) == 4
+
+
+def parquet(tmp_path, ten, names, labels=None, picture=None):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in ten.images]
+    pictures[4] = picture or pictures[4]
+    table = datasets.Dataset.from_dict(
+        {"image": pictures, "label": ten.labels.tolist() if labels is None else labels}, features=features
+    )
+    table.to_parquet(str(tmp_path / "train.parquet"))
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change, wanted",
+    [
+        (dict(names=[*"012345678", "nine"]), "has class 'nine'"),
+        (dict(names=list("0123456789"), labels=[0] * 10), "the same number in every class"),
+        (dict(names=list("0123456789"), picture=Image.new("RGB", (9, 8))), "image 4 is 9x8, wanted 8x8"),
+        (dict(names=list("0123456789"), picture=Image.new("RGBA", (8, 8))), "transparent"),
+    ],
+)
+def test_a_wrong_set_is_refused_in_one_line(digits, ten, tmp_path, change, wanted):
+    with pytest.raises(UserError, match=wanted):
+        image_sets.read(parquet(tmp_path, ten, **change), digits)
+
+
+def test_a_corrupt_image_is_named(digits, ten, tmp_path):
+    buffer = io.BytesIO()
+    Image.fromarray(ten.images[0].permute(1, 2, 0).numpy()).save(buffer, "PNG")
+    cells = [{"bytes": buffer.getvalue(), "path": None}] * 9 + [{"bytes": buffer.getvalue()[:60], "path": None}]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(digits.classes))})
+    datasets.Dataset.from_dict({"image": cells, "label": list(range(10))}, features=features).to_parquet(
+        str(tmp_path / "train.parquet")
+    )
+    with pytest.raises(UserError, match="image 9 cannot be decoded"):
+        image_sets.read(str(tmp_path), digits)
+
+
+def test_a_table_cannot_read_files_outside_its_folder(digits, tmp_path):
+    secret = tmp_path / "secret.png"
+    Image.new("RGB", (8, 8)).save(secret)
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(digits.classes))})
+    (tmp_path / "set").mkdir()
+    rows = {"image": [{"bytes": None, "path": str(secret)}] * 10, "label": list(range(10))}
+    table = datasets.Dataset.from_dict(rows, features=features).cast_column("image", datasets.Image(decode=False))
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(table.data.table, tmp_path / "set" / "train.parquet")
+    with pytest.raises(UserError, match="path outside its folder"):
+        image_sets.read(str(tmp_path / "set"), digits)
+
+
+def test_a_random_selection_is_real_balanced_and_nested(train):
+    one, ten = (selections.select(f"random:ipc={k},seed=4", train) for k in (1, 10))
+    real = {image.numpy().tobytes(): int(label) for image, label in zip(train.images, train.labels)}
+    assert (one.ipc, ten.ipc) == (1, 10)
+    assert all(real[image.numpy().tobytes()] == label for image, label in zip(ten.images, ten.labels))
+    assert {i.numpy().tobytes() for i in one.images} <= {i.numpy().tobytes() for i in ten.images}
+    assert selections.select("random:ipc=10,seed=5", train).fingerprint != ten.fingerprint
+
+
+@pytest.mark.parametrize(
+    "source, wanted",
+    [
+        ("random:ipc=200", "asks for more; use ipc <="),
+        ("random:ipc=0", "wanted at least 1"),
+        ("random:ipc=ten", "not KEY=NUMBER"),
+        ("random:ipcs=1", "did you mean 'ipc'"),
+        ("random", "lacks ipc"),
+        ("full:ipc=1", "takes no options"),
+    ],
+)
+def test_a_wrong_selection_is_named(train, source, wanted):
+    with pytest.raises(UserError, match=wanted):
+        selections.select(source, train)
+
+
+def test_the_embedded_sets_are_what_their_own_record_says(digits):
+    import json
+
+    for name in image_sets.embedded_sets():
+        about = json.loads((image_sets.EMBEDDED / name / "distilled.json").read_text())
+        found = image_sets.read(name, digits)
+        assert (found.fingerprint, found.ipc) == (about["fingerprint"], about["ipc"])
+
+
+def test_real_data_from_a_folder_must_be_the_whole_split(digits, train, ten, tmp_path):
+    image_sets.save(ten, tmp_path)
+    with pytest.raises(UserError, match="has 10 images, wanted the official 1297"):
+        image_sets.train_split(digits, tmp_path)

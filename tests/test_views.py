@@ -1,0 +1,205 @@
+"""Views: the same bits always, the same pixels in any batch, and the pixels of PIL and of CutMix written out."""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rd3_utils.data import views
+from rd3_utils.protocols import protocol
+
+MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.4, 0.3)
+
+
+@pytest.fixture
+def made(digits):
+    """made(images, size, "views.crop=pad", ...) -> a Recipe at any size."""
+
+    def make(n, size, *overrides):
+        sized = dataclasses.replace(digits, image=dataclasses.replace(digits.image, size=size, mirror=True))
+        return protocol.load("rd3-v1").override(overrides).resolve(sized, "convnet3", 1, n, "soft")
+
+    return make
+
+
+def noise(n, size, seed=0):
+    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def unnormalised(x):
+    return x * (torch.tensor(STD)[:, None, None] * 255) + torch.tensor(MEAN)[:, None, None] * 255
+
+
+def pil_view(image, box, flip, size):
+    """One crop as torchvision does it on a PIL image: crop, bilinear resize, mirror."""
+    top, left, height, width = box.tolist()
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy()).crop((left, top, left + width, top + height))
+    pixels = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
+    return torch.from_numpy((pixels[:, ::-1] if flip else pixels).copy()).permute(2, 0, 1).float()
+
+
+@pytest.mark.parametrize("size", [8, 32, 64, 224])
+def test_a_resized_crop_is_pils(made, size):
+    n = 24
+    images, v = noise(n, size), views.draw(made(n, size, "views.crop_scale=[0.08, 1]", "views.mix=none",
+                                                "views.patch_shuffle=1"), 0, 5)  # fmt: skip
+    ours = views.cropped(images, v, torch.arange(n), "cpu")
+    pil = torch.stack([pil_view(images[i], v.box[i], v.flip[i], size) for i in range(n)])
+    assert (ours - pil).abs().max() <= 1
+    assert (ours != pil).float().mean() < 0.001
+
+
+def test_a_shrinking_crop_is_antialiased_as_pils(made):
+    images, size = noise(6, 96), 96
+    box = torch.tensor([[0, 0, 96, 96], [3, 5, 80, 90]] * 3)
+    v = dataclasses.replace(views.draw(made(6, 96, "views.mix=none"), 0, 0), box=box)
+    weights = [views.resize_weights(box[:, k], box[:, 2 + k], size, 32, v.patch_order[:, 0]) for k in (0, 1)]
+    ours = views.rounded(weights[0][:, None] @ views.rounded(images.float() @ weights[1].mT[:, None]))
+    pil = torch.stack([pil_view(images[i], box[i], False, 32) for i in range(6)])
+    assert (ours - pil).abs().max() <= 1
+
+
+@pytest.mark.parametrize("overrides", [(), ("views.crop_scale=[0.3, 1]",), ("views.crop=pad", "views.padding=0.25"),
+                                       ("views.mix_per=row",), ("views.patch_shuffle=2",), ("views.group=7",)])  # fmt: skip
+def test_the_pixels_of_a_row_do_not_depend_on_its_batch(made, overrides):
+    n, size = 20, 16
+    images, v = noise(n, size), views.draw(made(n, size, *overrides), 3, 7)
+    together = views.apply(images, v, torch.arange(n), MEAN, STD)
+    alone = torch.cat([views.apply(images, v, torch.tensor([i]), MEAN, STD) for i in range(n)])
+    shuffled = torch.randperm(n)
+    assert torch.equal(together, alone)
+    assert torch.equal(together[shuffled], views.apply(images, v, shuffled, MEAN, STD))
+
+
+def test_cutmix_is_the_triple_loop(made):
+    n, size = 12, 8
+    recipe = made(n, size, "views.crop_scale=[0.4, 1]")
+    images, v = noise(n, size), views.draw(recipe, 0, 2)
+    ours = unnormalised(views.apply(images, v, torch.arange(n), MEAN, STD))
+    single = [pil_view(images[i], v.box[i], v.flip[i], size) for i in range(n)]
+    for i in range(n):
+        top, left, bottom, right = v.mix_box[i].tolist()
+        own = 0
+        for y in range(size):
+            for x in range(size):
+                inside = top <= y < bottom and left <= x < right
+                source = single[int(v.mix_partner[i])] if inside else single[i]
+                own += not inside
+                assert (ours[i, :, y, x] - source[:, y, x]).abs().max() < 1e-3
+        assert float(v.own_share(torch.tensor([i]), size)) == pytest.approx(own / size**2)
+
+
+def test_the_whole_image_without_a_flip_is_the_image(made):
+    images = noise(5, 32)
+    v = views.draw(made(5, 32, "views.crop=none", "views.flip=0.0", "views.mix=none"), 0, 0)
+    assert torch.equal(views.cropped(images, v, torch.arange(5), "cpu"), images.float())
+
+
+def test_the_short_way_for_whole_images_gives_the_bits_of_the_long_one(made):
+    images = noise(9, 16)
+    v = views.draw(made(9, 16, "views.mix=none"), 0, 1)
+    assert bool((v.box == torch.tensor([0, 0, 16, 16])).all()) and v.flip.any() and not v.flip.all()
+    strips = torch.zeros(9, 1, dtype=torch.int64)
+    weights = views.resize_weights(v.box[:, 1], v.box[:, 3], 16, 16, strips)
+    weights = torch.where(v.flip[:, None, None], weights.flip(1), weights)
+    long = views.rounded(images.float() @ weights.mT[:, None])
+    assert torch.equal(views.cropped(images, v, torch.arange(9), "cpu"), long)
+
+
+def test_pad_and_crop_is_a_black_border_and_a_window(made):
+    n, size, border = 40, 16, 4
+    images, v = noise(n, size), views.draw(made(n, size, "views.crop=pad", "views.padding=0.25", "views.mix=none"), 0, 0)
+    padded = torch.nn.functional.pad(images, (border,) * 4).float()
+    assert int(v.box[:, :2].min()) == -border and int(v.box[:, :2].max()) == border
+    for i, x in enumerate(views.cropped(images, v, torch.arange(n), "cpu")):
+        top, left = (v.box[i, :2] + border).tolist()
+        window = padded[i, :, top : top + size, left : left + size]
+        assert torch.equal(x, window.flip(-1) if v.flip[i] else window)
+
+
+def test_patch_shuffle_moves_strips_and_keeps_every_pixel(made):
+    n, size = 16, 8
+    overrides = "views.patch_shuffle=2", "views.mix=none", "views.flip=0.0", "views.crop=none"
+    images, v = noise(n, size), views.draw(made(n, size, *overrides), 0, 0)
+    ours = views.cropped(images, v, torch.arange(n), "cpu")
+    changed = 0
+    for i in range(n):
+        columns = torch.cat([images[i, :, :, 4 * k : 4 * k + 4] for k in v.patch_order[i, 0]], dim=2)
+        rows = torch.cat([columns[:, 4 * k : 4 * k + 4] for k in v.patch_order[i, 1]], dim=1)
+        assert torch.equal(ours[i], rows.float())
+        changed += not torch.equal(rows, images[i])
+    assert changed > n // 2
+
+
+def test_partners_are_a_permutation_inside_each_group_and_share_its_box(made):
+    v = views.draw(made(50, 32, "views.group=16"), 1, 1)
+    for group in v.order.split(16):
+        boxes = v.mix_box[group].unique(dim=0)
+        assert len(boxes) == 1
+        if boxes.any():
+            assert torch.equal(v.mix_partner[group].sort().values, group.sort().values)
+
+
+def test_every_row_has_a_box_of_its_own_when_mixing_is_per_row(made):
+    v = views.draw(made(50, 32, "views.mix_per=row"), 1, 1)
+    assert len(v.mix_box.unique(dim=0)) > 40
+
+
+def test_cutmix_keeps_on_average_the_expected_share(made):
+    """Without clipping the mean share of the partner is E[1 - lambda] = 1/2; clipping at the border lowers it."""
+    v = views.draw(made(4000, 32, "views.mix_per=row", "views.group=4000"), 0, 0)
+    side = np.sqrt(1 - (np.arange(20000) + 0.5) / 20000)
+    centre = (np.arange(200) + 0.5) / 200
+    seen = np.mean([np.mean(np.minimum(1, centre + s / 2) - np.maximum(0, centre - s / 2)) ** 2 for s in side[::100]])
+    assert float(1 - v.own_share(torch.arange(4000), 32).mean()) == pytest.approx(seen, abs=0.02)
+
+
+def test_crops_have_torchvisions_distribution(made):
+    from torchvision.transforms import RandomResizedCrop
+
+    v = views.draw(made(3000, 64, "views.crop_scale=[0.08, 1]"), 0, 0)
+    torch.manual_seed(0)
+    theirs = torch.tensor(
+        [RandomResizedCrop.get_params(torch.zeros(3, 64, 64), (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(3000)]
+    ).float()
+    ours = v.box.float()
+    assert torch.allclose(ours.mean(0), theirs.mean(0), atol=1.2)
+    assert torch.allclose(ours.std(0), theirs.std(0), atol=1.0)
+    assert bool(((v.box[:, :2] >= 0) & (v.box[:, :2] + v.box[:, 2:] <= 64)).all())
+
+
+def test_views_have_the_same_bits_on_every_machine(made):
+    v = views.draw(made(100, 32, "views.crop_scale=[0.08, 1]"), 5, 17)
+    sha = hashlib.sha256(b"".join(getattr(v, f.name).numpy().tobytes() for f in dataclasses.fields(v)))
+    assert sha.hexdigest()[:16] == "117695f4ad338355"
+
+
+def test_views_depend_on_seed_and_epoch_and_not_on_what_was_drawn_before(made):
+    recipe = made(30, 32, "views.crop_scale=[0.08, 1]")
+    first = views.draw(recipe, 0, 4)
+    views.draw(recipe, 0, 3), torch.rand(5), np.random.rand(5)
+    again, other_epoch, other_seed = views.draw(recipe, 0, 4), views.draw(recipe, 0, 5), views.draw(recipe, 1, 4)
+    assert torch.equal(first.box, again.box) and torch.equal(first.order, again.order)
+    assert not torch.equal(first.box, other_epoch.box) and not torch.equal(first.box, other_seed.box)
+
+
+def test_one_knob_does_not_shift_the_draws_of_another(made):
+    plain = views.draw(made(30, 32, "views.crop_scale=[0.08, 1]"), 0, 4)
+    unmixed = views.draw(made(30, 32, "views.crop_scale=[0.08, 1]", "views.mix=none", "views.flip=0.0"), 0, 4)
+    assert torch.equal(plain.box, unmixed.box) and torch.equal(plain.order, unmixed.order)
+
+
+def test_views_are_exact_under_autocast(made):
+    images, v = noise(8, 32), views.draw(made(8, 32, "views.crop_scale=[0.08, 1]"), 0, 0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = views.apply(images, v, torch.arange(8), MEAN, STD)
+    assert torch.equal(mixed, views.apply(images, v, torch.arange(8), MEAN, STD))
+
+
+def test_rows_of_resize_weights_sum_to_one_exactly(made):
+    v = views.draw(made(200, 64, "views.crop_scale=[0.02, 1]"), 0, 0)
+    weights = views.resize_weights(v.box[:, 0], v.box[:, 2], 64, 64, v.patch_order[:, 1])
+    assert bool((weights.sum(2) == 2**views.WEIGHT_BITS).all()) and bool((weights >= 0).all())
