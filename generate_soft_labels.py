@@ -14,11 +14,12 @@ import json
 import time
 from pathlib import Path
 
-from rd3_utils import launch, options as shared
+from rd3_utils import launch
+from rd3_utils import options as shared
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import selections, soft_labels
 from rd3_utils.errors import UserError
-from rd3_utils.learning import labelling, students, teachers
+from rd3_utils.learning import labelling, students
 
 
 def parse():
@@ -32,7 +33,7 @@ def parse():
     where.add_argument("--workers", type=shared.positive, help="threads that decode images (default: one per core)")
     where.add_argument("--dry-run", action="store_true", help="print what would be made, and its size, and stop")
     shared.add_labels(where)
-    return parser.parse_args()
+    return shared.parse(parser)
 
 
 def main(options):
@@ -54,7 +55,9 @@ def main(options):
     say = accelerator.print
     say(f"{images.identity}: {len(images)} images, {plan.epochs} epochs of {protocol.label}, teacher "
         f"{', '.join(t.source for t in found)}")  # fmt: skip
-    say(f"{plan.epochs * plan.rows} views, {plan.epochs * plan.epoch_bytes / 1e6:.1f} MB in {len(plan.shards)} shards -> {where}")
+    say(
+        f"{plan.epochs * plan.rows} views, {plan.epochs * plan.epoch_bytes / 1e6:.1f} MB in {len(plan.shards)} shards -> {where}"
+    )
     if options.dry_run:
         say(json.dumps(recipe.as_dict(), indent=1))
         return

@@ -16,7 +16,8 @@ import time
 import torch
 from accelerate.utils import tqdm
 
-from rd3_utils import launch, options as shared
+from rd3_utils import launch
+from rd3_utils import options as shared
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import views as view_sets
 from rd3_utils.errors import UserError
@@ -36,7 +37,7 @@ def parse():
     what.add_argument("--student", metavar="NAME[,NAME]", help="networks to train (default: the benchmark's)")
     what.add_argument("--arms", metavar="ARM[,ARM]", help="images-labels, such as distilled-soft,random-soft,full-hard; "
                       "groups: lrs, ars, all (default: distilled, with the protocol's own labels)")  # fmt: skip
-    what.add_argument("--seeds", metavar="K[,K]", type=shared.numbers, default=[0], help="student seeds (default: 0)")
+    what.add_argument("--seeds", metavar="K[,K]", type=shared.numbers, default="0", help="student seeds (default: 0)")
     what.add_argument("--draws", type=shared.positive, default=3, help="draws of random images (default: %(default)s)")
     where = parser.add_argument_group("where it runs")
     where.add_argument("--data-dir", metavar="DIR", help="read the benchmark's real data from here")
@@ -47,7 +48,7 @@ def parse():
                        "and the score stays the last epoch's")  # fmt: skip
     where.add_argument("--log-with", choices=("tensorboard", "trackio", "wandb"), help="also log every epoch there")
     shared.add_labels(where)
-    return parser.parse_args()
+    return shared.parse(parser)
 
 
 def main(options):
@@ -63,15 +64,14 @@ def main(options):
         return
     test = image_sets.test_split(benchmark, options.data_dir, options.workers)
     labels = arms.find_labels(cells, options, benchmark, test, accelerator)
+    precision = launch.precision(accelerator)
+    kept = {cell: arms.kept_run(cell, labels[cell.labels_key], options.out, precision) for cell in cells}
     accelerator.wait_for_everyone()
 
     finished = []
     for cell in tqdm(cells, desc="students", unit="run", disable=len(cells) < 2):
-        where = cell.path(options.out, launch.precision(accelerator))
-        run = runs.read(where)
-        if run is None:
-            run = train(cell, labels[cell.labels_key], benchmark, test, where, options, accelerator)
-        finished.append(run)
+        where = cell.path(options.out, precision)
+        finished.append(kept[cell] or train(cell, labels[cell.labels_key], benchmark, test, where, options, accelerator))
     if accelerator.is_main_process:
         card.publish(finished, cells, labels, benchmark, protocol, options)
 
@@ -138,6 +138,7 @@ def train(cell, labels, benchmark, test, where, options, accelerator):
     run = {
         **cell.describe(labels),
         **result,
+        "test": test.describe(),
         "monitored_test": options.monitor_test,
         "history": history,
         "seconds": time.time() - started,

@@ -20,7 +20,7 @@ def parse():
     make.add_argument("--ipc", type=positive, required=True, help="images per class")
     make.add_argument("--out", metavar="DIR", required=True, help="new folder; its name is the set's")
     make.add_argument("--seed", type=int, default=0)
-    make.add_argument("--iterations", type=positive, default=300)
+    make.add_argument("--iterations", type=positive, default=1000)
     make.add_argument("--student", help="network that embeds the images (default: the benchmark's)")
     make.add_argument("--data-dir", metavar="DIR", help="read the benchmark's real data from here")
     return parser.parse_args()

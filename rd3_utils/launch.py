@@ -11,6 +11,7 @@ from pathlib import Path
 # cuBLAS reads this when CUDA starts; without it matrix products on a GPU may differ from run to run
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+import datasets
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import gather_object
@@ -102,6 +103,7 @@ def raise_on_all(accelerator, function):
 
 def run(main, options):
     """`main(options)`; a UserError ends the process with one line on stderr (main process only) and exit code 2."""
+    datasets.disable_progress_bars()
     try:
         main(options)
     except UserError as error:

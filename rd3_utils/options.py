@@ -27,6 +27,13 @@ def add_labels(group):
     group.add_argument("--shard-mb", type=positive, default=256, help="size of a label shard in MB (default: %(default)s)")
 
 
+def parse(parser):
+    """The parsed options; `options.defaults` holds what each is when it is not given, for the command on a card."""
+    options = parser.parse_args()
+    options.defaults = {action.dest: action.default for action in parser._actions}
+    return options
+
+
 def positive(text):
     """A whole number of at least 1."""
     value = int(text)

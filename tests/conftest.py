@@ -88,7 +88,9 @@ def launched(tmp_path):
         command += ["--num_processes", str(processes)] if processes else []
         command += [str(PROJECT / name), *map(str, arguments)]
         variables = {**os.environ, "PYTHONPATH": str(PROJECT), **dict(environment)}
-        started = subprocess.Popen(command, cwd=tmp_path, env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        started = subprocess.Popen(
+            command, cwd=tmp_path, env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
         if not wait:
             return started
         out, err = started.communicate(timeout=400)

@@ -114,7 +114,11 @@ def test_a_wrong_override_is_named(text, wanted):
 
 @pytest.mark.parametrize(
     "overrides, wanted",
-    [(["loss.name=ce"], "ignores them"), (["labels.kind=hard"], "reads teacher logits"), (["views.patch_shuffle=3"], "divide")],
+    [
+        (["loss.name=ce"], "ignores them"),
+        (["labels.kind=hard"], "reads teacher logits"),
+        (["views.patch_shuffle=3"], "divide"),
+    ],
 )
 def test_knobs_that_contradict_one_another_are_refused(digits, overrides, wanted):
     with pytest.raises(UserError, match=wanted):

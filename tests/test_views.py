@@ -111,7 +111,10 @@ def test_the_short_way_for_whole_images_gives_the_bits_of_the_long_one(made):
 
 def test_pad_and_crop_is_a_black_border_and_a_window(made):
     n, size, border = 40, 16, 4
-    images, v = noise(n, size), views.draw(made(n, size, "views.crop=pad", "views.padding=0.25", "views.mix=none"), 0, 0)
+    images, v = (
+        noise(n, size),
+        views.draw(made(n, size, "views.crop=pad", "views.padding=0.25", "views.mix=none"), 0, 0),
+    )
     padded = torch.nn.functional.pad(images, (border,) * 4).float()
     assert int(v.box[:, :2].min()) == -border and int(v.box[:, :2].max()) == border
     for i, x in enumerate(views.cropped(images, v, torch.arange(n), "cpu")):

@@ -5,6 +5,7 @@ exactly, and fingerprinted. Everything that a file may get wrong is checked here
 """
 
 import dataclasses
+import glob
 import hashlib
 import io
 import json
@@ -171,7 +172,7 @@ def local_table(path, split):
         raise UserError(f"no folder or file '{path}'; give the folder that holds parquet files or one folder per class.")
     if files:
         try:
-            return datasets.Dataset.from_parquet([str(file) for file in files], keep_in_memory=False)
+            return datasets.Dataset.from_parquet([glob.escape(str(file)) for file in files], keep_in_memory=False)
         except Exception as error:  # pyarrow and datasets raise many kinds for a file that is not parquet
             raise UserError(f"{files[0]} cannot be read as parquet: {hub.one_line(error)}") from error
     return image_folder(path / split if (path / split).is_dir() else path, split)

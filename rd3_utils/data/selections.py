@@ -33,8 +33,10 @@ def check_options(name, options, source):
     known = {"random": {"ipc": None, "seed": 0}, "full": {}}[name]
     for key in options:
         if key not in known:
-            raise unknown(f"option of selection '{source}'", key, known) if known else UserError(
-                f"selection '{source}': {name} takes no options."
+            raise (
+                unknown(f"option of selection '{source}'", key, known)
+                if known
+                else UserError(f"selection '{source}': {name} takes no options.")
             )
     missing = [key for key, value in {**known, **options}.items() if value is None]
     if missing:

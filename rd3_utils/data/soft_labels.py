@@ -78,9 +78,7 @@ class Plan:
         """[(file name, first epoch, one past the last)]."""
         k = self.epochs_per_shard
         count = math.ceil(self.epochs / k)
-        return [
-            (f"labels-{i:05d}-of-{count:05d}.safetensors", i * k, min((i + 1) * k, self.epochs)) for i in range(count)
-        ]
+        return [(f"labels-{i:05d}-of-{count:05d}.safetensors", i * k, min((i + 1) * k, self.epochs)) for i in range(count)]
 
     @property
     def header(self):

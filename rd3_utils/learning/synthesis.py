@@ -49,7 +49,7 @@ def dm(train, benchmark, ipc, seed, iterations, student, device):
 METHODS = {"dm": dm}
 
 
-def synthesize(method, benchmark, ipc, out, seed=0, iterations=300, student=None, data_dir=None):
+def synthesize(method, benchmark, ipc, out, seed=0, iterations=1000, student=None, data_dir=None):
     """Make a distilled set with `method` and save it in folder `out`; the ImageSet. UserError if `out` holds something.
 
     `out` gets the images as parquet (8-bit PNG, class names kept) and distilled.json: method, source, settings, seconds,

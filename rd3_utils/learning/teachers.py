@@ -143,9 +143,7 @@ class Ensemble(nn.Module):
         super().__init__()
         self.networks = nn.ModuleList(teacher.network for teacher in teachers)
         own = (tuple(benchmark.image.mean), tuple(benchmark.image.std))
-        self.rescale = [
-            None if (t.mean, t.std) == own else rescaling(own, (t.mean, t.std)) for t in teachers
-        ]
+        self.rescale = [None if (t.mean, t.std) == own else rescaling(own, (t.mean, t.std)) for t in teachers]
         self.eval()
 
     def forward(self, x):

@@ -79,9 +79,7 @@ def load(name):
     for part, cls in parts.items():
         if part in table:
             table[part] = build(cls, table[part], f"{where} [{part}]")
-    table["full_data"] = tuple(
-        build(Citation, row, f"{where} [[full_data]]") for row in table.get("full_data", [])
-    )
+    table["full_data"] = tuple(build(Citation, row, f"{where} [[full_data]]") for row in table.get("full_data", []))
     benchmark = build(Benchmark, table, where)
     if len(set(benchmark.classes)) != len(benchmark.classes):
         raise UserError(f"{where}: class names repeat; give every class its own name.")

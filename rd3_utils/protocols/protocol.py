@@ -199,9 +199,7 @@ class Protocol:
         The batch and the mixing group are capped at the number of images. UserError when the protocol has no such arm.
         """
         if labels not in self.arms:
-            raise UserError(
-                f"protocol {self.name} has no arm with {labels} labels; it has {', '.join(sorted(self.arms))}."
-            )
+            raise UserError(f"protocol {self.name} has no arm with {labels} labels; it has {', '.join(sorted(self.arms))}.")
         case = {"benchmark": benchmark.name, "student": student, "ipc": ipc, "image_size": benchmark.image.size}
         changes = {}
         for rule in self.rules:

@@ -1,2 +1,298 @@
+"""The card: README.md, report.json and plots/ beside the results of one image set under one protocol.
+
+A card speaks of every Run under --out that belongs to it, whichever command trained it, and of nothing else: no day, no
+machine that only writes it. The terminal says the same in short. Accuracies are fractions in report.json and the front
+matter, percent in the text.
+"""
+
+import json
+import re
+import statistics
+from urllib.parse import quote
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from rd3_utils.protocols import protocol as protocols
+from rd3_utils.publishing import plots, terminal
+from rd3_utils.publishing.markdown import escape, fenced, listed, show, table
+from rd3_utils.scoring import report as reports
+from rd3_utils.scoring import runs as run_files
+from rd3_utils.scoring.arms import TEACHER_PROTOCOL
+
+IMAGES = {"distilled": "distilled images", "random": "random real images", "full": "real training images"}
+LABELS = {
+    "soft": "the soft labels of a teacher",
+    "hard": "their classes as labels",
+    "plain": "one teacher label per image and no augmentation",
+}
+
+
 def publish(finished, cells, labels, benchmark, protocol, options):
-    for r in finished: print(r['arm'], r['images']['name'], r['seed'], r['top1'], round(r['seconds'],1))
+    """Write the card of this command's images, print its scores, return its folder; for the main process only.
+
+    `finished` are the Runs of `cells`, `labels` {labels_key: reader}. The images are those of the first distilled arm,
+    else of the first arm.
+    """
+    cell = next((cell for cell in cells if cell.arm.startswith("distilled-")), cells[0])
+    folder = cell.path(options.out, finished[0]["environment"]["precision"]).parents[2]
+    runs, others = gather(finished, cell, options.out)
+    report = reports.report(runs, others)
+    pictures = draw(runs, report, cell, cells, labels, folder)
+    text = card(runs, report, cell, benchmark, pictures, options, folder)
+    plots.write(folder / "report.json", f"{json.dumps(report, indent=1, allow_nan=False)}\n".encode())
+    plots.write(folder / "README.md", text.encode())
+    terminal.say(report, cell, folder, pictures, terminal.tips(report, benchmark, protocol.labels.kind))
+    return folder
+
+
+def gather(finished, cell, root):
+    """(Runs the card of `cell` speaks of, all Runs of its benchmark and precision), each once and in order.
+
+    To the card belong the arms of `cell`'s protocol on the same images or random ones of the same IPC, and full-hard of
+    the students that have such arms.
+    """
+    finished = json.loads(json.dumps(finished))  # as files give them back
+    found = [*finished, *run_files.related(root, finished[0])]
+    once = sorted({identity(run): run for run in reversed(found)}.values(), key=identity)
+    own, random = cell.protocol, f"random:ipc={cell.images.nominal_ipc},"
+    full = own if own.name == TEACHER_PROTOCOL else protocols.load(TEACHER_PROTOCOL)
+
+    def belongs(run):
+        if run["arm"] == "full-hard":
+            return run["protocol"]["digest"] == full.digest
+        same = run["images"]["fingerprint"] == cell.images.fingerprint
+        drawn = run["arm"].startswith("random-") and run["images"]["source"].startswith(random)
+        return run["protocol"]["digest"] == own.digest and (same or drawn)
+
+    mine = [run for run in once if belongs(run)]
+    students = {run["student"] for run in mine if run["arm"] != "full-hard"} or {run["student"] for run in mine}
+    return [run for run in mine if run["student"] in students], once
+
+
+def identity(run):
+    """What makes a Run another one, in the order of tables; images count by their pixels, under whatever name."""
+    arm, draw = reports.order_of(run["arm"]), run_files.draw_of(run) or 0
+    return run["student"], arm, draw, run["seed"], run["images"]["fingerprint"], run["protocol"]["digest"]
+
+
+def draw(runs, report, cell, cells, labels, folder):
+    """Draw all pictures; {title: [(file below `folder`, caption)]} with those of earlier commands that still belong."""
+    pictures = {"Scores": [("plots/scores.png", "top-1 of every arm")], "Learning curves": []}
+    plots.scores(report, runs, folder / "plots/scores.png")
+    for student in report["arms"]:
+        name = f"plots/learning_curves_{student}.png"
+        plots.learning_curves([run for run in runs if run["student"] == student], folder / name)
+        pictures["Learning curves"].append((name, f"training loss and learning rate of {student}"))
+    pictures["Images and labels"] = [("plots/images.png", f"images of {cell.images.name}")]
+    plots.image_grid(cell.images, folder / "plots/images.png")
+    for arm in dict.fromkeys(r["arm"] for r in runs if r["images"]["fingerprint"] == cell.images.fingerprint):
+        name = f"plots/views_{arm}.png"
+        mine = next((c for c in cells if c.arm == arm and c.images.fingerprint == cell.images.fingerprint), None)
+        if mine:
+            views, logits = labels[mine.labels_key].epoch(0)
+            plots.view_grid(mine.images, views, logits, mine.recipe, folder / name)
+        if (folder / name).is_file():
+            pictures["Images and labels"].append((name, f"views and labels of {arm}"))
+    return pictures
+
+
+def card(runs, report, cell, benchmark, pictures, options, folder):
+    """The text of README.md: front matter and body."""
+    main = f"distilled-{cell.protocol.labels.kind}"
+    head = next((run for run in runs if run["arm"] == main), runs[0])  # its arm stands in the title
+    top1 = reports.percent(report["arms"][head["student"]][head["arm"]]["mean"])
+    title = f"{cell.images.name} under {reports.protocol_of(head)}: {top1} % top-1 ({head['student']})"
+    embedded = {
+        key: "\n\n".join(f"![{escape(caption)}]({quote(name)})" for name, caption in found) for key, found in pictures.items()
+    }
+    parts = [
+        f"---\n{front_matter(report, head, cell, benchmark).to_yaml()}\n---",
+        f"# {escape(title)}",
+        *(escape(result(arms, student, head, benchmark)) for student, arms in report["arms"].items()),
+        *(f"> **{escape(text)}**" for text in banners(runs, cell.protocol)),
+        *score_section(report),
+        embedded["Scores"],
+        *comparison_section(report),
+        *("## Images and labels", embedded["Images and labels"], "## Learning curves", embedded["Learning curves"]),
+        *protocol_section(runs, head, cell.protocol, benchmark),
+        *provenance_section(runs),
+        "## Reproduce",
+        fenced("\n".join(terminal.commands(runs, options, benchmark)), "bash"),
+        *weights_section(runs, head, folder, options.out),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def front_matter(report, head, cell, benchmark):
+    """The ModelCardData: the headline arm's mean top-1 as a fraction. It names no base model and no licence."""
+    data, images, several, arm = benchmark.data, cell.images, len(report["arms"]) > 1, head["arm"]
+    results = [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=data.repo if "/" in data.repo else benchmark.name,
+            dataset_name=benchmark.title,
+            dataset_config=data.config,
+            dataset_split=data.test,
+            metric_type="accuracy",
+            metric_name=f"top-1, mean over {arms[arm]['n']} students{f' ({student})' if several else ''}",
+            metric_value=arms[arm]["mean"],
+        )
+        for student, arms in report["arms"].items()
+        if arm in arms
+    ]
+    custom = "custom-" if cell.protocol.overrides else ""
+    tags = ["rd3", "dataset-distillation", f"benchmark-{benchmark.name}", f"ipc-{images.nominal_ipc}"]
+    from_hub = images.commit and "/" in images.source  # a selection of the benchmark's images has no "/"
+    return ModelCardData(
+        library_name="timm",
+        pipeline_tag="image-classification",
+        tags=[*tags, f"protocol-{custom}{cell.protocol.name}"],
+        datasets=[re.split("[@:]", images.source)[0]] if from_hub else None,
+        model_name=f"{images.name} under {reports.protocol_of(head)}",
+        eval_results=results,
+    )
+
+
+def result(arms, student, head, benchmark):
+    """One sentence for a reader who knows nothing of arms."""
+    arm, images = head["arm"], head["images"]
+    if arm not in arms:
+        return f"{student}: no run of {arm} yet."
+    side, labels = arm.split("-")
+    s, other = arms[arm], arms.get(arm.replace("distilled", "random"))
+    spread = f"mean of {s['n']}, standard deviation {reports.percent(s['std'])}" if s["n"] > 1 else "one student"
+    text = (
+        f"{images['name']}: a {student} trained from scratch on nothing but {images['images']} {IMAGES[side]}, with "
+        f"{LABELS[labels]}, gets {reports.percent(s['mean'])} % of the {head['images_scored']} test images of "
+        f"{benchmark.title} right ({spread})."
+    )
+    if side == "distilled" and other:
+        text += f" As many random real images, same recipe: {reports.percent(other['mean'])} %."
+    return text
+
+
+def banners(runs, protocol):
+    """What a reader must know before reading a number."""
+    found = []
+    if protocol.overrides:
+        found.append(f"The protocol is {protocol.label}: do not compare with results under {protocol.name}.")
+    if any(run["monitored_test"] for run in runs):
+        found.append("The test split was watched during training; scores are still the last epoch's.")
+    precision = runs[0]["environment"]["precision"]
+    if precision != "fp32":
+        found.append(f"Students were trained in {precision}: do not compare with fp32 results.")
+    if len({json.dumps([t["sha256"] for t in run["teachers"]]) for run in runs if run["teachers"]}) > 1:
+        found.append("The soft labels of these runs come from different teachers; see the table of runs.")
+    if len({run["views_seed"] for run in runs}) > 1:
+        found.append("The views of these runs were drawn from different seeds.")
+    return found
+
+
+def score_section(report):
+    """The table of every student and the scores it allows, each with its meaning."""
+    parts = ["## Scores"]
+    for student, arms in report["arms"].items():
+        parts += [f"**{escape(student)}**", table([row[1:] for row in reports.table({"arms": {student: arms}})])]
+        named = reports.named_scores(report["scores"][student])
+        parts += ["\n".join(f"- **{name} = {value}**: {meaning}." for name, value, meaning in named)] if named else []
+    parts.append(
+        "Top-1 of the last epoch on the whole test split; std is the sample standard deviation over all n students of "
+        "an arm. Random images are drawn several times: std over seeds is within a draw, std over draws between the "
+        "draws' means."
+    )
+    return parts
+
+
+def comparison_section(report):
+    """Recipe or data: the table images x protocols, in percent."""
+    parts = []
+    for student, found in report["comparison"].items():
+        if not found:
+            continue
+        (a, b), cells = found["protocols"], found["cells"]
+        rows = [[student, a, b, f"points from {a} to {b}"]]
+        for side, of in cells.items():
+            percents = reports.percent(of[a]), reports.percent(of[b])
+            rows.append([f"{side} images", *percents, reports.points(of[b] - of[a])])
+        gains = [reports.points(cells["distilled"][p] - cells["random"][p]) for p in (a, b)]
+        parts += [escape(reports.sentence(found)), table([*rows, ["points from random to distilled", *gains, ""]])]
+    return ["## Recipe or data?", *parts] if parts else []
+
+
+def protocol_section(runs, head, protocol, benchmark):
+    """Every knob of the headline arm's recipe with its source, and what other arms change."""
+    recipe = flat(head["recipe"])
+    labels = head["arm"].split("-")[1]
+    rows = [[key, value, source_of(key, labels, protocol, benchmark)] for key, value in recipe.items()]
+    changed = []
+    for run in {(run["student"], run["arm"]): run for run in reversed(runs)}.values():
+        changes = [f"{key} = {show(value)}" for key, value in flat(run["recipe"]).items() if value != recipe[key]]
+        if run["protocol"]["digest"] != head["protocol"]["digest"]:
+            changes = [f"all of {run['protocol']['name']}, digest {run['protocol']['digest']}"]
+        if changes:
+            text = f"{run['student']}, {run['arm']} has instead: {', '.join(changes)}"
+            changed.append(f"- {escape(text)}")
+    intro = f"{protocol.label}, digest {protocol.digest}: {protocol.title}. For {head['student']}, {head['arm']}:"
+    parts = ["## Protocol", escape(intro), table([["knob", "value", "source"], *rows])]
+    return parts + (["\n".join(sorted(changed))] if changed else [])
+
+
+def flat(recipe):
+    """{"section.field": value} of a Run's recipe."""
+    return {f"{section}.{key}": value for section in protocols.SECTIONS for key, value in recipe[section].items()}
+
+
+def source_of(key, labels, protocol, benchmark):
+    """Where a resolved value comes from: the strongest that spoke, then the protocol's own words."""
+    stated = protocol.sources[key]
+    if key == "views.flip" and not benchmark.image.mirror:
+        return f"{benchmark.name} forbids mirror images; else {stated}"
+    if key in protocol.arms[labels]:
+        return f"what the protocol states for {labels} labels"
+    return f"changed with --set; else {stated}" if key in dict(protocol.overrides) else stated
+
+
+def provenance_section(runs):
+    """Which runs, images, labels, teachers and machines."""
+    arms = [["student", "arm", "images", "labels", "seeds", "optimizer steps", "seconds per student"]]
+    images = [["images", "source", "commit", "fingerprint", "number", "per class"]]
+    labels = [["images", "labels", "epochs", "bytes", "stored as", "views per teacher pass", "made on"]]
+    teachers = [["teacher", "architecture", "commit", "SHA-256 of the weights", "top-1 %"]]
+    machines = [["environment", ""]]
+    for key, mine in run_files.grouped(runs, lambda run: (run["student"], run["arm"], run["images"]["name"])).items():
+        steps, seconds = (run["recipe"]["steps"] for run in mine), statistics.fmean(run["seconds"] for run in mine)
+        seeds = (run["seed"] for run in mine)
+        arms.append([*key, listed(map(store_of, mine)), listed(seeds), listed(steps), f"{seconds:.1f}"])
+    for run in runs:
+        of, label = run["images"], run["labels"]
+        images.append([of[key] for key in ("name", "source", "commit", "fingerprint", "images", "ipc")])
+        if label["kind"] == "soft":
+            keys = ("epochs", "bytes", "label_dtype", "forward_batch", "device")
+            labels.append([of["name"], store_of(run), *(label[key] for key in keys)])
+        for t in run["teachers"]:
+            teachers.append([t["source"], t["architecture"], t["commit"], t["sha256"], reports.percent(t["top1"])])
+    machines.append(["test images scored", listed(run["images_scored"] for run in runs)])
+    machines.append(["seed of the views", listed(run["views_seed"] for run in runs)])
+    for key in ("processes", "precision", "devices", "threads", "git"):
+        machines.append([key, listed(run["environment"][key] for run in runs)])
+    versions = [run["environment"]["versions"] for run in runs]
+    machines += [[name, listed(version.get(name) for version in versions)] for name in versions[0]]
+    return ["## Provenance", *(table(rows) for rows in (arms, images, labels, teachers, machines) if len(rows) > 1)]
+
+
+def store_of(run):
+    """How the folder of a Run's label store is called, or "classes" for hard labels."""
+    of = run["labels"]
+    return "classes" if of["kind"] == "hard" else f"{of['teachers_id'][:8]}-{of['views_digest']}-s{of['views_seed']}"
+
+
+def weights_section(runs, head, folder, root):
+    """How to load the network that was kept, if one was: of the headline arm where possible."""
+    head_first = sorted(runs, key=lambda run: run["arm"] != head["arm"])
+    networks = [run_files.path_of(root, run).with_suffix("") for run in head_first]
+    kept = [path for path in networks if path.is_relative_to(folder) and (path / "config.json").is_file()]
+    if not kept:
+        return []
+    name = json.dumps(f"local-dir:{kept[0].relative_to(folder).as_posix()}")
+    text = "The weights of the first seed after its last epoch, whatever its score, read from this card's folder:"
+    return [text, fenced(f"import rd3_utils, timm\n\nstudent = timm.create_model({name}, pretrained=True)", "python")]

@@ -32,7 +32,7 @@ GROUPS = {  # by the labels of the protocol itself
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
     """One student to train: arm, images, protocol, recipe, student, seed."""
 
@@ -181,9 +181,27 @@ def stored(cell, options, benchmark, test, root, accelerator):
     if half_written:
         soft_labels.read_index(half_written[0])  # says what is missing
     raise UserError(
-        f"no soft labels for {images.identity} under {root}; add --teacher default, or make them with: "
-        f"{command(cell, options)}"
+        f"no soft labels for {images.identity} under {root}; add --teacher default, or make them with: {command(cell, options)}"
     )
+
+
+def kept_run(cell, labels, root, precision):
+    """The Run of `cell` that is there already, or None; UserError if it learned from other labels than these.
+
+    A path names images, protocol, arm and seed. Views seed and teachers are not in it, so they are compared here.
+    """
+    where = cell.path(root, precision)
+    run = runs.read(where)
+    if run is not None:
+        mine = labels.describe()
+        different = [key for key in ("views_seed", "teachers_id", "label_dtype") if run["labels"].get(key) != mine.get(key)]
+        if different:
+            key = different[0]
+            raise UserError(
+                f"{where} is there already, with labels of {key} {str(run['labels'].get(key))[:12]}; this command has "
+                f"{str(mine.get(key))[:12]}; give another --out to keep both."
+            )
+    return run
 
 
 def command(cell, options):

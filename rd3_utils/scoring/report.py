@@ -61,17 +61,20 @@ def comparison(runs, others):
 
     {"protocols": [a, b], "cells": {"distilled": {a: mean, b: mean}, "random": {...}}, "recipe", "data"}: `recipe` is the
     mean gain from a to b over both image sets, `data` the mean gain from random to distilled images over both protocols.
-    b is the protocol of `runs`; a the other protocol with the most runs on the same images.
+    b is the protocol of `runs` (full-hard aside, which always follows teacher-v1); a the other protocol with the most
+    runs on the same images, a released one if there is one.
     """
-    mine = protocol_of(runs[0])
-    images = {run["images"]["fingerprint"] for run in runs}
+    mine = protocol_of(next((run for run in runs if run["arm"] != "full-hard"), runs[0]))
+    images = {(run["arm"].partition("-")[0], run["images"]["fingerprint"]) for run in runs}
     cells = {}
-    for run in [*runs, *(o for o in others if o["images"]["fingerprint"] in images and protocol_of(o) != mine)]:
+    for run in [*runs, *(other for other in others if protocol_of(other) != mine)]:
         side, _, labels = run["arm"].partition("-")
+        if (side, run["images"]["fingerprint"]) not in images:
+            continue
         if side in ("distilled", "random") and labels == run["protocol"]["main_labels"]:
             cells.setdefault(protocol_of(run), {}).setdefault(side, []).append(run["top1"])
     full = {p: c for p, c in cells.items() if set(c) == {"distilled", "random"}}
-    rest = sorted((p for p in full if p != mine), key=lambda p: (-sum(len(v) for v in full[p].values()), p))
+    rest = sorted((p for p in full if p != mine), key=lambda p: ("custom" in p, -sum(len(v) for v in full[p].values()), p))
     if mine not in full or not rest:
         return None
     a, b = rest[0], mine
@@ -97,6 +100,25 @@ def sentence(comparison):
         f"The recipe adds {points(comparison['recipe'])} points ({b} instead of {a}, mean over both image sets), "
         f"the data {points(comparison['data'])} (distilled instead of random images, mean over both recipes)."
     )
+
+
+SCORES = {  # key -> name, factor and unit for people, meaning
+    "hlr": ("HLR", 100, " points", "hard label recovery: top-1 of full-hard (all real images, always under teacher-v1) "
+            "less that of distilled-hard; smaller is better"),
+    "ior": ("IOR", 100, " points", "improvement over random: top-1 of the distilled images less that of as many random "
+            "real images with the same recipe and labels; larger is better"),
+    "lrs": ("LRS", 1, "", "label robust score in [0, 1], from HLR and IOR as in DD-Ranking (arXiv 2505.13300), computed "
+            "on fractions: 0.269 where neither gains nor loses; larger is better"),
+    "ars": ("ARS", 1, "", "augmentation robust score in [0, 1], from the gains over random images with and without "
+            "augmentation as in DD-Ranking (arXiv 2505.13300), computed on fractions: 0.269 without a gain; larger is "
+            "better"),
+}  # fmt: skip
+
+
+def named_scores(scores):
+    """[(name, value with its unit, meaning)] of one student's scores, for people."""
+    found = [(*SCORES[key], scores[key]) for key in SCORES if key in scores]
+    return [(name, f"{factor * x:.{2 if unit else 3}f}{unit}", meaning) for name, factor, unit, meaning, x in found]
 
 
 def points(fraction):

@@ -1,6 +1,6 @@
 """Run: one arm, one seed, one student; one JSON file that is written once and kept. Report: statistics over Runs.
 
-    results/<benchmark>/<protocol>-<digest>/<images>@<fingerprint8>/<student>/<arm>/seed<K>.json
+results/<benchmark>/<protocol>-<digest>/<images>@<fingerprint8>/<student>/<arm>/seed<K>.json
 """
 
 import json
@@ -19,6 +19,14 @@ def path(root, benchmark, protocol, digest, identity, student, arm, seed, precis
     return Path(root) / benchmark / f"{protocol}-{digest}" / identity / student / arm / f"seed{seed}.json"
 
 
+def path_of(root, run):
+    """Where `run` itself lies under `root`."""
+    protocol, images = run["protocol"], run["images"]
+    identity = f"{images['name']}@{images['fingerprint'][:8]}"
+    names = run["benchmark"], protocol["name"], protocol["digest"], identity, run["student"], run["arm"]
+    return path(root, *names, run["seed"], run["environment"]["precision"])
+
+
 def write(where, run):
     """Write `run` (plain data) to `where`: temporary name, renamed; an existing file is kept."""
     if where.exists():
@@ -35,11 +43,11 @@ def read(where):
 
 
 def related(root, run):
-    """All Runs under `root` for the benchmark and student of `run`, in its precision: any protocol, images, arm and seed."""
+    """All Runs under `root` for the benchmark of `run`, in its precision: any protocol, images, student, arm and seed."""
     found = []
     for file in sorted((Path(root) / run["benchmark"]).glob("*/*/*/*/seed*.json")):
         other = read(file)
-        same = all(other.get(key) == run[key] for key in ("benchmark", "student", "schema"))
+        same = all(other.get(key) == run[key] for key in ("benchmark", "schema"))
         if same and other["environment"]["precision"] == run["environment"]["precision"]:
             found.append(other)
     return found
@@ -77,3 +85,11 @@ def summary(runs):
 def spread(values):
     """Sample standard deviation, or None of fewer than two values."""
     return statistics.stdev(values) if len(values) > 1 else None
+
+
+def grouped(runs, key):
+    """{key(run): [runs]} in order of appearance."""
+    groups = {}
+    for run in runs:
+        groups.setdefault(key(run), []).append(run)
+    return groups

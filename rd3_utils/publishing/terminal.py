@@ -1,0 +1,76 @@
+"""What the terminal says after a command: scores, where the card lies, what to try next, and commands that repeat it."""
+
+import shlex
+
+from rd3_utils.publishing.markdown import listed
+from rd3_utils.scoring import report as reports
+from rd3_utils.scoring import runs as run_files
+
+
+def say(report, cell, folder, pictures, tips):
+    """Print scores, where the card lies, and what to try next."""
+    rows = reports.table(report)
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    print(f"\n{cell.images.name} under {cell.protocol.label}")
+    for row in rows:
+        print("  " + "  ".join(v.ljust(w) if i < 2 else v.rjust(w) for i, (v, w) in enumerate(zip(row, widths))))
+    for student, scores in report["scores"].items():
+        if scores:
+            print(f"{student}: {', '.join(f'{name} {value}' for name, value, _ in reports.named_scores(scores))}")
+    for found in filter(None, report["comparison"].values()):
+        print(reports.sentence(found))
+    print(f"card   {folder / 'README.md'}\nplots  {folder / 'plots'} ({sum(map(len, pictures.values()))} pictures)")
+    print("try next, added to the same command (runs that are there are kept):")
+    for what, options in tips[:3]:
+        print(f"  {what:32}  {options}")
+
+
+def tips(report, benchmark, labels):
+    """[(what one would learn, options)] that make sense after these runs, the most useful first."""
+    arms, found = {arm for of in report["arms"].values() for arm in of}, []
+    if f"random-{labels}" not in arms:
+        found.append(("random real images instead", f"--arms distilled-{labels},random-{labels}"))
+    if any(len(summary["seeds"]) < 3 for of in report["arms"].values() for summary in of.values()):
+        found.append(("the spread over seeds", "--seeds 0,1,2"))
+    if f"random-{labels}" in arms and not any(report["comparison"].values()):
+        other = {"soft": "hard-label-v1 --arms distilled-hard,random-hard",
+                 "hard": "rd3-v1 --teacher default --arms distilled-soft,random-soft"}  # fmt: skip
+        found.append(("is it the recipe or the data?", f"--protocol {other[labels]}"))
+    if "full-hard" not in arms:
+        found.append(("HLR, IOR and LRS", "--arms lrs"))
+    if labels == "soft" and "distilled-plain" not in arms:
+        found.append(("does augmentation carry it?", "--arms ars"))
+    students = ("convnet3_bn", "resnet18") if benchmark.image.size <= 64 else ("resnet18", "mobilenetv2_100")
+    student = next((name for name in students if name not in report["arms"]), students[1])
+    found.append(("another student", f"--student {student}"))
+    return [*found, ("your own images", "--distilled FOLDER or OWNER/REPO")]
+
+
+def commands(runs, options, benchmark):
+    """The command lines that make these `runs`: one for all arms of a student with the same seeds."""
+    same_seeds = {}
+    for (student, _), mine in run_files.grouped(runs, lambda run: (run["student"], run["arm"])).items():
+        same_seeds.setdefault((student, listed(sorted({run["seed"] for run in mine}), ",")), []).extend(mine)
+    lines = []
+    for (student, seeds), mine in same_seeds.items():
+        draws = [run_files.draw_of(run) for run in mine if run["arm"].startswith("random-")]
+        teachers = next((run["teachers"] for run in mine if run["teachers"]), [])
+        known = {
+            "arms": listed((run["arm"] for run in mine), ","),
+            "seeds": seeds,
+            "draws": max(draws) + 1 if draws else options.defaults["draws"],
+            "student": None if student == benchmark.defaults.student else student,
+            "teacher": ["default" if t["source"] == benchmark.defaults.teacher else t["source"] for t in teachers],
+            "views_seed": mine[0]["views_seed"],
+            "monitor_test": any(run["monitored_test"] for run in mine),
+        }
+        precision = mine[0]["environment"]["precision"]
+        launch = ["accelerate", "launch"] + (["--mixed_precision", precision] if precision != "fp32" else [])
+        words = [*launch, "train_student.py"]
+        for name, default in options.defaults.items():
+            value, flag = known.get(name, getattr(options, name, default)), "--" + name.replace("_", "-")
+            if value and value != default:
+                values = value if isinstance(value, list) else [value]
+                words += [flag] if value is True else [word for one in values for word in (flag, str(one))]
+        lines.append(shlex.join(words))
+    return lines

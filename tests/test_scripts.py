@@ -1,0 +1,229 @@
+"""The two scripts from the command line: what they write, what they keep, and one clear line for every wrong input."""
+
+import json
+
+import pytest
+import timm
+import torch
+from conftest import PROJECT
+
+from rd3_utils import launch
+from rd3_utils.data import images as image_sets
+from rd3_utils.data import selections
+from rd3_utils.learning import evaluation, students, synthesis
+
+SHORT = "--set", "training.epochs=3"
+
+
+def runs(tmp_path, pattern="results/**/seed*.json"):
+    return [json.loads(path.read_text()) for path in sorted(tmp_path.glob(pattern))]
+
+
+def test_the_main_job_without_arguments(script, tmp_path):
+    first = script("generate_soft_labels", *SHORT)
+    assert first.code == 0 and "top-1 99.00 % on digits" in first.out
+    done = script("train_student", *SHORT)
+    assert done.code == 0
+    (run,) = runs(tmp_path)
+    assert (run["schema"], run["arm"], run["student"], run["images_scored"]) == (1, "distilled-soft", "convnet3", 500)
+    assert 0 <= run["top1"] <= run["top5"] <= 1 and len(run["history"]) == 3
+    assert run["protocol"]["overrides"] == {"training.epochs": 3} and run["protocol"]["knobs"]["training"]["epochs"] == 400
+    assert run["teachers"][0]["top1"] == 0.99 and run["images"]["source"] == "digits-dm-ipc1"
+    card = next(tmp_path.glob("results/digits/rd3-v1-*/*/README.md")).read_text()
+    assert "custom, based on rd3-v1" in card
+
+
+def test_the_kept_weights_score_what_the_run_says(script, tmp_path, digits, test_set):
+    script("train_student", "--arms", "distilled-hard", "--protocol", "hard-label-v1", "--set", "training.epochs=60")
+    (run,) = runs(tmp_path)
+    (folder,) = tmp_path.glob("results/**/distilled-hard/seed0")
+    network = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    assert evaluation.accuracy(network, test_set, digits, launch.accelerator())["top1"] == run["top1"] > 0.3
+
+
+def test_the_same_command_gives_the_same_bits_and_then_keeps_them(script, tmp_path):
+    command = "train_student", "--arms", "distilled-hard", *SHORT, "--seeds", "0,1"
+    script(*command, "--out", "a")
+    script(*command, "--out", "b")
+    a, b = runs(tmp_path, "a/**/seed*.json"), runs(tmp_path, "b/**/seed*.json")
+    assert [r["history"] for r in a] == [r["history"] for r in b] and a[0]["history"] != a[1]["history"]
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("a/**/seed*.json")}
+    script(*command, "--out", "a")
+    assert before == {p: p.stat().st_mtime_ns for p in tmp_path.glob("a/**/seed*.json")}
+    assert [p.name for p in tmp_path.glob("a/**/distilled-hard/*") if p.is_dir()] == ["seed0"]  # weights: first seed only
+
+
+def test_one_store_serves_every_batch_size(script, tmp_path):
+    """The labels of batch 50 train at 25 as well; published stores raise an error there (VILA-Lab/SRe2L utils_fkd.py:126)."""
+    what = "--distilled", "digits-dm-ipc10", *SHORT
+    script("generate_soft_labels", *what)
+    assert script("train_student", *what).code == 0
+    assert script("train_student", *what, "--set", "training.batch_size=25").code == 0
+    assert len(list(tmp_path.glob("soft_labels/**/index.json"))) == 1
+    assert {r["recipe"]["training"]["batch_size"]: r["recipe"]["steps"] for r in runs(tmp_path)} == {50: 6, 25: 12}
+
+
+def test_the_lrs_and_ars_arms_make_their_labels_and_their_scores(script, tmp_path):
+    command = "train_student", "--arms", "all", "--draws", "2", "--teacher", "default", *SHORT
+    done = script(*command)
+    assert done.code == 0, done.err
+    found = {(r["arm"], r["images"]["name"]) for r in runs(tmp_path)}
+    arms = {"distilled-soft", "distilled-hard", "distilled-plain", "full-hard"}
+    assert {arm for arm, _ in found} == arms | {"random-soft", "random-plain"} and len(found) == 8
+    full = next(r for r in runs(tmp_path) if r["arm"] == "full-hard")
+    assert full["protocol"]["name"] == "teacher-v1" and full["top1"] > 0.95
+    report = json.loads(next(tmp_path.glob("results/digits/rd3-v1-*/digits-dm*/report.json")).read_text())
+    assert {"hlr", "ior", "lrs", "ars"} <= report["scores"]["convnet3"].keys()
+    assert not list(tmp_path.glob("results/**/random-*/seed*/model.safetensors"))
+
+
+def test_a_dry_run_says_everything_and_writes_nothing(script, tmp_path):
+    done = script("train_student", "--dry-run", "--arms", "lrs", "--teacher", "default")
+    assert done.code == 0 and not list(tmp_path.iterdir())
+    for text in (
+        "digest 974086290837",
+        "400 epochs x 1 of 10 images",
+        "teacher-v1",
+        "temperature=20.0",
+        "random-ipc1-seed2",
+    ):
+        assert text in done.out
+    done = script("generate_soft_labels", "--dry-run")
+    assert done.code == 0 and "4000 views, 0.1 MB in 16 shards" in done.out and not list(tmp_path.iterdir())
+
+
+def test_monitoring_the_test_split_is_recorded_and_never_the_score(script, tmp_path):
+    script("train_student", "--arms", "distilled-hard", "--set", "training.epochs=40", "--monitor-test")
+    (run,) = runs(tmp_path)
+    watched = [entry["test_top1"] for entry in run["history"] if "test_top1" in entry]
+    assert run["monitored_test"] and len(watched) == 20
+    assert "watched" in next(tmp_path.glob("results/**/README.md")).read_text()
+    script("train_student", "--arms", "distilled-hard", "--set", "training.epochs=40", "--out", "quiet")
+    (quiet,) = runs(tmp_path, "quiet/**/seed0.json")
+    assert quiet["top1"] == run["top1"] and not quiet["monitored_test"]
+    assert [e["loss"] for e in quiet["history"]] == [e["loss"] for e in run["history"]]
+
+
+def test_list_has_a_line_for_everything_with_a_name(script):
+    done = script("rd3_utils", "list")
+    words = [line.split()[:2] for line in done.out.splitlines()]
+    for line in (
+        ["benchmark", "digits"],
+        ["protocol", "rd3-v1"],
+        ["student", "convnet3"],
+        ["loss", "kl"],
+        ["images", "random"],
+    ):
+        assert line in words
+
+
+def test_synthesize_makes_the_same_set_again_and_never_overwrites(script, tmp_path, digits):
+    for name in ("a", "b"):
+        done = script("rd3_utils", "synthesize", "dm", "--ipc", "1", "--iterations", "3", "--out", name)
+        assert done.code == 0 and "10 images" in done.out
+    a, b = (image_sets.read(str(tmp_path / name), digits) for name in ("a", "b"))
+    assert a.fingerprint == b.fingerprint and a.ipc == 1
+    done = script("rd3_utils", "synthesize", "dm", "--ipc", "1", "--iterations", "3", "--out", "a")
+    assert done.code == 2 and "nothing is overwritten" in done.err
+
+
+def test_distribution_matching_brings_the_class_means_together(digits, train):
+    """For networks it never saw, DM's images embed nearer to the class means than the real images they start from."""
+    pixels, labels = synthesis.dm(train, digits, 1, 0, 60, "convnet3", torch.device("cpu"))
+    start = selections.select("random:ipc=1,seed=0", train)
+
+    def embedded(network, images):
+        return network.forward_features((images / 255 - digits.image.mean[0]) / digits.image.std[0]).flatten(1)
+
+    def distance(images):
+        total = 0
+        for seed in range(900, 905):
+            network = students.create("convnet3", digits, seed).requires_grad_(False)
+            for k in range(10):
+                real = embedded(network, train.images[train.labels == k]).mean(0)
+                total += float((real - embedded(network, images[labels == k]).mean(0)).square().sum())
+        return total
+
+    assert distance(pixels) < 0.97 * distance(start.images)
+
+
+BAD = {
+    "benchmark": (["--benchmark", "digit"], "unknown benchmark 'digit': did you mean 'digits'?"),
+    "protocol": (["--protocol", "rd3v1"], "unknown protocol 'rd3v1': did you mean 'rd3-v1'?"),
+    "student": (["--student", "convnet9"], "unknown student 'convnet9': did you mean 'convnet"),
+    "arm": (["--arms", "distiled-soft"], "unknown arm 'distiled-soft': did you mean 'distilled-soft'?"),
+    "override": (
+        ["--set", "training.epochz=3"],
+        "unknown knob in --set 'training.epochz': did you mean 'training.epochs'?",
+    ),
+    "folder": (["--distilled", "./nowhere"], "no folder or file './nowhere'"),
+    "name": (["--distilled", "digits-dm-ipc7"], "no embedded set of that name (digits-dm-ipc1, digits-dm-ipc10)"),
+    "ipc": (["--distilled", "random:ipc=500"], "ipc=500 asks for more; use ipc <="),
+    "no labels": ([], "no soft labels for digits-dm-ipc1@"),
+    "no arm": (["--protocol", "hard-label-v1", "--arms", "distilled-soft"], "has no arm with soft labels; it has hard"),
+    "teacher": (["--teacher", "convnet3.nowhere"], "error: "),
+    "two teachers": (["--teacher", "default", "--teacher", "default"], "2 teachers given, the recipe labels with 1"),
+    "no store": (["--soft-labels", "nothing_here"], "under nothing_here; add --teacher default"),
+    "hard soft": (["--set", "loss.name=ce"], "loss 'ce', which ignores them"),
+    "real data": (["--arms", "full-hard", "--data-dir", "nowhere"], "no folder or file 'nowhere'"),
+    "tracker": (["--log-with", "trackio"], "pip install trackio"),
+    "depth": (["--student", "convnet6"], "8 px is too small"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_wrong_input_gets_one_clear_line(script, tmp_path, case):
+    arguments, wanted = BAD[case]
+    done = script("train_student", *arguments)
+    lines = [line for line in done.err.splitlines() if line.startswith("error:")]
+    assert done.code == 2 and len(lines) == 1 and wanted in lines[0], done.err
+    assert "Traceback" not in done.err and not list(tmp_path.rglob("*.json"))
+
+
+def test_the_command_that_an_error_names_is_the_one_that_helps(script):
+    done = script("train_student", *SHORT, "--distilled", "random:ipc=1,seed=3")
+    command = done.err.split("or make them with: ")[1].split()
+    assert command[:3] == ["accelerate", "launch", "generate_soft_labels.py"]
+    assert script("generate_soft_labels", *command[3:]).code == 0
+    assert script("train_student", *SHORT, "--distilled", "random:ipc=1,seed=3").code == 0
+
+
+def test_labels_of_other_images_and_half_written_ones_are_refused(script, tmp_path):
+    script("generate_soft_labels", *SHORT)
+    (store,) = [p.parent for p in tmp_path.glob("soft_labels/**/index.json")]
+    done = script("train_student", *SHORT, "--distilled", "random:ipc=1,seed=0", "--soft-labels", store)
+    assert done.code == 2 and "for images digits-dm-ipc1@" in done.err and "this run has random-ipc1-seed0@" in done.err
+    done = script("train_student", "--set", "training.epochs=9", "--soft-labels", store)
+    assert done.code == 2 and "labels 3 epochs, the recipe needs 9" in done.err
+    (store / "index.json").unlink()
+    for arguments in ([], ["--soft-labels", str(store)]):
+        done = script("train_student", *SHORT, *arguments)
+        assert done.code == 2 and "half-written: 3 shards but no index.json" in done.err
+
+
+def test_two_teachers_stores_are_not_guessed_between(script, tmp_path):
+    script("train_student", "--arms", "full-hard", *SHORT, "--protocol", "teacher-v1", "--out", "other")
+    script("generate_soft_labels", *SHORT)
+    (folder,) = tmp_path.glob("other/**/full-hard/seed0")
+    assert script("generate_soft_labels", *SHORT, "--teacher", f"local-dir:{folder}").code in (0, 2)
+    if len(list(tmp_path.glob("soft_labels/**/index.json"))) == 2:
+        done = script("train_student", *SHORT)
+        assert done.code == 2 and "2 stores label these views" in done.err
+
+
+def test_hard_protocols_have_nothing_to_label(script):
+    done = script("generate_soft_labels", "--protocol", "hard-label-v1", "--labels", "soft")
+    assert done.code == 2 and "error:" in done.err
+
+
+def test_a_store_of_another_kind_is_not_mixed_into(script):
+    script("generate_soft_labels", *SHORT)
+    done = script("generate_soft_labels", *SHORT, "--label-dtype", "u8")
+    assert done.code == 2 and "already holds labels with label_dtype fp16" in done.err
+
+
+def test_the_scripts_explain_themselves(script):
+    for name in ("train_student", "generate_soft_labels"):
+        done = script(name, "--help")
+        assert done.code == 0 and "--protocol" in done.out
+    assert (PROJECT / "requirements.txt").is_file()

@@ -1,0 +1,254 @@
+"""Losses, learning rates, optimizer groups and the rows of a step, each against a closed form or a loop."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from rd3_utils import launch
+from rd3_utils.data import views
+from rd3_utils.errors import UserError
+from rd3_utils.learning import losses, students, training
+from rd3_utils.protocols.protocol import CHOICES, Loss
+
+
+def logits(seed, b=4, c=5):
+    return torch.randn(b, c, generator=torch.Generator().manual_seed(seed)) * 3
+
+
+def softmax(row, t):
+    weights = [math.exp(v / t) for v in row]
+    return [w / sum(weights) for w in weights]
+
+
+ROWS = torch.tensor([0, 3, 2, 4])
+PARTNERS = torch.tensor([1, 3, 0, 0])
+SHARE = torch.tensor([0.25, 1.0, 0.5, 0.75])
+
+
+def call(name, temperature=1.0, t_squared=False, hard_weight=0.0):
+    loss = Loss(name, temperature, t_squared, hard_weight)
+    return losses.LOSSES[name](logits(0), logits(1), ROWS, PARTNERS, SHARE, loss).tolist()
+
+
+def test_every_loss_a_protocol_may_name_exists():
+    assert set(losses.LOSSES) == set(CHOICES["loss.name"])
+
+
+@pytest.mark.parametrize("t, squared", [(1.0, False), (20.0, False), (4.0, True)])
+def test_kl_is_the_sum_over_classes_written_out(t, squared):
+    for row, (s, z) in enumerate(zip(logits(0).tolist(), logits(1).tolist())):
+        p, q = softmax(z, t), softmax(s, t)
+        expected = sum(a * math.log(a / b) for a, b in zip(p, q)) * (t * t if squared else 1)
+        assert call("kl", t, squared)[row] == pytest.approx(expected, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("t, squared", [(1.0, False), (20.0, True)])
+def test_soft_ce_is_the_sum_over_classes_written_out(t, squared):
+    for row, (s, z) in enumerate(zip(logits(0).tolist(), logits(1).tolist())):
+        expected = -sum(a * math.log(b) for a, b in zip(softmax(z, t), softmax(s, t))) * (t * t if squared else 1)
+        assert call("soft_ce", t, squared)[row] == pytest.approx(expected, rel=1e-5)
+
+
+def test_mse_gt_is_the_mean_square_plus_the_weighted_hard_term():
+    for row, (s, z) in enumerate(zip(logits(0).tolist(), logits(1).tolist())):
+        expected = sum((a - b) ** 2 for a, b in zip(s, z)) / 5 - 0.1 * math.log(softmax(s, 1)[ROWS[row]])
+        assert call("mse_gt", hard_weight=0.1)[row] == pytest.approx(expected, rel=1e-5)
+
+
+def test_ce_of_a_mixed_image_weighs_both_classes_by_their_pixels():
+    for row, s in enumerate(logits(0).tolist()):
+        p, share = softmax(s, 1), float(SHARE[row])
+        expected = -share * math.log(p[ROWS[row]]) - (1 - share) * math.log(p[PARTNERS[row]])
+        assert call("ce_mixed")[row] == pytest.approx(expected, rel=1e-5)
+        assert call("ce")[row] == pytest.approx(-math.log(p[ROWS[row]]), rel=1e-5)
+
+
+def test_kl_and_soft_ce_have_the_same_gradient_for_the_student():
+    gradients = []
+    for name in ("kl", "soft_ce"):
+        s = logits(0).requires_grad_()
+        losses.LOSSES[name](s, logits(1), ROWS, PARTNERS, SHARE, Loss(name, 4.0, False, 0.0)).sum().backward()
+        gradients.append(s.grad)
+    assert torch.allclose(*gradients, atol=1e-6)
+
+
+@pytest.fixture
+def hundred(train):
+    from rd3_utils.data import selections
+
+    return selections.select("random:ipc=10,seed=0", train)
+
+
+@pytest.mark.parametrize("zeta, last", [(1.0, 0.0), (2.0, 0.5), (4.0, (1 + math.cos(math.pi / 4)) / 2)])
+def test_smoothed_cosine_starts_at_the_rate_and_ends_where_zeta_says(recipe, hundred, zeta, last):
+    r = recipe("rd3-v1", hundred, f"training.zeta={zeta}")
+    assert training.learning_rate(r, 0) == r.training.learning_rate
+    end = training.learning_rate(r, r.steps)  # one past the last step: the schedule's end
+    assert end == pytest.approx(last * r.training.learning_rate, abs=1e-12)
+    half = (1 + math.cos(math.pi / (2 * zeta))) / 2
+    assert training.learning_rate(r, r.steps // 2) == pytest.approx(half * r.training.learning_rate)
+
+
+def test_a_rate_by_epoch_is_constant_inside_an_epoch_and_one_by_step_is_not(recipe, hundred):
+    r = recipe("rd3-v1", hundred)
+    assert r.steps_per_epoch == 2 and training.learning_rate(r, 100) == training.learning_rate(r, 101)
+    r = recipe("rd3-v1", hundred, "training.schedule_unit=step")
+    assert training.learning_rate(r, 100) > training.learning_rate(r, 101)
+
+
+def test_cosine_with_zeta_1_is_torchs(recipe, hundred):
+    r = recipe("rd3-v1", hundred, "training.zeta=1.0", "training.epochs=30")
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=r.training.learning_rate)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 30)
+    for epoch in range(30):
+        ours = training.learning_rate(r, epoch * r.steps_per_epoch)
+        assert ours == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step(), scheduler.step()
+
+
+def test_the_step_schedule_drops_tenfold_at_half(recipe, hundred):
+    r = recipe("hard-label-v1", hundred, labels="hard")
+    rates = [training.learning_rate(r, step) for step in range(r.steps)]
+    assert rates[:150] == [0.01] * 150 and rates[150:] == pytest.approx([0.001] * 150)
+
+
+def test_linear_and_warm_up(recipe, hundred):
+    r = recipe("rd3-v1", hundred, "training.schedule=linear", "training.zeta=1.0", "training.schedule_unit=step")
+    assert training.learning_rate(r, r.steps // 4) == pytest.approx(0.75 * r.training.learning_rate)
+    r = recipe("rd3-v1", hundred, "training.schedule=constant", "training.warmup_epochs=5")
+    rates = [training.learning_rate(r, step) / r.training.learning_rate for step in range(12)]
+    assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1, 1])
+
+
+def test_norms_and_biases_are_not_decayed_under_ndim_over_1(recipe, hundred, digits):
+    network = students.create("resnet18", digits, 0)
+    groups = training.optimizer(recipe("rd3-v1", hundred), network).param_groups
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    for name, p in network.named_parameters():
+        assert decay[id(p)] == (0.01 if name.endswith("weight") and p.ndim > 1 else 0.0), name
+    groups = training.optimizer(recipe("hard-label-v1", hundred, labels="hard"), network).param_groups
+    assert [group["weight_decay"] for group in groups] == [0.0005]
+    assert len(groups[0]["params"]) == len(list(network.parameters()))
+
+
+@pytest.mark.parametrize("batch", [50, 25, 7, 100])
+def test_every_row_is_trained_once_an_epoch_at_any_batch_size(recipe, hundred, batch):
+    r = recipe("rd3-v1", hundred, f"training.batch_size={batch}")
+    order = views.draw(r, 0, 3).order
+    rows = training.batches(r, order, 1, 3)
+    assert sorted(torch.cat(rows).tolist()) == list(range(100))
+    assert [len(b) for b in rows[:-1]] == [batch] * (len(rows) - 1) and len(rows) == r.steps_per_epoch
+
+
+def test_at_the_recipes_batch_size_every_batch_is_one_mixing_group(recipe, train):
+    from rd3_utils.data import selections
+
+    images = selections.select("random:ipc=12,seed=0", train)  # 120 rows: groups of 50, 50 and 20
+    r = recipe("rd3-v1", images)
+    v = views.draw(r, 0, 0)
+    groups = [set(g.tolist()) for g in v.order.split(50)]
+    seen = set()
+    for seed in range(8):
+        batches = [set(b.tolist()) for b in training.batches(r, v.order, seed, 0)]
+        assert sorted(map(sorted, batches)) == sorted(map(sorted, groups)) and len(batches[-1]) == 20
+        seen.add(tuple(sorted(batches[0])))
+    assert len(seen) == 2  # the student's seed shuffles the groups
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 7, 50])
+def test_shares_of_a_batch_add_up_to_its_mean(recipe, hundred, processes):
+    r, rows, value = recipe("rd3-v1", hundred), torch.arange(50), torch.randn(100, dtype=torch.float64)
+    parts = [training.share(rows, r, p, processes) for p in range(processes)]
+    sizes = [sum(len(some) for some, _ in part) for part in parts]
+    assert max(sizes) - min(sizes) <= 1 and sum(sizes) == 50
+    total = [sum((value[some] * weights).sum() for some, weights in part) for part in parts]
+    assert float(sum(total) / processes) == pytest.approx(float(value[:50].mean()))
+
+
+def test_a_process_without_a_row_computes_one_that_does_not_count(recipe, hundred):
+    parts = [training.share(torch.tensor([8, 9]), recipe("rd3-v1", hundred), p, 3) for p in range(3)]
+    weights = [float(w.sum()) for part in parts for _, w in part]
+    assert sorted(weights) == [0.0, 1.5, 1.5]
+
+
+def test_batch_norm_in_groups_deals_whole_groups(recipe, hundred):
+    r = recipe("rd3-v1", hundred, "training.batch_norm=groups:8")
+    parts = [training.share(torch.arange(50), r, p, 2) for p in range(2)]
+    assert [[len(some) for some, _ in part] for part in parts] == [[8, 8, 8], [8, 8, 8, 2]]
+
+
+def test_the_moving_average_is_the_recursion_and_its_buffers_are_live(recipe, hundred, digits):
+    network = students.create("convnet1_bn", digits, 0)
+    average = training.moving_average(recipe("rd3-v1", hundred, "training.ema_decay=0.9"), network)
+    expected = None
+    for step in range(5):
+        with torch.no_grad():
+            for p in network.parameters():
+                p.add_(step + 1.0)
+        average.update_parameters(network)
+        weight = network.classifier.weight.detach().clone()
+        expected = weight if expected is None else 0.9 * expected + 0.1 * weight
+    assert torch.allclose(average.module.classifier.weight, expected, atol=1e-5)
+    assert training.moving_average(recipe("rd3-v1", hundred), network) is None
+
+
+def test_a_batch_smaller_than_the_launch_is_refused(recipe, ten, digits):
+    accelerator = type("Launch", (), {"num_processes": 11, "distributed_type": "x"})()
+    with pytest.raises(UserError, match="the batch has 10 images .* 11 processes; use at most 10"):
+        training.check_launch(recipe("rd3-v1", ten), nn.Linear(1, 1), accelerator)
+
+
+def test_global_batch_norm_on_several_cpu_processes_is_refused(recipe, hundred, digits):
+    accelerator = type("Launch", (), {"num_processes": 2, "distributed_type": "x"})()
+    network = students.create("convnet3_bn", digits, 0)
+    with pytest.raises(UserError, match="no synchronised batch norm"):
+        training.check_launch(recipe("rd3-v1", hundred), network, accelerator)
+    training.check_launch(recipe("rd3-v1", hundred, "training.batch_norm=local"), network, accelerator)
+    training.check_launch(recipe("rd3-v1", hundred), students.create("convnet3", digits, 0), accelerator)
+
+
+def test_a_checkpoint_restores_everything(recipe, hundred, digits, tmp_path):
+    def fresh():
+        network = students.create("convnet2", digits, 0)
+        r = recipe("rd3-v1", hundred, "training.ema_decay=0.5")
+        return network, training.optimizer(r, network), None, training.moving_average(r, network)
+
+    def step(state, n):
+        network, optimizer, _, average = state
+        for k in range(n):
+            x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(k))
+            network(x).square().sum().backward()
+            optimizer.step(), optimizer.zero_grad(), average.update_parameters(network)
+
+    one, other = fresh(), fresh()
+    step(one, 3)
+    training.save_checkpoint(tmp_path / "c.checkpoint", 3, *one, [{"loss": 1.0}])
+    assert training.load_checkpoint(tmp_path / "c.checkpoint", *other) == (3, [{"loss": 1.0}])
+    step(one, 2), step(other, 2)
+    for a, b in zip([*one[0].parameters(), *one[3].parameters()], [*other[0].parameters(), *other[3].parameters()]):
+        assert torch.equal(a, b)
+    assert training.load_checkpoint(tmp_path / "none", *fresh()) == (0, [])
+
+
+def test_effective_precision_says_what_really_runs():
+    def launched(precision, kind):
+        return type("Launch", (), {"mixed_precision": precision, "device": torch.device(kind)})()
+
+    assert [launch.precision(launched(p, "cpu")) for p in ("no", "bf16", "fp16")] == ["fp32", "bf16", "fp32"]
+    assert launch.precision(launched("fp16", "cuda")) == "fp16"
+
+
+def test_dropout_is_seeded_by_epoch_so_that_nothing_needs_saving():
+    draws = []
+    for epoch in (0, 1, 0):
+        training.seed_epoch(5, epoch, 0)
+        draws.append(torch.rand(3))
+    assert torch.equal(draws[0], draws[2]) and not torch.equal(draws[0], draws[1])
+
+
+def test_the_recipe_has_numbers_only(recipe, ten):
+    assert not any(isinstance(v, dict) for part in ("training", "views", "labels", "loss")
+                   for v in dataclasses.asdict(getattr(recipe("rd3-v1", ten), part)).values())  # fmt: skip
