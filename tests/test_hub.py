@@ -1,0 +1,133 @@
+"""The Hub over real HTTP: a local server as its own process, the unmodified clients in another."""
+
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from conftest import PROJECT
+
+from rd3_utils import hub
+from rd3_utils.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A running minihub: .url, and .python(code) that runs Python against it as its writer, with a cache of its own."""
+    root = tmp_path_factory.mktemp("hub")
+    command = [sys.executable, str(PROJECT / "tests/hub/minihub.py"), "--root", str(root / "data"), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    url = next(line for line in process.stdout if "http://" in line).split()[-1]
+    settings = {"HF_ENDPOINT": url, "HF_TOKEN": "hf_writer", "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0",
+                "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HOME": str(root / "home"), "PYTHONPATH": str(PROJECT)}  # fmt: skip
+
+    def python(code, cwd=None, **more):
+        done = subprocess.run([sys.executable, "-c", code], cwd=cwd, text=True, capture_output=True, timeout=200,
+                              env={**os.environ, **settings, **more})  # fmt: skip
+        return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
+
+    yield SimpleNamespace(url=url, python=python)
+    process.terminate()
+    process.wait()
+
+
+RUN = """
+import sys, {module}
+from rd3_utils import launch
+sys.argv = {argv!r}
+launch.run({module}.main, {module}.parse())
+"""
+
+
+def script(server, cwd, module, *arguments, **more):
+    return server.python(RUN.format(module=module, argv=[module, *map(str, arguments)]), cwd, **more)
+
+
+@pytest.fixture(scope="module")
+def published(server, tmp_path_factory):
+    """A distilled set and a teacher on the Hub: bench/digits-dm at tags v1 and (other images) main, bench/teacher."""
+    done = server.python(
+        """
+import datasets, timm
+from huggingface_hub import HfApi
+import rd3_utils
+from rd3_utils.data import images, selections
+from rd3_utils.protocols import benchmark
+from rd3_utils.learning import teachers, students
+api, digits = HfApi(), benchmark.load("digits")
+dm = images.local_table(images.EMBEDDED / "digits-dm-ipc1", "train")
+dm.push_to_hub("bench/digits-dm")
+first = api.dataset_info("bench/digits-dm").sha
+api.create_tag("bench/digits-dm", tag="v1", repo_type="dataset")
+dm.select(list(reversed(range(10)))).push_to_hub("bench/digits-dm")
+api.create_repo("bench/teacher")
+api.upload_folder(repo_id="bench/teacher", folder_path=str(images.EMBEDDED / "digits-teacher-convnet3"))
+print(first, api.dataset_info("bench/digits-dm").sha, api.model_info("bench/teacher").sha)
+"""
+    )
+    assert done.code == 0, done.err
+    return SimpleNamespace(**dict(zip(("v1", "main", "teacher"), done.out.split())))
+
+
+def test_images_and_teacher_come_from_the_hub_at_a_commit_that_runs_record(server, published, tmp_path):
+    what = "--distilled", "bench/digits-dm@v1", "--teacher", "hf-hub:bench/teacher", "--set", "training.epochs=2"
+    done = script(server, tmp_path, "train_student", *what)
+    assert done.code == 0, done.err
+    (path,) = tmp_path.glob("results/digits/*/digits-dm@*/convnet3/distilled-soft/seed0.json")
+    run = json.loads(path.read_text())
+    assert (run["images"]["source"], run["images"]["commit"]) == ("bench/digits-dm@v1", published.v1)
+    assert (run["teachers"][0]["source"], run["teachers"][0]["commit"]) == ("hf-hub:bench/teacher", published.teacher)
+    assert run["teachers"][0]["top1"] == 0.99
+    other = script(server, tmp_path, "train_student", *what[2:], "--distilled", "bench/digits-dm")
+    assert other.code == 0, other.err
+    commits = {json.loads(p.read_text())["images"]["commit"] for p in tmp_path.glob("results/**/seed0.json")}
+    assert commits == {published.v1, published.main}
+
+
+def test_a_commit_that_is_cached_needs_no_hub(server, published, tmp_path):
+    what = "--distilled", f"bench/digits-dm@{published.v1}", "--protocol", "hard-label-v1", "--set", "training.epochs=1"
+    assert script(server, tmp_path, "train_student", *what).code == 0
+    offline = script(server, tmp_path, "train_student", *what, "--out", "again", HF_HUB_OFFLINE="1")
+    assert offline.code == 0, offline.err
+    moving = script(server, tmp_path, "train_student", "--distilled", "bench/digits-dm@v1", HF_HUB_OFFLINE="1")
+    assert moving.code == 2 and "give the 40-hex commit" in moving.err
+
+
+@pytest.mark.parametrize(
+    "source, wanted",
+    [
+        ("bench/nothing", "no dataset repo 'bench/nothing'"),
+        ("bench/digits-dm@v9", "has no revision 'v9'"),
+        ("bench/digits-dm@main:other", "cannot be read as a dataset"),
+    ],
+)
+def test_what_the_hub_has_not_is_said_in_one_line(server, published, tmp_path, source, wanted):
+    done = script(server, tmp_path, "train_student", "--distilled", source)
+    assert done.code == 2 and wanted in done.err and "Traceback" not in done.err, done.err
+
+
+def test_a_dead_hub_is_said_in_one_line(server, tmp_path):
+    done = script(server, tmp_path, "train_student", "--distilled", "bench/digits-dm", HF_ENDPOINT="http://127.0.0.1:9")
+    assert done.code == 2 and "did not answer" in done.err and "Traceback" not in done.err, done.err
+    assert "hf_writer" not in done.err + done.out
+
+
+@pytest.mark.parametrize(
+    "text, wanted",
+    [
+        ("a/b", ("a/b", None, None)),
+        ("a/b@v1.0", ("a/b", "v1.0", None)),
+        ("a/b:cfg", ("a/b", None, "cfg")),
+        ("a/b@refs/pr/1:c-d", ("a/b", "refs/pr/1", "c-d")),
+    ],
+)
+def test_a_source_is_read_as_repo_revision_and_config(text, wanted):
+    assert hub.parse(text) == wanted
+
+
+@pytest.mark.parametrize("text", ["a", "a/b/c", "a/b@", "a b/c", "../a/b"])
+def test_what_is_no_repo_is_refused(text):
+    with pytest.raises(UserError, match="neither a path that exists"):
+        hub.parse(text)
