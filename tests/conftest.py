@@ -1,6 +1,8 @@
 """What tests share: the embedded benchmark, small recipes, and two ways to run a script: in this process, or launched."""
 
+import contextlib
 import importlib
+import io
 import os
 import subprocess
 import sys
@@ -20,10 +22,6 @@ from rd3_utils.protocols import protocol as protocols
 
 PROJECT = Path(__file__).parents[1]
 CONFIGS = PROJECT / "accelerate_configs"
-
-
-def pytest_addoption(parser):
-    parser.addoption("--no-launch", action="store_true", help="skip tests that start accelerate launch")
 
 
 @pytest.fixture(scope="session")
@@ -58,25 +56,24 @@ def recipe(digits):
     return make
 
 
-@pytest.fixture
-def script(monkeypatch, capsys, tmp_path):
-    """script("train_student", "--dry-run", ...) -> code, out, err of main() run in this process, in an empty folder."""
-
-    def run(name, *arguments):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        module = importlib.import_module("rd3_utils.__main__" if name == "rd3_utils" else name)
-        code = 0
-        capsys.readouterr()
+def run_script(folder, name, *arguments):
+    """code, out, err of a script's main() run in this process, in `folder`."""
+    module = importlib.import_module("rd3_utils.__main__" if name == "rd3_utils" else name)
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", [name, *map(str, arguments)])
         try:
             launch.run(module.main, module.parse())
         except SystemExit as stop:
             code = stop.code
-        out, err = capsys.readouterr()
-        return SimpleNamespace(code=code, out=out, err=err)
+    return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
 
-    monkeypatch.syspath_prepend(str(PROJECT))
-    return run
+
+@pytest.fixture
+def script(tmp_path):
+    """script("train_student", "--dry-run", ...) -> code, out, err of main() run in this process, in an empty folder."""
+    return lambda name, *arguments: run_script(tmp_path, name, *arguments)
 
 
 @pytest.fixture
