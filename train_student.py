@@ -87,7 +87,7 @@ def train(cell, labels, benchmark, test, where, options, accelerator):
     optimizer = training.optimizer(recipe, student)
     network, optimizer = accelerator.prepare(student, optimizer)
     checkpoint = where.with_name(f"seed{seed}-{processes}-{launch.precision(accelerator)}.checkpoint")
-    state = student, optimizer, accelerator.scaler, average
+    state = student, optimizer, training.fresh_scaler(accelerator), average
     first, history = training.load_checkpoint(checkpoint, *state)
     training.check_same_start(first, accelerator)
     saved = time.time()

@@ -14,7 +14,9 @@ def kl(student, teacher, classes, partner_classes, own_share, loss):
     Hinton et al., arXiv 1503.02531; without T^2 as VILA-Lab/SRe2L SRe2L/validate/train_FKD.py:216,248-251. In float64: at
     T = 20 both distributions are nearly uniform, and in float32 their difference keeps only three or four digits.
     """
-    t, student, teacher = loss.temperature, student.double(), teacher.double()
+    t = loss.temperature
+    if student.device.type != "mps":  # which has no float64
+        student, teacher = student.double(), teacher.double()
     log_student, log_teacher = F.log_softmax(student / t, 1), F.log_softmax(teacher / t, 1)
     rows = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1)
     return rows * t**2 if loss.t_squared else rows

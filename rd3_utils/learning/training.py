@@ -132,6 +132,13 @@ def moving_average(recipe, network):
     return swa.AveragedModel(network, multi_avg_fn=swa.get_ema_multi_avg_fn(decay), use_buffers=False)
 
 
+def fresh_scaler(accelerator):
+    """Put the fp16 gradient scaler, if there is one, back to its start: it must not remember the student before."""
+    if accelerator.scaler is not None:
+        accelerator.scaler.load_state_dict(torch.amp.GradScaler(accelerator.device.type).state_dict())
+    return accelerator.scaler
+
+
 def seed_epoch(seed, epoch, process):
     """Seed what is random inside a network (dropout, drop path) for one epoch: nothing needs to be saved to resume."""
     torch.manual_seed(int(np.random.SeedSequence([seed, epoch, process]).generate_state(1, np.uint64)[0] >> 1))

@@ -249,7 +249,7 @@ def load(name):
     protocol = build(Protocol, table, where)
     if protocol.name != path.stem:
         raise UserError(f"{path} names itself '{protocol.name}', wanted '{path.stem}': the name is the file's.")
-    for section, cls in SECTIONS.items():
+    for section in SECTIONS:
         for key, value in dataclasses.asdict(getattr(protocol, section)).items():
             check_knob(f"{section}.{key}", value, where)
     unsourced = [key for key in all_knobs() if key not in protocol.sources]

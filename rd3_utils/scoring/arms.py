@@ -229,7 +229,7 @@ def describe(cells, options, precision):
             "",
             f"{cell.arm}: {cell.student} on {images.identity}, seeds {', '.join(map(str, options.seeds))}",
             f"  protocol  {cell.protocol.label}, digest {cell.protocol.digest}",
-            f"  images    {len(images)} ({images.ipc or 'unequal numbers'} per class) from {images.source}, {size / 1e6:.2f} MB",
+            f"  images    {len(images)} ({images.ipc or 'various'} per class) from {images.source}, {size / 1e6:.2f} MB",
         ]
         if recipe.labels.kind == "soft":
             label_bytes = recipe.label_epochs * len(images) * (2 * recipe.classes + 17)

@@ -10,7 +10,7 @@ from rd3_utils.errors import UserError
 
 
 def hlr(full_hard, distilled_hard):
-    """Hard label recovery: accuracy of the full data less that of the distilled set, both with hard labels. Smaller is better."""
+    """Hard label recovery: accuracy of the full data less that of the distilled set, hard labels. Smaller is better."""
     check(full_hard=full_hard, distilled_hard=distilled_hard)
     return full_hard - distilled_hard
 
