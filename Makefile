@@ -2,7 +2,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RESULTS ?= results/demo
-SOFT_LABELS ?= soft_labels
 
 .PHONY: demo test test-slow bench embedded
 

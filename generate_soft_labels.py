@@ -11,6 +11,7 @@ shard; the bits do not depend on how many there are.
 
 import argparse
 import json
+import shlex
 import time
 from pathlib import Path
 
@@ -55,9 +56,8 @@ def main(options):
     say = accelerator.print
     say(f"{images.identity}: {len(images)} images, {plan.epochs} epochs of {protocol.label}, teacher "
         f"{', '.join(t.source for t in found)}")  # fmt: skip
-    say(
-        f"{plan.epochs * plan.rows} views, {plan.epochs * plan.epoch_bytes / 1e6:.1f} MB in {len(plan.shards)} shards -> {where}"
-    )
+    size = plan.epochs * plan.epoch_bytes / 1e6
+    say(f"{plan.epochs * plan.rows} views, {size:.1f} MB in {len(plan.shards)} shards -> {where}")
     if options.dry_run:
         say(json.dumps(recipe.as_dict(), indent=1))
         return
@@ -71,7 +71,18 @@ def main(options):
     for teacher in index["teachers"]:
         say(f"teacher {teacher['source']}: top-1 {100 * teacher['top1']:.2f} % on {benchmark.name}")
     say(f"done in {time.time() - started:.1f} s. Train on them with: accelerate launch train_student.py "
-        f"--benchmark {benchmark.name} --protocol {options.protocol} --distilled {images.source}")  # fmt: skip
+        f"{shlex.join(same_labels(options))}")  # fmt: skip
+
+
+def same_labels(options):
+    """The options of train_student.py that find these labels again."""
+    words = ["--soft-labels", options.out] if options.out != options.defaults["out"] else []
+    for name in ("benchmark", "protocol", "distilled", "set", "teacher", "views_seed", "student", "data_dir"):
+        value = getattr(options, name)
+        if value is not None and value != options.defaults[name]:
+            values = value if isinstance(value, list) else [value]
+            words += [word for one in values for word in (f"--{name.replace('_', '-')}", str(one))]
+    return words + (["--arms", "distilled-plain"] if options.labels == "plain" else [])
 
 
 if __name__ == "__main__":

@@ -56,7 +56,8 @@ def main(options):
     benchmark, protocol = shared.read_what(options)
     names = (options.student or benchmark.defaults.student).split(",")
     names = [students.architecture(name, benchmark) for name in names]
-    cells = arms.plan(options, benchmark, protocol, names)
+    cells = arms.plan(options, benchmark, protocol, list(dict.fromkeys(names)))
+    launch.agree(accelerator, [cell.images.fingerprint for cell in cells], "the images they read (a Hub revision that moved?)")
     for cell in cells:
         training.check_launch(cell.recipe, students.create(cell.student, benchmark, cell.seed), accelerator)
     if options.dry_run:
@@ -66,7 +67,9 @@ def main(options):
     labels = arms.find_labels(cells, options, benchmark, test, accelerator)
     precision = launch.precision(accelerator)
     kept = {cell: arms.kept_run(cell, labels[cell.labels_key], options.out, precision) for cell in cells}
-    accelerator.wait_for_everyone()
+    launch.agree(accelerator, [run is None for run in kept.values()], "the runs they find: put --out on a disk that all share")
+    if options.log_with:
+        accelerator.init_trackers("rd3")
 
     finished = []
     for cell in tqdm(cells, desc="students", unit="run", disable=len(cells) < 2):
@@ -74,6 +77,7 @@ def main(options):
         finished.append(kept[cell] or train(cell, labels[cell.labels_key], benchmark, test, where, options, accelerator))
     if accelerator.is_main_process:
         card.publish(finished, cells, labels, benchmark, protocol, options)
+    accelerator.end_training()
 
 
 def train(cell, labels, benchmark, test, where, options, accelerator):
@@ -88,9 +92,9 @@ def train(cell, labels, benchmark, test, where, options, accelerator):
     network, optimizer = accelerator.prepare(student, optimizer)
     checkpoint = where.with_name(f"seed{seed}-{processes}-{launch.precision(accelerator)}.checkpoint")
     state = student, optimizer, training.fresh_scaler(accelerator), average
-    first, history = training.load_checkpoint(checkpoint, *state)
-    training.check_same_start(first, accelerator)
-    saved = time.time()
+    first, seconds, history = training.load_checkpoint(checkpoint, labels.describe(), *state)
+    launch.agree(accelerator, first, "the epoch to resume from: put --out on a disk that all share")
+    started, saved = started - seconds, time.time()
 
     pixels = training.on_device(cell.images.images, device)
     classes = cell.images.labels.to(device)
@@ -119,6 +123,7 @@ def train(cell, labels, benchmark, test, where, options, accelerator):
                 total += loss.detach()
             optimizer.step()
             optimizer.zero_grad()
+            training.share_statistics(student, recipe, accelerator)
             if average:
                 average.update_parameters(student)
         mean = accelerator.reduce(total, "mean").item() / recipe.steps_per_epoch
@@ -131,7 +136,7 @@ def train(cell, labels, benchmark, test, where, options, accelerator):
         if options.log_with:
             accelerator.log({f"{cell.name}/seed{seed}/{k}": v for k, v in entry.items()}, step=epoch)
         if main_process and time.time() - saved > CHECKPOINT_SECONDS:
-            training.save_checkpoint(checkpoint, epoch + 1, *state, history)
+            training.save_checkpoint(checkpoint, epoch + 1, time.time() - started, labels.describe(), *state, history)
             saved = time.time()
 
     result = score(student, average, test, benchmark, accelerator)
@@ -139,7 +144,7 @@ def train(cell, labels, benchmark, test, where, options, accelerator):
         **cell.describe(labels),
         **result,
         "test": test.describe(),
-        "monitored_test": options.monitor_test,
+        "monitored_test": any("test_top1" in entry for entry in history),
         "history": history,
         "seconds": time.time() - started,
         "environment": launch.environment(accelerator),
@@ -156,7 +161,6 @@ def train(cell, labels, benchmark, test, where, options, accelerator):
 
 def score(student, average, test, benchmark, accelerator):
     """Top-1 and top-5 on the whole test split: of the moving average of the weights where the recipe keeps one."""
-    training.same_buffers(student, accelerator)
     if average:
         for kept, live in zip(average.module.buffers(), student.buffers()):
             kept.copy_(live)

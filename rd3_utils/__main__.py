@@ -6,7 +6,7 @@ from rd3_utils import launch
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import selections
 from rd3_utils.learning import losses, students, synthesis
-from rd3_utils.options import positive
+from rd3_utils.options import positive, seed
 from rd3_utils.protocols import benchmark, protocol
 
 
@@ -19,7 +19,7 @@ def parse():
     make.add_argument("--benchmark", default="digits")
     make.add_argument("--ipc", type=positive, required=True, help="images per class")
     make.add_argument("--out", metavar="DIR", required=True, help="new folder; its name is the set's")
-    make.add_argument("--seed", type=int, default=0)
+    make.add_argument("--seed", type=seed, default=0)
     make.add_argument("--iterations", type=positive, default=1000)
     make.add_argument("--student", help="network that embeds the images (default: the benchmark's)")
     make.add_argument("--data-dir", metavar="DIR", help="read the benchmark's real data from here")

@@ -1,4 +1,4 @@
-"""The only code that talks to the Hugging Face Hub: resolve a revision to a commit, name a repo's files.
+"""What the Hugging Face Hub has: the only code that asks it. `datasets` and `timm` then read at the commit named here.
 
 Every other module receives a 40-hex commit and never a moving name. Nothing that comes from the Hub is unpickled or run.
 """

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from accelerate import Accelerator, DistributedType
 from accelerate.utils import gather_object
 
 from rd3_utils.errors import UserError
+
+OTHERS_WAIT = 5  # seconds
 
 
 def accelerator(**arguments):
@@ -36,6 +39,13 @@ def accelerator(**arguments):
     asked = int(os.environ.get("WORLD_SIZE", 1))
     if accelerator.num_processes != asked:
         raise UserError(f"the launch started {asked} processes but they do not see one another; check its config file.")
+    if accelerator.gradient_accumulation_steps != 1:
+        raise UserError(
+            f"the launch sets gradient_accumulation_steps={accelerator.gradient_accumulation_steps}, which divides the loss; "
+            "a protocol's batch size is whole: leave it at 1."
+        )
+    if accelerator.distributed_type not in ("NO", "MULTI_CPU", "MULTI_GPU"):
+        raise UserError(f"distributed_type {accelerator.distributed_type.value}: the scripts run alone or under DDP only.")
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     # warn, not fail: a network with an operation that has no deterministic CUDA kernel still trains, and torch names it
@@ -89,6 +99,13 @@ def on_several_gpus(accelerator):
     return accelerator.num_processes > 1 and accelerator.distributed_type == DistributedType.MULTI_GPU
 
 
+def agree(accelerator, value, what):
+    """UserError unless `value` is the same in every process; `what` says what it is and why it may differ."""
+    values = gather_object([value]) if accelerator.num_processes > 1 else [value]
+    if any(other != value for other in values):
+        raise UserError(f"the processes differ in {what}: {', '.join(str(v)[:80] for v in values)}.")
+
+
 def raise_on_all(accelerator, function):
     """Call `function()` here; a UserError in any process becomes a UserError in all, so that none waits for ever."""
     message = None
@@ -102,13 +119,14 @@ def raise_on_all(accelerator, function):
 
 
 def run(main, options):
-    """`main(options)`; a UserError ends the process with one line on stderr (main process only) and exit code 2."""
+    """`main(options)`; a UserError ends the process with one line on stderr and exit code 2."""
     datasets.disable_progress_bars()
     try:
         main(options)
     except UserError as error:
-        if int(os.environ.get("RANK", 0)) == 0:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+        if int(os.environ.get("RANK", 0)) > 0:
+            time.sleep(OTHERS_WAIT)  # where the main process has the same to say, the launcher ends this one meanwhile
+        print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
     finally:
         if torch.distributed.is_initialized():

@@ -14,7 +14,7 @@ def add_what(parser):
                       "or OWNER/REPO[@REVISION][:CONFIG] (default: the benchmark's)")  # fmt: skip
     what.add_argument("--teacher", metavar="SOURCE", action="append", help="labels soft views: a timm name, hf-hub:, "
                       "local-dir:, torchvision:NAME, or 'default' for the benchmark's; repeat for an ensemble")  # fmt: skip
-    what.add_argument("--views-seed", type=int, default=0, help="seed of the random views (default: %(default)s)")
+    what.add_argument("--views-seed", type=seed, default=0, help="seed of the random views (default: %(default)s)")
     what.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a knob, such as "
                       "training.epochs=10; outputs then say custom; repeatable")  # fmt: skip
     return what
@@ -48,9 +48,17 @@ def read_what(options):
     return bench, protocol.load(options.protocol).override(options.set)
 
 
+def seed(text):
+    """A whole number from 0 to below 2^63."""
+    value = int(text)
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"{value} is no seed from 0 to below 2^63")
+    return value
+
+
 def numbers(text):
     """[0, 1, 2] of "0,1,2", without repeats."""
     try:
-        return list(dict.fromkeys(int(part) for part in text.split(",")))
+        return list(dict.fromkeys(seed(part) for part in text.split(",")))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers such as 0,1,2") from error

@@ -89,11 +89,35 @@ def parquet(tmp_path, ten, names, labels=None, picture=None):
         (dict(names=list("0123456789"), labels=[0] * 10), "the same number in every class"),
         (dict(names=list("0123456789"), picture=Image.new("RGB", (9, 8))), "image 4 is 9x8, wanted 8x8"),
         (dict(names=list("0123456789"), picture=Image.new("RGBA", (8, 8))), "transparent"),
+        (dict(names=list("0123456789"), picture=Image.new("I;16", (8, 8))), "has mode I;16; wanted 8-bit RGB or grey"),
+        (dict(names=list("0123456789"), labels=[0, 1, 2, 3, -1, 5, 6, 7, 8, 9]), "row 4 has label -1"),
+        (dict(names=list("0123456789"), labels=[0, 1, 2, 3, None, 5, 6, 7, 8, 9]), "row 4 has no label"),
     ],
 )
 def test_a_wrong_set_is_refused_in_one_line(digits, ten, tmp_path, change, wanted):
     with pytest.raises(UserError, match=wanted):
         image_sets.read(parquet(tmp_path, ten, **change), digits)
+
+
+def test_several_sets_in_one_folder_are_not_merged(digits, ten, tmp_path):
+    for name in ("ipc1", "ipc10"):
+        image_sets.save(ten, tmp_path / name)
+    with pytest.raises(UserError, match="holds 2 sets"):
+        image_sets.read(str(tmp_path), digits)
+
+
+def test_labels_that_are_no_classes_are_refused(digits, ten, tmp_path):
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in ten.images]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("float64")})
+    table = datasets.Dataset.from_dict({"image": pictures, "label": [0.5 + k for k in range(10)]}, features=features)
+    table.to_parquet(str(tmp_path / "train.parquet"))
+    with pytest.raises(UserError, match="column 'label' holds float64"):
+        image_sets.read(str(tmp_path), digits)
+
+
+def test_an_absolute_path_is_not_recorded(digits, ten, tmp_path):
+    image_sets.save(ten, tmp_path / "mine")
+    assert image_sets.read(str(tmp_path / "mine"), digits).source == "mine"
 
 
 def test_a_corrupt_image_is_named(digits, ten, tmp_path):

@@ -39,8 +39,8 @@ def test_two_processes_write_the_same_label_shards_as_one_bit_for_bit(launched, 
 def test_two_and_three_processes_train_the_same_student_as_one(launched, tmp_path):
     """rd3-v1's batch of 50 from one store: 20 steps on 1, 2 and 3 processes (shares 50, 25 + 25, 16 + 17 + 17).
 
-    Losses agree within 1e-5. For convnet2 also relatively, and its weights too; convnet3 normalises maps of 2x2 pixels on
-    digits, which amplifies the last bit of a sum about tenfold a step once a ReLU flips.
+    convnet2's losses and weights agree within 1e-5, relatively. convnet3 normalises maps of 2x2 pixels on digits: once a
+    ReLU flips there, the last bit of a sum grows to some 1e-4 of the loss (1e-7 in absolute terms) within these steps.
     """
     what = "--distilled", "digits-dm-ipc10", "--teacher", "default", "--set", "training.epochs=10"
     losses, weights = {}, {}
@@ -57,7 +57,7 @@ def test_two_and_three_processes_train_the_same_student_as_one(launched, tmp_pat
     assert len(list((tmp_path / "soft_labels").rglob("index.json"))) == 1
     for processes in (2, 3):
         assert losses["convnet2", processes] == pytest.approx(losses["convnet2", 1], rel=1e-5, abs=0)
-        assert losses["convnet3", processes] == pytest.approx(losses["convnet3", 1], abs=1e-5)
+        assert losses["convnet3", processes] == pytest.approx(losses["convnet3", 1], rel=1e-3, abs=0)
         assert float((weights[processes] - weights[1]).norm() / weights[1].norm()) < 1e-5
 
 

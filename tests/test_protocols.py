@@ -105,6 +105,10 @@ def test_recipes_with_the_same_views_share_labels_whatever_the_training(digits):
         ("views.mix=cutmx", "did you mean 'cutmix'"),
         ("training.batch_norm=groups", "groups:N"),
         ("training.betas=[0.9]", "a list of 2 values"),
+        ("training.betas=[2, 0.9]", "two numbers from 0 to below 1"),
+        ("training.warmup_epochs=-1", "wanted at least 0"),
+        ("views.crop_ratio=[0.5, inf]", "wanted finite numbers"),
+        ("views.padding=-0.1", "wanted at least 0"),
     ],
 )
 def test_a_wrong_override_is_named(text, wanted):
@@ -118,6 +122,8 @@ def test_a_wrong_override_is_named(text, wanted):
         (["loss.name=ce"], "ignores them"),
         (["labels.kind=hard"], "reads teacher logits"),
         (["views.patch_shuffle=3"], "divide"),
+        (["training.optimizer=sgd", "training.nesterov=true"], "needs a training.momentum"),
+        (["training.schedule=linear", "training.zeta=0.5"], "rate negative"),
     ],
 )
 def test_knobs_that_contradict_one_another_are_refused(digits, overrides, wanted):
@@ -144,11 +150,25 @@ def edited(tmp_path, old, new):
         ('"training.zeta" = 1.0', '"training.zeeta" = 1.0', "unknown knob"),
         ('"loss.name" = "stated: KL"\n', "", "lacks loss.name"),
         ("[training]", "[training", "not valid TOML"),
+        ("image_size_min = 128", 'image_size_min = "128"', "wanted int"),
+        ('student = ["resnet18", "resnet18_cifar", "resnet18.*"]', 'student = "resnet18"', "wanted a list"),
+        ("[arms.plain]", "[arms.plian]", "did you mean 'plain'"),
+        ('"loss.name" = "stated: KL"', '"loss.name" = 3', "unknown source"),
+        ("when = { image_size_min = 128 }", "when = 3", "wanted exactly the tables"),
     ],
 )
 def test_a_wrong_protocol_file_is_named(tmp_path, old, new, wanted):
     with pytest.raises(UserError, match=wanted):
         protocol.load(str(edited(tmp_path, old, new)))
+
+
+def test_a_file_cannot_pass_as_a_released_protocol(tmp_path):
+    text = (protocol.RELEASED / "rd3-v1.toml").read_text()
+    (tmp_path / "rd3-v1.toml").write_text(text)
+    assert protocol.load(str(tmp_path / "rd3-v1.toml")).digest == protocol.load("rd3-v1").digest
+    (tmp_path / "rd3-v1.toml").write_text(text.replace("epochs = 400", "epochs = 5", 1))
+    with pytest.raises(UserError, match="takes the released name"):
+        protocol.load(str(tmp_path / "rd3-v1.toml"))
 
 
 def test_a_protocol_of_ones_own_is_a_file(tmp_path):

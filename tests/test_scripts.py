@@ -161,7 +161,10 @@ BAD = {
     "ipc": (["--distilled", "random:ipc=500"], "ipc=500 asks for more; use ipc <="),
     "no labels": ([], "no soft labels for digits-dm-ipc1@"),
     "no arm": (["--protocol", "hard-label-v1", "--arms", "distilled-soft"], "has no arm with soft labels; it has hard"),
-    "teacher": (["--teacher", "convnet3.nowhere"], "error: "),
+    "teacher": (["--teacher", "convnet3_no"], "unknown teacher 'convnet3_no'"),
+    "nesterov": (["--set", "training.nesterov=true", "--set", "training.optimizer=sgd"], "needs a training.momentum"),
+    "transformer": (["--student", "maxvit_tiny_tf_224"], "student maxvit_tiny_tf_224 cannot be built for 8 px"),
+    "released name": (["--protocol", "nowhere/rd3-v1.toml"], "unknown protocol"),
     "two teachers": (["--teacher", "default", "--teacher", "default"], "2 teachers given, the recipe labels with 1"),
     "no store": (["--soft-labels", "nothing_here"], "under nothing_here; add --teacher default"),
     "hard soft": (["--set", "loss.name=ce"], "loss 'ce', which ignores them"),
@@ -202,18 +205,41 @@ def test_labels_of_other_images_and_half_written_ones_are_refused(script, tmp_pa
 
 
 def test_two_teachers_stores_are_not_guessed_between(script, tmp_path):
-    script("train_student", "--arms", "full-hard", *SHORT, "--protocol", "teacher-v1", "--out", "other")
-    script("generate_soft_labels", *SHORT)
+    script("train_student", "--arms", "full-hard", "--student", "convnet2", "--out", "other")
     (folder,) = tmp_path.glob("other/**/full-hard/seed0")
-    assert script("generate_soft_labels", *SHORT, "--teacher", f"local-dir:{folder}").code in (0, 2)
-    if len(list(tmp_path.glob("soft_labels/**/index.json"))) == 2:
-        done = script("train_student", *SHORT)
-        assert done.code == 2 and "2 stores label these views" in done.err
+    for teacher in ("default", f"local-dir:{folder}"):
+        done = script("generate_soft_labels", *SHORT, "--teacher", teacher)
+        assert done.code == 0, done.err
+    done = script("train_student", *SHORT)
+    assert done.code == 2 and "2 stores label these views" in done.err
+    stores = [path.parent for path in tmp_path.glob("soft_labels/**/index.json")]
+    text = "".join(path.read_text() for path in tmp_path.glob("soft_labels/**/index.json"))
+    assert len(stores) == 2 and str(tmp_path) not in text and "local-dir:seed0" in text
+    done = [script("train_student", *SHORT, "--soft-labels", store, "--teacher", "default") for store in stores]
+    assert sorted(d.code for d in done) == [0, 2] and "teachers" in "".join(d.err for d in done if d.code)
+
+
+def test_a_run_is_not_passed_off_as_one_with_other_labels(script):
+    assert script("train_student", *SHORT, "--teacher", "default").code == 0
+    done = script("train_student", *SHORT, "--teacher", "default", "--views-seed", "1")
+    assert done.code == 2 and "views_seed 0; this command has 1; give another --out" in done.err
+
+
+def test_a_tracker_is_started_fed_and_ended(script, monkeypatch):
+    from accelerate import Accelerator
+
+    calls = []
+    monkeypatch.setattr(launch, "tracking", lambda name, folder: {})
+    monkeypatch.setattr(Accelerator, "init_trackers", lambda self, *a, **k: calls.append("start"))
+    monkeypatch.setattr(Accelerator, "log", lambda self, values, step=None: calls.append(step))
+    monkeypatch.setattr(Accelerator, "end_training", lambda self: calls.append("end"))
+    script("train_student", "--arms", "distilled-hard", *SHORT, "--log-with", "tensorboard")
+    assert calls == ["start", 0, 1, 2, "end"]
 
 
 def test_hard_protocols_have_nothing_to_label(script):
-    done = script("generate_soft_labels", "--protocol", "hard-label-v1", "--labels", "soft")
-    assert done.code == 2 and "error:" in done.err
+    done = script("generate_soft_labels", "--protocol", "hard-label-v1")
+    assert done.code == 2 and "has no arm with soft labels; it has hard" in done.err
 
 
 def test_a_store_of_another_kind_is_not_mixed_into(script):

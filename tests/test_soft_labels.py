@@ -111,6 +111,35 @@ def test_a_damaged_shard_is_found_when_it_is_read(made, ten):
         store.epoch(4)
 
 
+def test_a_damaged_store_is_mended_by_the_command_that_made_it(made, ten):
+    where, _ = made(ten, "training.epochs=20")
+    before = all_bytes(where)
+    (where / "labels-00004-of-00010.safetensors").write_bytes(b"damaged")
+    (where / "labels-00007-of-00010.safetensors").unlink()
+    made(ten, "training.epochs=20")
+    assert all_bytes(where) == before
+
+
+def test_a_flipped_byte_is_seen_and_mended(made, ten, digits):
+    where, recipe = made(ten, "training.epochs=20")
+    plan = labelling.plan(ten, recipe, labelling.load_teachers(["default"], recipe, digits), 0, torch.device("cpu"))
+    assert labelling.is_complete(where, plan)
+    path, before = where / "labels-00004-of-00010.safetensors", all_bytes(where)
+    path.write_bytes(before[path.name][:-1] + bytes([before[path.name][-1] ^ 1]))
+    assert not labelling.is_complete(where, plan)
+    made(ten, "training.epochs=20")
+    assert all_bytes(where) == before
+
+
+def test_a_store_of_two_teachers_is_no_store_of_one(made, ten):
+    where, r = made(ten, "training.epochs=2")
+    index = json.loads((where / "index.json").read_text())
+    index["teachers"] *= 2
+    (where / "index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="a number of teachers of 2, this run has 1"):
+        soft_labels.load(where, ten, r, 0)
+
+
 def test_a_missing_shard_is_named(made, ten):
     where, recipe = made(ten, "training.epochs=20")
     (where / "labels-00002-of-00010.safetensors").unlink()
@@ -136,7 +165,9 @@ def test_labels_of_something_else_are_refused_with_both_values(made, ten, train,
 
 def test_an_index_that_is_none_is_refused(made, ten):
     where, r = made(ten, "training.epochs=2")
-    for text in ("{}", "not json", '{"format": "else", "version": 1}', "[]"):
+    whole = json.loads((where / "index.json").read_text())
+    partial = json.dumps({key: value for key, value in whole.items() if key != "views"})
+    for text in ("{}", "not json", '{"format": "else", "version": 1}', "[]", partial):
         (where / "index.json").write_text(text)
         with pytest.raises(UserError):
             soft_labels.load(where, ten, r, 0)

@@ -12,7 +12,7 @@ from torch import nn
 from rd3_utils import launch
 from rd3_utils.data import images as image_sets
 from rd3_utils.errors import UserError
-from rd3_utils.learning import evaluation, students, teachers
+from rd3_utils.learning import evaluation, students, teachers, training
 
 TEACHER = image_sets.EMBEDDED / "digits-teacher-convnet3"
 
@@ -93,6 +93,19 @@ def test_a_student_depends_on_its_seed_alone_and_leaves_the_global_seed_alone(di
     assert teachers.weights_sha256(students.create("convnet3", digits, 2)) != teachers.weights_sha256(a)
 
 
+def test_synchronised_batch_norm_keeps_what_timm_folds_into_its_norms(digits, recipe, ten, monkeypatch):
+    """timm's norms carry the activation; converted for several GPUs, a network is the same function."""
+    monkeypatch.setattr(launch, "on_several_gpus", lambda accelerator: True)
+    network = students.create("mobilenetv2_100", digits, 0).eval()
+    x = torch.randn(2, 3, 8, 8)
+    before = network(x)
+    converted = training.with_batch_norm(recipe("rd3-v1", ten), network, None).eval()
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in converted.modules())
+    assert [type(module).__name__ for module in converted.modules()].count("SyncBatchNormAct") > 10
+    assert converted.state_dict().keys() == students.create("mobilenetv2_100", digits, 0).state_dict().keys()
+    assert before.shape == (2, 10)
+
+
 def test_at_64_pixels_and_below_resnet18_has_the_small_stem(digits):
     large = dataclasses.replace(digits, image=dataclasses.replace(digits.image, size=224))
     assert students.architecture("resnet18", digits) == "resnet18_cifar"
@@ -164,7 +177,7 @@ def test_a_teacher_below_the_floor_may_not_label(digits, test_set, spoil):
         teacher = dataclasses.replace(teacher, mean=(-2.0,) * 3, std=(4.0,) * 3)
     if spoil == "untrained":
         teacher = dataclasses.replace(teacher, network=students.create("convnet3", digits, 0).eval())
-    with pytest.raises(UserError, match="wanted at least 90.00 %"):
+    with pytest.raises(UserError, match="wanted at least 95.00 %"):
         teachers.examined(teacher, digits, test_set, launch.accelerator())
 
 
@@ -199,7 +212,7 @@ def test_accuracy_is_counted_over_the_whole_test_split(digits, test_set):
     hits = best == test_set.labels[:, None]
     assert scores == {"top1": float(hits[:, 0].double().mean()), "top5": float(hits[:, :5].any(1).double().mean()),
                       "images_scored": 500}  # fmt: skip
-    assert scores["top1"] < scores["top5"] == 1.0 or scores["top5"] > 0.99
+    assert 0.9 < scores["top1"] < scores["top5"]
 
 
 def test_top5_of_fewer_than_five_classes_is_one(digits, test_set):

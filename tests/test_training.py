@@ -210,6 +210,22 @@ def test_global_batch_norm_on_several_cpu_processes_is_refused(recipe, hundred, 
     training.check_launch(recipe("rd3-v1", hundred), students.create("convnet3", digits, 0), accelerator)
 
 
+@pytest.mark.parametrize("override", ["training.batch_size=99", "training.batch_norm=groups:7", "training.batch_norm=groups:1"])
+def test_batch_norm_of_a_single_image_is_refused(recipe, hundred, digits, override):
+    alone = type("Launch", (), {"num_processes": 1, "distributed_type": "x"})()
+    network = students.create("convnet3_bn", digits, 0)
+    with pytest.raises(UserError, match="would see a single image"):
+        training.check_launch(recipe("rd3-v1", hundred, override), network, alone)
+    training.check_launch(recipe("rd3-v1", hundred, override), students.create("convnet3", digits, 0), alone)
+
+
+def test_fewer_batch_norm_groups_than_processes_are_refused(recipe, hundred, digits):
+    two = type("Launch", (), {"num_processes": 2, "distributed_type": "x"})()
+    grouped = recipe("rd3-v1", hundred, "training.batch_norm=groups:50")
+    with pytest.raises(UserError, match="1 groups for 2 processes"):
+        training.check_launch(grouped, students.create("convnet3_bn", digits, 0), two)
+
+
 def test_a_checkpoint_restores_everything(recipe, hundred, digits, tmp_path):
     def fresh():
         network = students.create("convnet2", digits, 0)
@@ -225,12 +241,15 @@ def test_a_checkpoint_restores_everything(recipe, hundred, digits, tmp_path):
 
     one, other = fresh(), fresh()
     step(one, 3)
-    training.save_checkpoint(tmp_path / "c.checkpoint", 3, *one, [{"loss": 1.0}])
-    assert training.load_checkpoint(tmp_path / "c.checkpoint", *other) == (3, [{"loss": 1.0}])
+    labels = {"kind": "soft", "views_seed": 0}
+    training.save_checkpoint(tmp_path / "c.checkpoint", 3, 9.5, labels, *one, [{"loss": 1.0}])
+    assert training.load_checkpoint(tmp_path / "c.checkpoint", labels, *other) == (3, 9.5, [{"loss": 1.0}])
+    with pytest.raises(UserError, match="learned from other labels"):
+        training.load_checkpoint(tmp_path / "c.checkpoint", {**labels, "views_seed": 1}, *fresh())
     step(one, 2), step(other, 2)
     for a, b in zip([*one[0].parameters(), *one[3].parameters()], [*other[0].parameters(), *other[3].parameters()]):
         assert torch.equal(a, b)
-    assert training.load_checkpoint(tmp_path / "none", *fresh()) == (0, [])
+    assert training.load_checkpoint(tmp_path / "none", labels, *fresh()) == (0, 0.0, [])
 
 
 def test_effective_precision_says_what_really_runs():

@@ -27,6 +27,8 @@ PACKAGE = Path(__file__).parents[1]
 EMBEDDED = PACKAGE / "embedded"
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label", "class_id", "labels")
+INTEGER_TYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+MODES = ("1", "L", "P", "RGB", "LA", "RGBA", "PA")  # what becomes RGB without losing anything, if opaque
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
@@ -111,7 +113,11 @@ def real_split(benchmark, split, data_dir, workers):
         else:
             source, commit = data.repo, hub.commit(data.repo, data.revision)
             table = hub_table(data.repo, commit, data.config, name)
-        columns = (data.image_column, data.label_column)
+        # the columns as the Hub has them; local copies may call them otherwise
+        columns = (
+            pick((data.image_column, *IMAGE_COLUMNS), table, source),
+            pick((data.label_column, *LABEL_COLUMNS), table, source),
+        )
         found = decode(f"{benchmark.name}-{split}", table, columns, benchmark, source, commit, workers, real=True)
     wanted = getattr(data, f"{split}_images")
     if len(found) != wanted:
@@ -119,7 +125,12 @@ def real_split(benchmark, split, data_dir, workers):
             f"{found.source}: the {split} split of {benchmark.name} has {len(found)} images, "
             f"wanted the official {wanted}; scores need the whole split."
         )
-    return found
+    return renamed(found, found.name, without_machine(found.source))
+
+
+def without_machine(source):
+    """A local source as outputs may name it: an absolute path keeps only its last part."""
+    return Path(source).name if Path(source).is_absolute() else source
 
 
 def read(source, benchmark, workers=None):
@@ -145,6 +156,7 @@ def read(source, benchmark, workers=None):
         table, name = hub_table(repo, commit, config, "train"), "-".join(filter(None, [repo.split("/")[1], config]))
     columns = (pick(IMAGE_COLUMNS, table, source), pick(LABEL_COLUMNS, table, source))
     found = decode(name, table, columns, benchmark, source, commit, workers, real=False)
+    found = renamed(found, name, without_machine(source))
     counts = torch.bincount(found.labels, minlength=len(found.class_names))
     if found.ipc is None or found.ipc == 0:
         few, many = int(counts.argmin()), int(counts.argmax())
@@ -170,6 +182,9 @@ def local_table(path, split):
             files = sorted(path.glob("val*.parquet")) or sorted(path.glob("*/val*.parquet"))
     else:
         raise UserError(f"no folder or file '{path}'; give the folder that holds parquet files or one folder per class.")
+    folders = sorted({str(file.parent) for file in files})
+    if len(folders) > 1:
+        raise UserError(f"'{path}' holds {len(folders)} sets ({', '.join(folders[:3])}); give one of these folders.")
     if files:
         try:
             return datasets.Dataset.from_parquet([glob.escape(str(file)) for file in files], keep_in_memory=False)
@@ -221,7 +236,8 @@ def decode(name, table, columns, benchmark, source, commit, workers, real):
     labels = benchmark_labels(table, label_column, benchmark, source)
     undecoded = table.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
     size, resize = benchmark.image.size, benchmark.image.shorter_side if real else 0
-    roots = (Path(constants.HF_HOME).resolve(), Path(source).resolve())  # image folders on the Hub, and local ones
+    # where an image folder's files may lie: the caches for one on the Hub, else the folder itself
+    roots = [Path(p).resolve() for p in (constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE, source)]
     images = np.empty((len(table), 3, size, size), np.uint8)
 
     def decode_rows(start):
@@ -238,6 +254,8 @@ def pixels(cell, size, shorter_side, where, roots):
 
     A cell that names a file instead of holding bytes is read only if that file lies under one of `roots`.
     """
+    if not isinstance(cell, dict) or (cell.get("bytes") is None and cell.get("path") is None):
+        raise UserError(f"{where} is {str(cell)[:40]}, wanted an image.")
     if cell["bytes"] is None and not any(Path(cell["path"]).resolve().is_relative_to(root) for root in roots):
         raise UserError(f"{where} is a path outside its folder ('{cell['path']}'), wanted the image itself.")
     try:
@@ -245,6 +263,8 @@ def pixels(cell, size, shorter_side, where, roots):
         image.load()
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{where} cannot be decoded ({hub.one_line(error)}); replace the file.") from error
+    if image.mode not in MODES:
+        raise UserError(f"{where} has mode {image.mode}; wanted 8-bit RGB or grey, convert it first.")
     if "A" in image.getbands() and image.getchannel("A").getextrema()[0] < 255:
         raise UserError(f"{where} is transparent (mode {image.mode}); wanted RGB or grey, flatten it first.")
     image = image.convert("RGB")
@@ -262,8 +282,15 @@ def pixels(cell, size, shorter_side, where, roots):
 def benchmark_labels(table, column, benchmark, source):
     """Labels int64 [N] as indices into the benchmark's classes, mapped by name where the file has names."""
     feature, classes = table.features[column], benchmark.classes
+    dtype = getattr(feature, "dtype", None)
+    if dtype not in ("string", *INTEGER_TYPES):
+        raise UserError(f"{source}: column '{column}' holds {dtype or feature}, wanted class names or whole numbers.")
     values = table[column][:]
+    if None in values:
+        raise UserError(f"{source}: row {values.index(None)} has no label in column '{column}'; every image needs a class.")
     if isinstance(feature, datasets.ClassLabel):
+        if min(values, default=0) < 0:
+            raise UserError(f"{source}: row {values.index(min(values))} has label {min(values)}, which means unlabelled.")
         stray = sorted(set(feature.names) - set(classes))
         if stray:
             raise UserError(

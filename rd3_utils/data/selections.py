@@ -22,7 +22,7 @@ def select(source, train):
     options = {}
     for pair in filter(None, text.split(",")):
         key, separator, value = pair.partition("=")
-        if not separator or not value.isdigit():
+        if not separator or not re.fullmatch("[0-9]{1,18}", value):
             raise UserError(f"selection '{source}': '{pair}' is not KEY=NUMBER, as in random:ipc=10,seed=0.")
         options[key] = int(value)
     return SELECTIONS[name](train, source, **check_options(name, options, source))

@@ -16,11 +16,13 @@ Keys of a shard of K epochs of N images, C classes:
     patch_order  U8 [K, N, 2, F] where patches are shuffled
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,9 +102,19 @@ def candidates(root, images, recipe, views_seed):
     return sorted(p.parent for p in (Path(root) / images.identity).glob(f"*-{recipe.views_digest}-s{views_seed}/index.json"))
 
 
-def is_written(path, plan, first, stop):
-    """Whether `path` is the complete shard of `plan` for epochs first..stop: its own header says so."""
-    if not path.is_file():
+def known_sha256(where):
+    """{file name: SHA-256} that the index in `where` states, or {} without one."""
+    if not (where / "index.json").is_file():
+        return {}
+    return {entry["file"]: entry["sha256"] for entry in read_index(where)["shards"]}
+
+
+def is_written(path, plan, first, stop, known=None):
+    """Whether `path` is the complete shard of `plan` for epochs first..stop: its own header says so.
+
+    If `known` ({file name: SHA-256}) names it, its bytes must also be those.
+    """
+    if not path.is_file() or (known and path.name in known and file_sha256(path) != known[path.name]):
         return False
     try:
         with safe_open(path, "pt") as shard:
@@ -112,8 +124,9 @@ def is_written(path, plan, first, stop):
 
 
 def shard_metadata(plan, first, stop):
-    """Plain data, as JSON gives it back."""
-    return json.loads(json.dumps({**plan.header, "first_epoch": first, "stop_epoch": stop}))
+    """Plain data, as JSON gives it back. Where weights came from stays out: a moved teacher is the same teacher."""
+    teachers = [{key: t[key] for key in ("architecture", "sha256", "top1")} for t in plan.teachers]
+    return json.loads(json.dumps({**plan.header, "teachers": teachers, "first_epoch": first, "stop_epoch": stop}))
 
 
 def write_shard(path, plan, first, stop, views, logits):
@@ -149,7 +162,7 @@ def half(logits):
 
 
 def quantised(logits):
-    """8 bits per logit: z = lo + scale * q, lo the row's minimum, scale a 255th of its range (rounded up to fp16)."""
+    """8 bits per logit: z = lo + scale * q, lo the row's minimum, scale a 255th of its range."""
     lo = logits.amin(-1).to(torch.float16)
     scale = ((logits.amax(-1) - lo.float()) / 255).clamp(min=1e-4).to(torch.float16)
     q = ((logits - lo.float()[..., None]) / scale.float()[..., None]).round().clamp(0, 255).to(torch.uint8)
@@ -169,13 +182,17 @@ def finish(where, plan):
         entry = {"file": name, "epochs": [first, stop], "bytes": path.stat().st_size, "sha256": file_sha256(path)}
         shards.append({**entry, "tensors": offsets(path)})
     index = {**plan.header, "epochs_per_shard": plan.epochs_per_shard, "shards": shards}
-    temporary = where / ".index.json.partial"
+    temporary = where / f".index.json.{os.getpid()}.partial"
     temporary.write_text(json.dumps(index, indent=1) + "\n")
     os.replace(temporary, where / "index.json")
     mine = {name for name, _, _ in plan.shards}
-    for stale in [*where.glob("labels-*.safetensors"), *where.glob(".labels-*.partial")]:
+    for stale in where.glob("labels-*.safetensors"):
         if stale.name not in mine:
             stale.unlink(missing_ok=True)
+    for abandoned in where.glob(".*.partial"):  # of a killed command; one that still writes is younger
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - abandoned.stat().st_mtime > 3600:
+                abandoned.unlink()
 
 
 def offsets(path):
@@ -274,6 +291,9 @@ def load(where, images, recipe, views_seed, teachers_id=None):
         same=index["views_digest"] == recipe.views_digest,
     )
     check(where, "views seed", index["views_seed"], views_seed)
+    check(where, "a number of teachers of", len(index["teachers"]), recipe.labels.teachers)
+    if recipe.labels.teachers > 1:
+        check(where, "ensemble rule", index["ensemble"], recipe.labels.ensemble)
     if teachers_id is not None:
         check(where, "teachers", index["teachers_id"][:8], teachers_id[:8], same=index["teachers_id"] == teachers_id)
     if index["epochs"] < recipe.label_epochs:
@@ -283,6 +303,15 @@ def load(where, images, recipe, views_seed, teachers_id=None):
             f"{index['epochs']} (a custom protocol)."
         )
     return SoftLabelStore(where, index)
+
+
+def intact(where, index):
+    """Whether every shard that `index` names is there, of its size and SHA-256."""
+    for entry in index["shards"]:
+        path = where / Path(entry["file"]).name
+        if not path.is_file() or path.stat().st_size != entry["bytes"] or file_sha256(path) != entry["sha256"]:
+            return False
+    return True
 
 
 def read_index(where):
@@ -301,8 +330,12 @@ def read_index(where):
         found = (index["format"], index["version"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no index of soft labels: {type(error).__name__} {error}.") from error
+    lacking = [field.name for field in dataclasses.fields(Plan) if field.name not in index]
+    lacking += [key for key in ("epochs_per_shard", "shards") if key not in index]
     if found != ("rd3-soft-labels", FORMAT):
         raise UserError(f"{path} has format {found[0]} version {found[1]}, wanted rd3-soft-labels version {FORMAT}.")
+    if lacking:
+        raise UserError(f"{path} lacks {', '.join(lacking)}; make the labels again.")
     return index
 
 

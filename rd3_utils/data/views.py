@@ -47,7 +47,8 @@ def draw(recipe, views_seed, epoch):
     """The Views of `epoch` under `recipe` (a Recipe); the same bits for the same seed and epoch, always.
 
     Crops as torchvision's RandomResizedCrop.get_params (ten tries, then the largest central crop that fits the ratio);
-    the CutMix box as in Yun et al., ICCV 2019: side ratio sqrt(1 - lambda), uniform centre, clipped. With
+    the CutMix box of clovaai/CutMix-PyTorch (Yun et al., ICCV 2019), which the lineage copied: side ratio
+    sqrt(1 - lambda), half a side (rounded down) on each side of a uniform centre, clipped. With
     `mix_per = "group"` one box serves a group; partners are a permutation inside the group.
     """
     views, n, size = recipe.views, recipe.images, recipe.image_size
@@ -116,9 +117,9 @@ def draw_cutmix(views, order, size, stream):
     partner[order] = order[shuffled]
     u = stream.uniform("mix", n, 4)[groups if views.mix_per == "group" else np.arange(n)]
     share = u[:, 0] if views.mix_alpha == 1 else beta_quantile(views.mix_alpha, u[:, 0])
-    side = np.floor(size * np.sqrt(1 - share))
+    half = np.floor(size * np.sqrt(1 - share)) // 2
     row, column = np.floor(u[:, 1] * size), np.floor(u[:, 2] * size)
-    box = np.stack([row - side // 2, column - side // 2, row - side // 2 + side, column - side // 2 + side], axis=1)
+    box = np.stack([row - half, column - half, row + half, column + half], axis=1)
     box = np.clip(box, 0, size).astype(np.int64)
     empty = (box[:, 2] <= box[:, 0]) | (box[:, 3] <= box[:, 1]) | (u[:, 3] >= views.mix_probability)
     box[empty] = 0

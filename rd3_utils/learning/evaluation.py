@@ -1,5 +1,6 @@
 """The one evaluation: top-1 and top-5 of a network on a whole test split, exact under any number of processes."""
 
+import contextlib
 import uuid
 from pathlib import Path
 
@@ -14,28 +15,31 @@ BATCH = 500  # test images per forward pass
 
 
 @torch.no_grad()
-def predictions(network, images, rows, mean, std, accelerator, top=5):
-    """int64 [B, top] (or [B, C] with fewer classes): the most likely classes of `rows`, best first. Eval mode, no views."""
+def predictions(network, images, rows, mean, std, accelerator, top=5, exact=False):
+    """int64 [B, top] (or [B, C] with fewer classes): the most likely classes of `rows`, best first.
+
+    Eval mode, no views; `exact` computes in float32 whatever the launch says.
+    """
     training = network.training
     network.eval()
     mean, std = (torch.tensor(v, device=accelerator.device)[:, None, None] * 255 for v in (mean, std))
     best = []
     for some in rows.split(BATCH):
         x = (images[some.to(images.device)].to(accelerator.device).float() - mean) / std  # [B, 3, S, S]
-        with accelerator.autocast():
+        with contextlib.nullcontext() if exact else accelerator.autocast():
             logits = network(x).float()  # [B, C]
         best.append(logits.topk(min(top, logits.shape[1]), dim=1).indices.cpu())
     network.train(training)
     return torch.cat(best) if best else torch.empty(0, top, dtype=torch.int64)
 
 
-def accuracy(network, test, benchmark, accelerator):
+def accuracy(network, test, benchmark, accelerator, exact=False):
     """{"top1", "top5" (fractions), "images_scored"} of `network` on the ImageSet `test`, the same in every process.
 
     Process r scores rows r, r + P, ...; the rows that come back must be each test row exactly once, or UserError.
     """
     rows = torch.arange(accelerator.process_index, len(test), accelerator.num_processes)
-    best = predictions(network, test.images, rows, benchmark.image.mean, benchmark.image.std, accelerator)
+    best = predictions(network, test.images, rows, benchmark.image.mean, benchmark.image.std, accelerator, exact=exact)
     pairs = [(rows.numpy(), best.numpy())]
     pairs = gather_object(pairs) if accelerator.num_processes > 1 else pairs
     scores = [None]

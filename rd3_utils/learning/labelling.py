@@ -52,7 +52,10 @@ def plan(images, recipe, found, views_seed, device, forward_batch=100, label_dty
 
 
 def is_complete(where, plan):
-    """Whether a finished store with all epochs of `plan` lies in `where`; UserError if it holds another kind of labels."""
+    """Whether a finished, undamaged store with all epochs of `plan` lies in `where`.
+
+    UserError if it holds another kind of labels.
+    """
     if not (where / "index.json").is_file():
         return False
     index = soft_labels.read_index(where)
@@ -60,9 +63,9 @@ def is_complete(where, plan):
         if index[key] != getattr(plan, key):
             raise UserError(
                 f"{where} already holds labels with {key} {index[key]}, this command asks for {getattr(plan, key)}; "
-                "give another --out, or remove that folder."
+                "give another folder for labels, or remove that one."
             )
-    return index["epochs"] >= plan.epochs
+    return index["epochs"] >= plan.epochs and soft_labels.intact(where, index)
 
 
 def make(where, plan, images, recipe, found, benchmark, test, accelerator):
@@ -73,8 +76,12 @@ def make(where, plan, images, recipe, found, benchmark, test, accelerator):
     """
     found = [teachers.examined(teacher, benchmark, test, accelerator) for teacher in found]
     plan = dataclasses.replace(plan, teachers=tuple(teacher.describe() for teacher in found))
-    missing = [shard for shard in plan.shards if not soft_labels.is_written(where / shard[0], plan, *shard[1:])]
+    known = soft_labels.known_sha256(where)
+    missing = [shard for shard in plan.shards if not soft_labels.is_written(where / shard[0], plan, *shard[1:], known)]
     accelerator.wait_for_everyone()  # every process has seen the same gaps before anyone fills one
+    if missing and accelerator.is_main_process:
+        (where / "index.json").unlink(missing_ok=True)  # it names shards that are about to change
+    accelerator.wait_for_everyone()
     mine = missing[accelerator.process_index :: accelerator.num_processes]
     network = teachers.Ensemble(found, benchmark).to(accelerator.device)
     pixels = on_device(images.images, accelerator.device)

@@ -138,14 +138,15 @@ def create(name, benchmark, seed):
     """An untrained network for `benchmark`, its weights drawn from `seed` alone."""
     arch = architecture(name, benchmark)
     sized = {"img_size": benchmark.image.size} if takes_image_size(arch) else {}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = timm.create_model(arch, num_classes=len(benchmark.classes), **sized)
     try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = timm.create_model(arch, num_classes=len(benchmark.classes), **sized)
         with torch.no_grad():
             network.eval()(torch.zeros(2, 3, benchmark.image.size, benchmark.image.size))
-    except RuntimeError as error:
-        raise UserError(f"student {arch} does not take {benchmark.image.size} px images: {error}") from error
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"student {arch} cannot be built for {benchmark.image.size} px images: {reason}") from error
     return network
 
 

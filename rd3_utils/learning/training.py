@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
-from torch import nn
+from timm.layers import convert_sync_batchnorm
 
 from rd3_utils import launch
 from rd3_utils.errors import UserError
@@ -101,25 +100,35 @@ def check_launch(recipe, network, accelerator):
             f"the batch has {batch} images (min of training.batch_size and the {recipe.images} images), this launch has "
             f"{processes} processes; use at most {batch}."
         )
-    if not has_batch_norm(network) or processes == 1:
+    if not has_batch_norm(network):
         return
     last = recipe.images % batch or batch
+    kind, _, n = recipe.training.batch_norm.partition(":")
+    alone = last % int(n) if kind == "groups" else last // processes if kind == "local" else last
+    if alone == 1 or (kind == "groups" and int(n) == 1):
+        raise UserError(
+            f"batch normalisation would see a single image: {recipe.images} images, batch {batch}, "
+            f"training.batch_norm={recipe.training.batch_norm}; choose another training.batch_size."
+        )
+    if processes == 1:
+        return
     if recipe.training.batch_norm == "global" and not launch.on_several_gpus(accelerator):
         raise UserError(
             f"training.batch_norm is global, and {processes} CPU processes have no synchronised batch norm; "
             "use one process, GPUs, or a student without batch norm such as convnet3."
         )
-    if last < processes:
+    least = math.ceil(last / int(n)) if kind == "groups" else last
+    if least < processes:
         raise UserError(
-            f"the last batch has {last} images for {processes} processes, and a batch-norm student needs one in each; "
-            f"use at most {last} processes."
+            f"the last batch has {least} {'groups' if kind == 'groups' else 'images'} for {processes} processes, and a "
+            f"batch-norm student needs one in each; use at most {least} processes."
         )
 
 
 def with_batch_norm(recipe, network, accelerator):
     """The network whose batch norm sees what the recipe says: SyncBatchNorm for "global" on several GPUs."""
     if recipe.training.batch_norm == "global" and launch.on_several_gpus(accelerator):
-        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        return convert_sync_batchnorm(network)  # of timm: torch's own would drop the activation inside timm's norms
     return network
 
 
@@ -144,12 +153,14 @@ def seed_epoch(seed, epoch, process):
     torch.manual_seed(int(np.random.SeedSequence([seed, epoch, process]).generate_state(1, np.uint64)[0] >> 1))
 
 
-def save_checkpoint(path, epoch, network, optimizer, scaler, average, history):
-    """Write the state after `epoch` epochs: temporary name, then renamed."""
+def save_checkpoint(path, epoch, seconds, labels, network, optimizer, scaler, average, history):
+    """Write the state after `epoch` epochs and `seconds`, with the labels it learned from: temporary name, then renamed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {
         "epoch": epoch,
+        "seconds": seconds,
+        "labels": labels,
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict() if scaler else None,
@@ -161,35 +172,38 @@ def save_checkpoint(path, epoch, network, optimizer, scaler, average, history):
     os.replace(temporary, path)
 
 
-def load_checkpoint(path, network, optimizer, scaler, average):
-    """(epochs done, history) after restoring the state at `path`, or (0, []) if there is none."""
+def load_checkpoint(path, labels, network, optimizer, scaler, average):
+    """(epochs done, seconds, history) after restoring the state at `path`, or (0, 0.0, []) if there is none.
+
+    UserError if it learned from other labels than `labels` (plain data).
+    """
     if not Path(path).is_file():
-        return 0, []
+        return 0, 0.0, []
     state = torch.load(path, map_location="cpu", weights_only=True)
+    if state["labels"] != labels:
+        raise UserError(
+            f"{path} is of a training that was stopped and learned from other labels (views seed, teacher or kind); "
+            "give another --out, or remove that file."
+        )
     network.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])
     if scaler:
         scaler.load_state_dict(state["scaler"])
     if average:
         average.load_state_dict(state["average"])
-    return state["epoch"], state["history"]
+    return state["epoch"], state["seconds"], state["history"]
 
 
-def check_same_start(first, accelerator):
-    """UserError unless every process resumes from the same epoch: they would wait for one another for ever."""
-    starts = gather_object([first]) if accelerator.num_processes > 1 else [first]
-    if len(set(starts)) > 1:
-        raise UserError(
-            f"processes would resume from epochs {starts}: not all of them see the checkpoint; put --out on a disk that all "
-            "nodes share, or remove the *.checkpoint files."
-        )
+def share_statistics(network, recipe, accelerator):
+    """After a step: give every process the mean of the processes' batch-norm statistics, where each saw other rows.
 
-
-def same_buffers(network, accelerator):
-    """Give every process the buffers (batch-norm statistics) of the first, so that all score one network."""
-    if accelerator.num_processes > 1:
+    Under "global" they are the same already. Without this, what is scored would be the first process's rows alone.
+    """
+    if accelerator.num_processes > 1 and recipe.training.batch_norm != "global":
         for buffer in network.buffers():
-            torch.distributed.broadcast(buffer, 0)
+            if buffer.is_floating_point():
+                torch.distributed.all_reduce(buffer)
+                buffer /= accelerator.num_processes
 
 
 def on_device(images, device):

@@ -97,6 +97,9 @@ CHOICES = {
     "labels.ensemble": ("mean",),
     "loss.name": ("kl", "soft_ce", "mse_gt", "ce", "ce_mixed"),
 }
+CONDITION_TYPES = {"benchmark": tuple[str, ...], "student": tuple[str, ...], "ipc_min": int, "ipc_max": int,
+                   "image_size_min": int, "image_size_max": int}  # fmt: skip
+ARMS = ("soft", "hard", "plain")
 CONDITIONS = {  # what a rule's `when` may say -> does it hold?
     "benchmark": lambda value, case: any(fnmatchcase(case["benchmark"], pattern) for pattern in value),
     "student": lambda value, case: any(fnmatchcase(case["student"], pattern) for pattern in value),
@@ -241,6 +244,9 @@ def load(name):
     for section, cls in SECTIONS.items():
         if section in table:
             table[section] = build(cls, table[section], f"{where} [{section}]")
+    for arm, changes in table.get("arms", {}).items():
+        if arm not in ARMS or not isinstance(changes, dict):
+            raise unknown(f"arm in {where} [arms]", arm, ARMS)
     table["arms"] = {
         arm: {key: check_knob(key, value, f"{where} [arms.{arm}]") for key, value in changes.items()}
         for arm, changes in table.get("arms", {}).items()
@@ -252,6 +258,12 @@ def load(name):
     for section in SECTIONS:
         for key, value in dataclasses.asdict(getattr(protocol, section)).items():
             check_knob(f"{section}.{key}", value, where)
+    released = RELEASED / f"{protocol.name}.toml"
+    if path != released and released.is_file() and protocol.digest != load(protocol.name).digest:
+        raise UserError(f"{path} takes the released name '{protocol.name}' but states other knobs; give it a name of its own.")
+    for key, source in protocol.sources.items():
+        if key not in all_knobs() or not isinstance(source, str):
+            raise unknown(f"source in {where} [sources]", key, all_knobs())
     unsourced = [key for key in all_knobs() if key not in protocol.sources]
     if unsourced:
         raise UserError(f"{where} [sources] lacks {', '.join(unsourced)}; say where each value comes from.")
@@ -270,13 +282,14 @@ def all_knobs():
 
 def read_rule(rule, where):
     """A rule with known conditions and knobs, values coerced."""
-    if set(rule) != {"when", "set"}:
-        raise UserError(f"{where} [[rules]] has {sorted(rule)}, wanted exactly 'when' and 'set'.")
+    if set(rule) != {"when", "set"} or not all(isinstance(part, dict) for part in rule.values()):
+        raise UserError(f"{where} [[rules]] has {sorted(rule)}, wanted exactly the tables 'when' and 'set'.")
     for condition in rule["when"]:
         if condition not in CONDITIONS:
             raise unknown(f"condition in {where} [[rules]]", condition, CONDITIONS)
+    when = {key: coerce(CONDITION_TYPES[key], value, f"{where} [[rules]] {key}") for key, value in rule["when"].items()}
     changes = {key: check_knob(key, value, f"{where} [[rules]]") for key, value in rule["set"].items()}
-    return {"when": dict(rule["when"]), "set": changes}
+    return {"when": when, "set": changes}
 
 
 def parse_value(text):
@@ -303,6 +316,13 @@ def check_knob(key, value, where):
         raise UserError(f"{where} {key} is {value}, wanted more than 0.")
     if key in FRACTIONS and not 0 <= value <= 1:
         raise UserError(f"{where} {key} is {value}, wanted a fraction from 0 to 1.")
+    if key in NOT_NEGATIVE and not 0 <= value:
+        raise UserError(f"{where} {key} is {value}, wanted at least 0.")
+    numbers = value if isinstance(value, tuple) else (value,)
+    if any(isinstance(v, float) and not math.isfinite(v) for v in numbers):
+        raise UserError(f"{where} {key} is {value}, wanted finite numbers.")
+    if key == "training.betas" and not all(0 <= beta < 1 for beta in value):
+        raise UserError(f"{where} {key} is {value}, wanted two numbers from 0 to below 1.")
     return value
 
 
@@ -310,12 +330,17 @@ POSITIVE = (
     "training.epochs training.batch_size training.learning_rate training.zeta training.drop training.eps "
     "views.patch_shuffle views.mix_alpha views.group labels.teachers loss.temperature"
 ).split()
+NOT_NEGATIVE = ("training.warmup_epochs training.weight_decay views.padding labels.distinct_epochs loss.hard_weight").split()
 FRACTIONS = "training.ema_decay training.momentum views.flip views.mix_probability".split()
 
 
 def check_recipe(recipe, name):
     """UserError where knobs contradict one another: such a training would run and mean nothing."""
-    views, labels, loss = recipe.views, recipe.labels, recipe.loss
+    training, views, labels, loss = recipe.training, recipe.views, recipe.labels, recipe.loss
+    if training.optimizer == "sgd" and training.nesterov and not training.momentum:
+        raise UserError(f"{name}: training.nesterov needs a training.momentum above 0.")
+    if training.schedule == "linear" and training.zeta < 1:
+        raise UserError(f"{name}: a linear schedule with zeta {training.zeta} < 1 makes the learning rate negative.")
     if labels.kind == "hard" and loss.name not in ("ce", "ce_mixed"):
         raise UserError(f"{name}: hard labels with loss '{loss.name}', which reads teacher logits; use ce or ce_mixed.")
     if labels.kind == "soft" and loss.name in ("ce", "ce_mixed"):

@@ -2,6 +2,7 @@
 
 import shlex
 
+from rd3_utils.data.images import without_machine
 from rd3_utils.publishing.markdown import listed
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
@@ -71,6 +72,6 @@ def commands(runs, options, benchmark):
             value, flag = known.get(name, getattr(options, name, default)), "--" + name.replace("_", "-")
             if value and value != default:
                 values = value if isinstance(value, list) else [value]
-                words += [flag] if value is True else [word for one in values for word in (flag, str(one))]
+                words += [flag] if value is True else [word for one in values for word in (flag, without_machine(str(one)))]
         lines.append(shlex.join(words))
     return lines

@@ -8,6 +8,7 @@
 What "hard" and "plain" change is stated by the protocol ([arms.hard], [arms.plain]).
 """
 
+import shlex
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,7 +17,7 @@ from rd3_utils.data import images as image_sets
 from rd3_utils.data import selections, soft_labels
 from rd3_utils.data.images import ImageSet
 from rd3_utils.errors import UserError, unknown
-from rd3_utils.learning import labelling
+from rd3_utils.learning import labelling, teachers
 from rd3_utils.protocols import protocol as protocols
 from rd3_utils.protocols.protocol import Protocol, Recipe
 from rd3_utils.scoring import runs
@@ -150,7 +151,9 @@ def find_labels(cells, options, benchmark, test, accelerator):
         if cell.recipe.labels.kind == "hard":
             found[cell.labels_key] = soft_labels.HardLabels(cell.recipe, options.views_seed)
         elif given and cell.arm == "distilled-soft":
-            found[cell.labels_key] = soft_labels.load(root, cell.images, cell.recipe, options.views_seed)
+            found[cell.labels_key] = soft_labels.load(
+                root, cell.images, cell.recipe, options.views_seed, asked_teachers(cell, options, benchmark)
+            )
         else:
             stores = Path("soft_labels") if given else root
             where = stored(cell, options, benchmark, test, stores, accelerator)
@@ -158,16 +161,24 @@ def find_labels(cells, options, benchmark, test, accelerator):
     return found
 
 
+def asked_teachers(cell, options, benchmark):
+    """The identity of the teachers that `--teacher` names, which a given store must have; None without the option."""
+    if not options.teacher:
+        return None
+    found = labelling.load_teachers(options.teacher, cell.recipe, benchmark)
+    return teachers.teachers_id(found, cell.recipe.labels.ensemble)
+
+
 def stored(cell, options, benchmark, test, root, accelerator):
     """The folder of the store for `cell` under `root`: made with `--teacher`, else the one that is there."""
     images, recipe = cell.images, cell.recipe
     if options.teacher:
-        teachers = labelling.load_teachers(options.teacher, recipe, benchmark)
-        plan = labelling.plan(images, recipe, teachers, options.views_seed, accelerator.device, options.forward_batch,
+        asked = labelling.load_teachers(options.teacher, recipe, benchmark)
+        plan = labelling.plan(images, recipe, asked, options.views_seed, accelerator.device, options.forward_batch,
                               options.label_dtype, options.shard_mb)  # fmt: skip
         where = soft_labels.folder(root, images, plan.teachers_id, recipe, options.views_seed)
         if not labelling.is_complete(where, plan):
-            labelling.make(where, plan, images, recipe, teachers, benchmark, test, accelerator)
+            labelling.make(where, plan, images, recipe, asked, benchmark, test, accelerator)
         return where
     stores = soft_labels.candidates(root, images, recipe, options.views_seed)
     if len(stores) == 1:
@@ -206,15 +217,16 @@ def kept_run(cell, labels, root, precision):
 
 def command(cell, options):
     """The generate_soft_labels.py command that makes the labels `cell` lacks."""
-    words = ["accelerate launch generate_soft_labels.py", f"--benchmark {cell.benchmark}", f"--protocol {options.protocol}",
-             f"--distilled {cell.images.source}"]  # fmt: skip
-    words += [f"--set {key}" for key in options.set]
-    words += [f"--views-seed {options.views_seed}"] if options.views_seed else []
-    words += ["--labels plain"] if cell.arm.endswith("-plain") else []
-    words += [f"--data-dir {options.data_dir}"] if options.data_dir else []
-    words += [f"--out {options.soft_labels}"] if options.soft_labels != "soft_labels" else []
-    words += [f"--student {cell.student}"] if options.student else []
-    return " ".join(words)
+    given = options.distilled if cell.arm.startswith("distilled-") else None
+    words = ["accelerate", "launch", "generate_soft_labels.py", "--benchmark", cell.benchmark]
+    words += ["--protocol", options.protocol, "--distilled", given or cell.images.source]
+    words += [word for assignment in options.set for word in ("--set", assignment)]
+    words += ["--views-seed", str(options.views_seed)] if options.views_seed else []
+    words += ["--labels", "plain"] if cell.arm.endswith("-plain") else []
+    words += ["--data-dir", options.data_dir] if options.data_dir else []
+    words += ["--out", options.soft_labels] if options.soft_labels != "soft_labels" else []
+    words += ["--student", cell.student] if options.student else []
+    return shlex.join(words)
 
 
 def describe(cells, options, precision):

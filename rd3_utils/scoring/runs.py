@@ -10,6 +10,8 @@ import re
 import statistics
 from pathlib import Path
 
+from rd3_utils.errors import UserError
+
 SCHEMA = 1
 
 
@@ -38,8 +40,16 @@ def write(where, run):
 
 
 def read(where):
-    """The Run at `where` as plain data, or None if the file is not there."""
-    return json.loads(where.read_text()) if where.is_file() else None
+    """The Run at `where` as plain data, or None if the file is not there; UserError if it is none."""
+    if not where.is_file():
+        return None
+    try:
+        run = json.loads(where.read_text())
+        if run["schema"] != SCHEMA:
+            raise ValueError(f"schema {run['schema']}, wanted {SCHEMA}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{where} is no Run of this project ({type(error).__name__}: {error}); remove the file.") from error
+    return run
 
 
 def related(root, run):
