@@ -28,7 +28,8 @@ test-slow: .venv/ready
 bench: .venv/ready
 	$(BIN)/python bench/views.py
 
-# How everything in rd3_utils/embedded was made. The folders must not exist yet.
+# How everything in rd3_utils/embedded was made. The folders must not exist yet. One thread: the last bits depend on it.
+embedded: export OMP_NUM_THREADS = 1
 embedded: .venv/ready
 	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml train_student.py --distilled full --arms full-hard \
 		--out results/embedded

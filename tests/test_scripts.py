@@ -86,6 +86,7 @@ def test_a_dry_run_says_everything_and_writes_nothing(script, tmp_path):
         "teacher-v1",
         "temperature=20.0",
         "random-ipc1-seed2",
+        "400 epochs of 1 teacher(s): default",
     ):
         assert text in done.out
     done = script("generate_soft_labels", "--dry-run")

@@ -244,8 +244,9 @@ def describe(cells, options, precision):
             f"  images    {len(images)} ({images.ipc or 'various'} per class) from {images.source}, {size / 1e6:.2f} MB",
         ]
         if recipe.labels.kind == "soft":
+            source = ", ".join(options.teacher) if options.teacher else f"the store under {options.soft_labels}"
             label_bytes = recipe.label_epochs * len(images) * (2 * recipe.classes + 17)
-            lines.append(f"  labels    {recipe.label_epochs} epochs of {recipe.labels.teachers} teacher(s), "
+            lines.append(f"  labels    {recipe.label_epochs} epochs of {recipe.labels.teachers} teacher(s): {source}, "
                          f"{label_bytes / 1e6:.2f} MB, views {recipe.views_digest}")  # fmt: skip
         else:
             lines.append("  labels    the class of each image")
