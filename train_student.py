@@ -58,7 +58,7 @@ def main(options):
     names = [students.architecture(name, benchmark) for name in names]
     cells = arms.plan(options, benchmark, protocol, list(dict.fromkeys(names)))
     launch.agree(accelerator, [cell.images.fingerprint for cell in cells], "the images they read (a Hub revision that moved?)")
-    for cell in cells:
+    for cell in (cell for cell in cells if cell.seed == options.seeds[0]):
         training.check_launch(cell.recipe, students.create(cell.student, benchmark, cell.seed), accelerator)
     if options.dry_run:
         accelerator.print(arms.describe(cells, options, launch.precision(accelerator)))

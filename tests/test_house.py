@@ -46,7 +46,8 @@ def test_there_are_no_drawers_for_everything():
 
 def test_importing_prints_nothing_and_seeds_nothing():
     code = (
-        "import torch, random, pathlib; a = torch.initial_seed(); b = random.getstate()\n"
+        "import torch, random, timm, accelerate, datasets, evaluate\n"
+        "a = torch.initial_seed(); b = random.getstate()\n"
         "import train_student, generate_soft_labels, rd3_utils.__main__\n"
         "assert torch.initial_seed() == a and random.getstate() == b"
     )

@@ -1,5 +1,6 @@
 """Image sets: decoded exactly, fingerprinted, checked against the benchmark by name."""
 
+import dataclasses
 import io
 
 import datasets
@@ -178,6 +179,18 @@ def test_the_embedded_sets_are_what_their_own_record_says(digits):
         about = json.loads((image_sets.EMBEDDED / name / "distilled.json").read_text())
         found = image_sets.read(name, digits)
         assert (found.fingerprint, found.ipc) == (about["fingerprint"], about["ipc"])
+
+
+def test_real_data_from_a_folder_may_call_its_columns_otherwise(digits, train, tmp_path):
+    """CIFAR-10 is img and label on the Hub, image and label in many copies; val*.parquet may hold the test split."""
+    small = dataclasses.replace(digits, data=dataclasses.replace(digits.data, test_images=20))
+    features = datasets.Features({"img": datasets.Image(), "fine_label": datasets.ClassLabel(names=list(digits.classes))})
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in train.images[:20]]
+    table = datasets.Dataset.from_dict({"img": pictures, "fine_label": train.labels[:20].tolist()}, features=features)
+    table.to_parquet(str(tmp_path / "validation-00000-of-00001.parquet"))
+    found = image_sets.test_split(small, tmp_path)
+    assert torch.equal(found.images, train.images[:20]) and torch.equal(found.labels, train.labels[:20])
+    assert found.source == tmp_path.name
 
 
 def test_real_data_from_a_folder_must_be_the_whole_split(digits, train, ten, tmp_path):

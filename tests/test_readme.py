@@ -1,10 +1,14 @@
 """The README is true: its commands parse and run, its tree is the tree, its pictures are there."""
 
+import json
 import re
 import shlex
 
 import pytest
 from conftest import PROJECT
+
+from rd3_utils.protocols import benchmark, protocol
+from rd3_utils.scoring import runs as run_files
 
 README = (PROJECT / "README.md").read_text()
 COMMANDS = re.findall(r"^(?:accelerate launch|python -m) ((?:train_student|generate_soft_labels|rd3_utils)\S*.*?)(?:  +#.*)?$",
@@ -33,6 +37,32 @@ def test_a_command_of_the_readme_runs(script, command):
 def test_every_module_stands_in_the_tree():
     for path in [*(PROJECT / "rd3_utils").rglob("*.py"), *PROJECT.glob("*.py")]:
         assert path.name == "__init__.py" or path.name in README, path
+
+
+def test_the_numbers_on_real_data_are_those_of_the_committed_runs():
+    for ipc in (1, 10):
+        found = [run_files.read(path) for path in sorted((PROJECT / "measured").rglob(f"random-ipc{ipc}-*/**/seed*.json"))]
+        s = run_files.summary(found)
+        assert f"| {ipc} | {100 * s['mean']:.2f} +- {100 * s['std']:.2f} ({len(s['draws'])} draws" in README
+        for run in found:
+            assert run["protocol"]["digest"] == protocol.load("hard-label-v1").digest and not run["monitored_test"]
+            assert run["images_scored"] == benchmark.load("cifar10").data.test_images
+
+
+@pytest.mark.slow
+def test_the_demo_measures_what_the_readme_says(script, tmp_path):
+    """Both commands of make demo; another thread count or torch may move a mean by a point or two."""
+    for name, arms, *more in (
+        ("hard-label-v1", "distilled-hard,random-hard"),
+        ("rd3-v1", "distilled-soft,random-soft", "--teacher", "default"),
+    ):
+        assert script("train_student", "--protocol", name, "--arms", arms, "--seeds", "0,1,2", *more).code == 0
+    report = json.loads(next(tmp_path.glob("results/digits/rd3-v1-*/digits-dm-*/report.json")).read_text())
+    cells = report["comparison"]["convnet3"]["cells"]
+    for side, row in (("distilled", "10 distilled images (DM)"), ("random", "10 random real images, 3 draws")):
+        stated = re.search(rf"\| {re.escape(row)} \| ([\d.]+) \| ([\d.]+) \|", README).groups()
+        for protocol_name, value in zip(("hard-label-v1", "rd3-v1"), stated):
+            assert cells[side][protocol_name] == pytest.approx(float(value) / 100, abs=0.02)
 
 
 def test_every_picture_and_file_of_the_readme_is_there():

@@ -182,7 +182,7 @@ def test_a_teacher_below_the_floor_may_not_label(digits, test_set, spoil):
 
 
 @pytest.mark.parametrize("source, wanted", [("convnet3x", "unknown teacher"), ("torchvision:resnet19", "did you mean 'resnet1"),
-                                            ("local-dir:nowhere", "config.json is missing"),
+                                            ("local-dir:nowhere", "make one with accelerate launch"),
                                             ("torchvision:resnet18.V7", "unknown weights")])  # fmt: skip
 def test_an_unknown_teacher_is_named(digits, source, wanted):
     with pytest.raises(UserError, match=wanted):

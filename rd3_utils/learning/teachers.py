@@ -57,6 +57,12 @@ def load(source, benchmark):
         if kind == "local-dir" or (not rest and Path(source).is_dir()):
             path = Path(rest or source)
             path = path if path.is_dir() else image_sets.PACKAGE / path
+            if not path.is_dir():
+                raise UserError(
+                    f"teacher {source}: there is no such folder. A teacher is a student of the full data: make one with "
+                    f"accelerate launch train_student.py --benchmark {benchmark.name} --distilled full --arms full-hard, "
+                    "then give --teacher local-dir:FOLDER, the seed0 folder of its results."
+                )
             label_names = students.read_config(path).get("label_names")
             name = f"local-dir:{path}"
         elif kind == "hf-hub":
