@@ -178,7 +178,7 @@ def local_table(path, split):
         files = [path]
     elif path.is_dir():
         files = sorted(path.glob(f"{split}*.parquet")) or sorted(path.glob(f"*/{split}*.parquet"))
-        if not files and not list(path.glob("*.parquet")) and split == "test":
+        if not files and split == "test":
             files = sorted(path.glob("val*.parquet")) or sorted(path.glob("*/val*.parquet"))
     else:
         raise UserError(f"no folder or file '{path}'; give the folder that holds parquet files or one folder per class.")
