@@ -120,6 +120,14 @@ def test_a_damaged_store_is_mended_by_the_command_that_made_it(made, ten):
     assert all_bytes(where) == before
 
 
+def test_mending_for_a_shorter_recipe_keeps_the_longer_store(made, ten):
+    where, _ = made(ten, "training.epochs=20")
+    before = all_bytes(where)
+    (where / "labels-00007-of-00010.safetensors").unlink()
+    made(ten, "training.epochs=5")
+    assert all_bytes(where) == before
+
+
 def test_a_flipped_byte_is_seen_and_mended(made, ten, digits):
     where, recipe = made(ten, "training.epochs=20")
     plan = labelling.plan(ten, recipe, labelling.load_teachers(["default"], recipe, digits), 0, torch.device("cpu"))

@@ -76,6 +76,8 @@ def make(where, plan, images, recipe, found, benchmark, test, accelerator):
     """
     found = [teachers.examined(teacher, benchmark, test, accelerator) for teacher in found]
     plan = dataclasses.replace(plan, teachers=tuple(teacher.describe() for teacher in found))
+    if (where / "index.json").is_file():  # a damaged store of more epochs is mended, not cut short
+        plan = dataclasses.replace(plan, epochs=max(plan.epochs, soft_labels.read_index(where)["epochs"]))
     known = soft_labels.known_sha256(where)
     missing = [shard for shard in plan.shards if not soft_labels.is_written(where / shard[0], plan, *shard[1:], known)]
     accelerator.wait_for_everyone()  # every process has seen the same gaps before anyone fills one
