@@ -82,14 +82,11 @@ def share(rows, recipe, process, processes):
     """
     weight = processes / len(rows)
     kind, _, n = recipe.training.batch_norm.partition(":")
-    chunks = list(rows.split(int(n))) if kind == "groups" else None
-    if chunks is None:
-        first, stop = process * len(rows) // processes, (process + 1) * len(rows) // processes
-        mine = [rows[first:stop]] if stop > first else []
-    else:
-        first, stop = process * len(chunks) // processes, (process + 1) * len(chunks) // processes
-        mine = chunks[first:stop]
-    return [(some, torch.full((len(some),), weight)) for some in mine] or [(rows[:1], torch.zeros(1))]
+    dealt = list(rows.split(int(n))) if kind == "groups" else rows  # whole groups, or single rows
+    first, stop = process * len(dealt) // processes, (process + 1) * len(dealt) // processes
+    mine = dealt[first:stop] if kind == "groups" else [dealt[first:stop]]
+    passes = [(some, torch.full((len(some),), weight)) for some in mine if len(some)]
+    return passes or [(rows[:1], torch.zeros(1))]
 
 
 def check_launch(recipe, network, accelerator):
