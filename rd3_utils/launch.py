@@ -50,6 +50,7 @@ def accelerator(**arguments):
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     # warn, not fail: a network with an operation that has no deterministic CUDA kernel still trains, and torch names it
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a tenth of the time
     return accelerator
 
 

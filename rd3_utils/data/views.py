@@ -165,10 +165,10 @@ def inside(boxes, size):
 def cropped(images, views, rows, device):
     """Whole numbers 0..255 as float32 [B, 3, S, S]: patch shuffle, crop, resize and flip of `rows`, without mixing."""
     size = images.shape[-1]
-    x = images[rows.to(images.device)].to(device).float()
     box, flip, patches = views.box[rows], views.flip[rows], views.patch_order[rows]
-    if patches.shape[2] == 1 and bool((box == torch.tensor([0, 0, size, size])).all()):
-        return torch.where(flip.to(device)[:, None, None, None], x.flip(-1), x)
+    if patches.shape[2] == 1 and bool((box[:, 2:] == size).all()):
+        return shifted(images, rows, box, flip).to(device).float()
+    x = images[rows.to(images.device)].to(device).float()
     vertical = resize_weights(box[:, 0], box[:, 2], size, size, patches[:, 1])  # [B, S, S]
     horizontal = resize_weights(box[:, 1], box[:, 3], size, size, patches[:, 0])
     horizontal = torch.where(flip[:, None, None], horizontal.flip(1), horizontal)
@@ -176,6 +176,19 @@ def cropped(images, views, rows, device):
         x = rounded(x.flatten(1, 2) @ horizontal.to(device).mT)  # [B, 3S, S]
         x = x.unflatten(1, (3, size)).transpose(1, 2).flatten(2)  # [B, S, 3S]
         return rounded(vertical.to(device) @ x).unflatten(2, (3, size)).transpose(1, 2)
+
+
+def shifted(images, rows, box, flip):
+    """Crops of the images' own size, uint8 [B, 3, S, S]: pixels move, none is resampled; those from outside are black."""
+    size = images.shape[-1]
+    place = torch.arange(size)
+    down, right = box[:, :1] + place, box[:, 1:2] + torch.where(flip[:, None], place.flip(0), place)  # [B, S] source pixels
+    outside = ((down < 0) | (down >= size))[:, :, None] | ((right < 0) | (right >= size))[:, None, :]
+    rows, down, right, outside = (
+        t.to(images.device) for t in (rows, down.clamp(0, size - 1), right.clamp(0, size - 1), outside)
+    )
+    x = images[rows[:, None, None], :, down[:, :, None], right[:, None, :]]  # [B, S, S, 3]
+    return x.masked_fill_(outside[..., None], 0).permute(0, 3, 1, 2)
 
 
 def rounded(x):

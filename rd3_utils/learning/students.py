@@ -135,7 +135,10 @@ def architecture(name, benchmark):
 
 
 def create(name, benchmark, seed):
-    """An untrained network for `benchmark`, its weights drawn from `seed` alone."""
+    """An untrained network for `benchmark`, its weights drawn from `seed` alone.
+
+    With batch norm its kernels lie channels-last, which CPUs and GPUs compute faster; group norm is slower that way.
+    """
     arch = architecture(name, benchmark)
     sized = {"img_size": benchmark.image.size} if takes_image_size(arch) else {}
     try:
@@ -147,7 +150,7 @@ def create(name, benchmark, seed):
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"student {arch} cannot be built for {benchmark.image.size} px images: {reason}") from error
-    return network
+    return network.to(memory_format=torch.channels_last) if has_batch_norm(network) else network
 
 
 def takes_image_size(arch):
@@ -165,6 +168,7 @@ def save(network, folder, benchmark):
     folder = Path(folder)
     temporary = folder.with_name(f".{folder.name}.partial")
     data = benchmark.image
+    network = network.to(memory_format=torch.contiguous_format)  # what safetensors stores
     timm.models.save_for_hf(
         network,
         temporary,
