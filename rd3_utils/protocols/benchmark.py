@@ -20,8 +20,9 @@ class Data:
     test: str
     image_column: str
     label_column: str
-    train_images: int
+    train_images: int  # in the whole split; 0: not stated anywhere, so not checked
     test_images: int
+    part_of: str = ""  # the benchmark whose classes the repo holds, where this one uses only some of them
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Benchmark:
     classes: tuple[str, ...]
     defaults: Defaults
     full_data: tuple[Citation, ...]
+    titles: tuple[str, ...] = ()  # of the classes, in the same order, where `classes` are WordNet ids: files may carry either
 
 
 def load(name):
@@ -83,6 +85,8 @@ def load(name):
     benchmark = build(Benchmark, table, where)
     if len(set(benchmark.classes)) != len(benchmark.classes):
         raise UserError(f"{where}: class names repeat; give every class its own name.")
+    if benchmark.titles and len(set(benchmark.titles)) != len(benchmark.classes):
+        raise UserError(f"{where}: {len(set(benchmark.titles))} different titles for {len(benchmark.classes)} classes.")
     return benchmark
 
 
