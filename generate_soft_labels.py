@@ -18,7 +18,7 @@ from pathlib import Path
 from rd3_utils import launch
 from rd3_utils import options as shared
 from rd3_utils.data import images as image_sets
-from rd3_utils.data import selections, soft_labels
+from rd3_utils.data import selections, soft_labels, tables
 from rd3_utils.errors import UserError
 from rd3_utils.learning import labelling, students
 
@@ -43,7 +43,7 @@ def main(options):
     student = students.architecture(options.student or benchmark.defaults.student, benchmark)
 
     def train():
-        return image_sets.train_split(benchmark, options.data_dir, options.workers)
+        return tables.real(benchmark, "train", options.data_dir, options.workers)
 
     images = selections.image_set(options.distilled or benchmark.defaults.distilled, benchmark, train, options.workers)
     recipe = protocol.resolve(benchmark, student, images.nominal_ipc, len(images), options.labels)

@@ -65,6 +65,7 @@ def main(options):
         return
     test = image_sets.test_split(benchmark, options.data_dir, options.workers)
     labels = arms.find_labels(cells, options, benchmark, test, accelerator)
+    whitening = arms.find_whitening(cells, options, benchmark)
     precision = launch.precision(accelerator)
     kept = {cell: arms.kept_run(cell, labels[cell.labels_key], options.out, precision) for cell in cells}
     launch.agree(accelerator, [run is None for run in kept.values()], "the runs they find: put --out on a disk that all share")
@@ -74,13 +75,14 @@ def main(options):
     finished = []
     for cell in tqdm(cells, desc="students", unit="run", disable=len(cells) < 2):
         where = cell.path(options.out, precision)
-        finished.append(kept[cell] or train(cell, labels[cell.labels_key], benchmark, test, where, options, accelerator))
+        learned = labels[cell.labels_key], whitening[cell.recipe.views.zca]
+        finished.append(kept[cell] or train(cell, *learned, benchmark, test, where, options, accelerator))
     if accelerator.is_main_process:
         card.publish(finished, cells, labels, benchmark, protocol, options)
     accelerator.end_training()
 
 
-def train(cell, labels, benchmark, test, where, options, accelerator):
+def train(cell, labels, whitening, benchmark, test, where, options, accelerator):
     """Train one student from its seed, score its last epoch, write and return the Run."""
     recipe, seed, started = cell.recipe, cell.seed, time.time()
     processes, device = accelerator.num_processes, accelerator.device
@@ -113,7 +115,7 @@ def train(cell, labels, benchmark, test, where, options, accelerator):
             for rows, weights in passes:
                 last = rows is passes[-1][0]
                 with contextlib.nullcontext() if last else accelerator.no_sync(network):
-                    x = view_sets.apply(pixels, views, rows, recipe.mean, recipe.std, device)  # [b, 3, S, S]
+                    x = view_sets.apply(pixels, views, rows, recipe.mean, recipe.std, device, whitening)  # [b, 3, S, S]
                     output = network(x).float()  # [b, C]
                     teacher = None if logits is None else logits[rows].to(device)  # [b, C]
                     own, other = classes[rows.to(device)], classes[views.mix_partner[rows].to(device)]
@@ -131,7 +133,7 @@ def train(cell, labels, benchmark, test, where, options, accelerator):
         if not torch.isfinite(torch.tensor(mean)):
             raise UserError(f"{cell.name} seed {seed}: the loss is {mean} in epoch {epoch}; the training diverged.")
         if options.monitor_test and epoch % max(1, recipe.training.epochs // MONITORED) == 0:
-            entry["test_top1"] = score(student, average, test, benchmark, accelerator)["top1"]
+            entry["test_top1"] = score(student, average, test, benchmark, whitening, accelerator)["top1"]
         history.append(entry)
         if options.log_with:
             accelerator.log({f"{cell.name}/seed{seed}/{k}": v for k, v in entry.items()}, step=epoch)
@@ -139,7 +141,7 @@ def train(cell, labels, benchmark, test, where, options, accelerator):
             training.save_checkpoint(checkpoint, epoch + 1, time.time() - started, labels.describe(), *state, history)
             saved = time.time()
 
-    result = score(student, average, test, benchmark, accelerator)
+    result = score(student, average, test, benchmark, whitening, accelerator)
     run = {
         **cell.describe(labels),
         **result,
@@ -159,12 +161,13 @@ def train(cell, labels, benchmark, test, where, options, accelerator):
     return run
 
 
-def score(student, average, test, benchmark, accelerator):
+def score(student, average, test, benchmark, whitening, accelerator):
     """Top-1 and top-5 on the whole test split: of the moving average of the weights where the recipe keeps one."""
     if average:
         for kept, live in zip(average.module.buffers(), student.buffers()):
             kept.copy_(live)
-    return evaluation.accuracy(average.module if average else student, test, benchmark, accelerator)
+    scored = average.module if average else student
+    return evaluation.accuracy(scored, test, benchmark, accelerator, whitening=whitening)
 
 
 if __name__ == "__main__":

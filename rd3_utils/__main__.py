@@ -1,6 +1,7 @@
 """python -m rd3_utils COMMAND: what there is (list), and distilled sets made here (synthesize)."""
 
 import argparse
+import shlex
 
 from rd3_utils import launch
 from rd3_utils.data import images as image_sets
@@ -14,16 +15,33 @@ def parse():
     parser = argparse.ArgumentParser(prog="python -m rd3_utils", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("list", help="benchmarks, protocols, image sets, students and losses, one line each")
-    make = commands.add_parser("synthesize", help="make a distilled image set")
-    make.add_argument("method", choices=sorted(synthesis.METHODS))
-    make.add_argument("--benchmark", default="digits")
-    make.add_argument("--ipc", type=positive, required=True, help="images per class")
-    make.add_argument("--out", metavar="DIR", required=True, help="new folder; its name is the set's")
-    make.add_argument("--seed", type=seed, default=0)
-    make.add_argument("--iterations", type=positive, default=1000)
-    make.add_argument("--student", help="network that embeds the images (default: the benchmark's)")
-    make.add_argument("--data-dir", metavar="DIR", help="read the benchmark's real data from here")
+    methods = commands.add_parser("synthesize", help="make a distilled image set").add_subparsers(
+        dest="method", required=True, metavar="METHOD"
+    )
+    for name, method in synthesis.METHODS.items():
+        make = methods.add_parser(name, help=method.__doc__.partition(":")[0])
+        make.add_argument("--benchmark", default="digits")
+        make.add_argument("--ipc", type=positive, required=True, help="images per class")
+        make.add_argument("--out", metavar="DIR", required=True, help="new folder; its name is the set's")
+        make.add_argument("--seed", type=seed, default=0)
+        make.add_argument("--data-dir", metavar="DIR", help="read the benchmark's real data from here")
+        for option, arguments in SETTINGS[name].items():
+            make.add_argument(option, **arguments)
     return parser.parse_args()
+
+
+SETTINGS = {  # options of each method of `synthesize`
+    "dm": {
+        "--iterations": dict(type=positive, default=1000),
+        "--student": dict(help="network that embeds the images (default: the benchmark's)"),
+    },
+    "rded": {
+        "--teacher": dict(metavar="SOURCE", default="default", help="network that scores patches (default: the benchmark's)"),
+        "--candidates": dict(type=positive, default=300, help="real images of each class to choose from (default: 300)"),
+        "--crops": dict(type=positive, default=5, help="random crops of each (default: 5)"),
+        "--factor": dict(type=positive, help="patches per side of an image (default: 1 up to 64 px, 2 above)"),
+    },
+}
 
 
 def main(options):
@@ -59,10 +77,12 @@ SELECTION_HELP = {
 def synthesize(options):
     """Make a distilled set and say where it lies."""
     bench = benchmark.load(options.benchmark)
-    made = synthesis.synthesize(options.method, bench, options.ipc, options.out, options.seed, options.iterations,
-                                options.student, options.data_dir)  # fmt: skip
+    settings = {key: getattr(options, key) for key in (name.removeprefix("--") for name in SETTINGS[options.method])}
+    made = synthesis.synthesize(options.method, bench, options.ipc, options.out, options.seed, options.data_dir, **settings)
+    words = ["--benchmark", bench.name, "--distilled", options.out, "--teacher", settings.get("teacher", "default")]
+    words += ["--data-dir", options.data_dir] if options.data_dir else []
     print(f"{made.identity}: {len(made)} images in {options.out}. Train on it with: accelerate launch train_student.py "
-          f"--benchmark {bench.name} --distilled {options.out} --teacher default")  # fmt: skip
+          f"{shlex.join(words)}")  # fmt: skip
 
 
 COMMANDS = {"list": list_all, "synthesize": synthesize}

@@ -16,7 +16,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from rd3_utils import launch
 from rd3_utils.data import images as image_sets
-from rd3_utils.data import selections
+from rd3_utils.data import selections, tables
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols import protocol as protocols
 
@@ -31,7 +31,14 @@ def digits():
 
 @pytest.fixture(scope="session")
 def train(digits):
-    return image_sets.train_split(digits)
+    return image_sets.of_table(tables.real(digits, "train"))
+
+
+@pytest.fixture(scope="session")
+def select(digits):
+    """select("random:ipc=1,seed=0") -> ImageSet."""
+    table = tables.real(digits, "train")
+    return lambda source: selections.select(source, digits, lambda: table)
 
 
 @pytest.fixture(scope="session")
@@ -40,9 +47,9 @@ def test_set(digits):
 
 
 @pytest.fixture(scope="session")
-def ten(train):
+def ten(select):
     """Ten random digits, one of each class."""
-    return selections.select("random:ipc=1,seed=0", train)
+    return select("random:ipc=1,seed=0")
 
 
 @pytest.fixture

@@ -53,11 +53,11 @@ def published(server, tmp_path_factory):
 import datasets, timm
 from huggingface_hub import HfApi
 import rd3_utils
-from rd3_utils.data import images, selections
+from rd3_utils.data import images, tables
 from rd3_utils.protocols import benchmark
 from rd3_utils.learning import teachers, students
 api, digits = HfApi(), benchmark.load("digits")
-dm = images.local_table(images.EMBEDDED / "digits-dm-ipc1", "train")
+dm = tables.local(images.EMBEDDED / "digits-dm-ipc1", ["train"])
 dm.push_to_hub("bench/digits-dm")
 first = api.dataset_info("bench/digits-dm").sha
 api.create_tag("bench/digits-dm", tag="v1", repo_type="dataset")
@@ -93,6 +93,26 @@ def test_a_commit_that_is_cached_needs_no_hub(server, published, tmp_path):
     assert offline.code == 0, offline.err
     moving = script(server, tmp_path, "train_student", "--distilled", "bench/digits-dm@v1", HF_HUB_OFFLINE="1")
     assert moving.code == 2 and "give the 40-hex commit" in moving.err
+
+
+def test_the_hub_s_own_parquet_of_a_repo_with_a_script_is_read_config_by_config(server):
+    """frgfm/imagenette at refs/convert/parquet: CONFIG/SPLIT/0000.parquet and no description of them."""
+    done = server.python(
+        """
+from huggingface_hub import HfApi
+from rd3_utils.data import images, tables
+api = HfApi()
+api.create_repo("bench/converted", repo_type="dataset")
+for ipc, config in ((1, "160px"), (10, "full_size")):
+    file = images.EMBEDDED / f"digits-dm-ipc{ipc}" / "train-00000-of-00001.parquet"
+    path = f"{config}/train/0000.parquet"
+    api.upload_file(repo_id="bench/converted", repo_type="dataset", path_or_fileobj=str(file), path_in_repo=path)
+commit = api.dataset_info("bench/converted").sha
+for config in ("160px", "full_size"):
+    print(len(tables.on_hub("bench/converted", commit, config, "train", "refs/convert/parquet")))
+"""
+    )
+    assert done.code == 0 and done.out.split() == ["10", "100"], done.err
 
 
 @pytest.mark.parametrize(

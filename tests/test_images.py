@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from rd3_utils.data import images as image_sets
-from rd3_utils.data import selections
+from rd3_utils.data import tables
 from rd3_utils.errors import UserError
 
 
@@ -147,13 +147,13 @@ def test_a_table_cannot_read_files_outside_its_folder(digits, tmp_path):
         image_sets.read(str(tmp_path / "set"), digits)
 
 
-def test_a_random_selection_is_real_balanced_and_nested(train):
-    one, ten = (selections.select(f"random:ipc={k},seed=4", train) for k in (1, 10))
+def test_a_random_selection_is_real_balanced_and_nested(train, select):
+    one, ten = (select(f"random:ipc={k},seed=4") for k in (1, 10))
     real = {image.numpy().tobytes(): int(label) for image, label in zip(train.images, train.labels)}
     assert (one.ipc, ten.ipc) == (1, 10)
     assert all(real[image.numpy().tobytes()] == label for image, label in zip(ten.images, ten.labels))
     assert {i.numpy().tobytes() for i in one.images} <= {i.numpy().tobytes() for i in ten.images}
-    assert selections.select("random:ipc=10,seed=5", train).fingerprint != ten.fingerprint
+    assert select("random:ipc=10,seed=5").fingerprint != ten.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -167,9 +167,9 @@ def test_a_random_selection_is_real_balanced_and_nested(train):
         ("full:ipc=1", "takes no options"),
     ],
 )
-def test_a_wrong_selection_is_named(train, source, wanted):
+def test_a_wrong_selection_is_named(select, source, wanted):
     with pytest.raises(UserError, match=wanted):
-        selections.select(source, train)
+        select(source)
 
 
 def test_the_embedded_sets_are_what_their_own_record_says(digits):
@@ -183,17 +183,17 @@ def test_the_embedded_sets_are_what_their_own_record_says(digits):
 
 def test_real_data_from_a_folder_may_call_its_columns_otherwise(digits, train, tmp_path):
     """CIFAR-10 is img and label on the Hub, image and label in many copies; val*.parquet may hold the test split."""
-    small = dataclasses.replace(digits, data=dataclasses.replace(digits.data, test_images=20))
+    small = dataclasses.replace(digits, data=dataclasses.replace(digits.data, test_images=50))
     features = datasets.Features({"img": datasets.Image(), "fine_label": datasets.ClassLabel(names=list(digits.classes))})
-    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in train.images[:20]]
-    table = datasets.Dataset.from_dict({"img": pictures, "fine_label": train.labels[:20].tolist()}, features=features)
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in train.images[:50]]
+    table = datasets.Dataset.from_dict({"img": pictures, "fine_label": train.labels[:50].tolist()}, features=features)
     table.to_parquet(str(tmp_path / "validation-00000-of-00001.parquet"))
     found = image_sets.test_split(small, tmp_path)
-    assert torch.equal(found.images, train.images[:20]) and torch.equal(found.labels, train.labels[:20])
+    assert torch.equal(found.images, train.images[:50]) and torch.equal(found.labels, train.labels[:50])
     assert found.source == tmp_path.name
 
 
 def test_real_data_from_a_folder_must_be_the_whole_split(digits, train, ten, tmp_path):
     image_sets.save(ten, tmp_path)
     with pytest.raises(UserError, match="has 10 images, wanted the official 1297"):
-        image_sets.train_split(digits, tmp_path)
+        tables.real(digits, "train", tmp_path)

@@ -1,59 +1,28 @@
-"""Students: the field's networks to the parameter, reloaded bit for bit. Teachers: examined before they may label."""
+"""Students: from their seed alone, reloaded bit for bit. Teachers: of these classes, and examined before they may label."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
 
 import pytest
 import timm
 import torch
+import torchvision
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rd3_utils import launch
 from rd3_utils.data import images as image_sets
 from rd3_utils.errors import UserError
 from rd3_utils.learning import evaluation, students, teachers, training
+from rd3_utils.protocols import benchmark as benchmarks
 
 TEACHER = image_sets.EMBEDDED / "digits-teacher-convnet3"
 
 
-def count(network):
-    return sum(p.numel() for p in network.parameters()), sum(b.numel() for b in network.buffers())
-
-
-@pytest.mark.parametrize(
-    "name, size, classes, parameters, buffers",
-    [  # NUS-HPC-AI-Lab/DD-Ranking b8b0966 and LINs-lab/RDED 3f6453d, counted from their code
-        ("convnet3", 32, 10, 320_010, 0),
-        ("convnet3_bn", 32, 10, 320_010, 771),
-        ("convnet3", 32, 100, 504_420, 0),
-        ("convnet4", 64, 200, 857_160, 0),
-        ("convnet4_bn", 32, 10, 452_490, 1_028),
-        ("convnet5_bn", 128, 10, 615_690, 1_285),
-        ("convnet6_bn", 128, 10, 748_170, 1_542),
-        ("convnet3", 64, 200, 1_938_120, 0),
-        ("resnet18_cifar", 32, 10, 11_173_962, 9_620),
-        ("resnet34_cifar", 32, 100, 21_328_292, 17_060),
-        ("resnet50_cifar", 64, 200, 23_910_152, 53_173),
-        ("resnet101_cifar", 32, 10, 42_512_970, 105_448),
-    ],
-)
-def test_a_network_has_the_fields_parameters_and_buffers(name, size, classes, parameters, buffers):
-    sized = {"img_size": size} if name.startswith("convnet") else {}
-    assert count(timm.create_model(name, num_classes=classes, **sized)) == (parameters, buffers)
-
-
-def test_a_small_image_resnet_keeps_the_resolution_at_its_stem():
-    network = timm.create_model("resnet18_cifar", num_classes=10)
-    assert (network.conv1.kernel_size, network.conv1.stride, network.conv1.padding) == ((3, 3), (1, 1), (1, 1))
-    assert isinstance(network.maxpool, nn.Identity)
-    assert network.forward_features(torch.zeros(1, 3, 32, 32)).shape == (1, 512, 4, 4)
-
-
 def test_a_small_image_resnet_is_torchvisions_after_the_stem():
     """Same weights, same map: the blocks of timm's ResNet are those of torchvision's, names included."""
-    import torchvision
-
     ours = timm.create_model("resnet18_cifar", num_classes=10).eval()
     theirs = torchvision.models.resnet18(num_classes=10)
     theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
@@ -156,16 +125,112 @@ def copied(tmp_path, **changes):
     return f"local-dir:{tmp_path / 'teacher'}"
 
 
+def of_classes(benchmark, classes, titles=(), size=8):
+    """The benchmark as if it had these classes, and images of `size` pixels."""
+    return dataclasses.replace(
+        benchmark, classes=tuple(classes), titles=tuple(titles), image=dataclasses.replace(benchmark.image, size=size)
+    )
+
+
+def saved(tmp_path, digits, names):
+    """(source, network) of an untrained teacher whose outputs are called `names`; a number: so many, without names."""
+    classes = range(names) if isinstance(names, int) else names
+    network = students.create("convnet1", of_classes(digits, map(str, classes)), 0)
+    if isinstance(names, int):
+        timm.models.save_for_hf(network, tmp_path / "teacher", safe_serialization=True)
+    else:
+        students.save(network, tmp_path / "teacher", of_classes(digits, names))
+    return f"local-dir:{tmp_path / 'teacher'}", network
+
+
+@pytest.mark.parametrize("name", ["imagenette", "imagewoof", "imagenet-10", "imagenet-100"])
+def test_a_teacher_of_imagenet_teaches_a_part_of_it(digits, tmp_path, name):
+    """Its logits of the benchmark's classes, found by WordNet id whatever the order of its outputs."""
+    part = benchmarks.load(name)
+    part = of_classes(digits, part.classes, part.titles)  # its classes, and images in the normalisation of this teacher
+    names = sorted(benchmarks.load("imagenet-1k").classes, key=lambda name: name[::-1])
+    source, network = saved(tmp_path, digits, names)
+    teacher = teachers.load(source, part)
+    x = torch.randn(4, 3, 8, 8)
+    by_hand = torch.stack([network(x)[:, names.index(wordnet_id)] for wordnet_id in part.classes], 1)
+    assert torch.allclose(teachers.Ensemble([teacher, teacher], part)(x), by_hand, atol=1e-6)
+    assert teacher.describe()["classes"] == 1000
+
+
+def test_a_thousand_nameless_outputs_are_imagenets_in_the_order_of_wordnet_ids(digits, tmp_path):
+    imagenet, nette = benchmarks.load("imagenet-1k"), benchmarks.load("imagenette")
+    assert list(imagenet.classes) == sorted(imagenet.classes)
+    source, network = saved(tmp_path, digits, 1000)
+    teacher = teachers.load(source, of_classes(nette, nette.classes))
+    assert teacher.columns == (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)  # torchvision's, tench to parachute
+    whole = teachers.load(source, of_classes(imagenet, imagenet.classes))
+    assert whole.columns is None and "classes" not in whole.describe()
+    with pytest.raises(UserError, match="has 1000 classes, digits has 10; give a teacher of this benchmark"):
+        teachers.load(source, digits)
+
+
+def test_a_teacher_may_name_its_classes_by_their_titles(digits, tmp_path):
+    zoo = of_classes(digits, ["n1", "n2"], ["cat", "dog"])
+    assert teachers.load(saved(tmp_path / "a", digits, ["cat", "dog"])[0], zoo).columns is None
+    assert teachers.load(saved(tmp_path / "b", digits, ["dog", "eel", "cat"])[0], zoo).columns == (2, 0)
+
+
+def test_a_teacher_of_the_same_classes_in_another_order_is_the_same_teacher(digits, test_set, tmp_path):
+    source = copied(tmp_path, label_names=list("9876543210"))
+    weights = load_file(tmp_path / "teacher" / "model.safetensors")
+    weights.update({key: value.flip(0).contiguous() for key, value in weights.items() if key.startswith("classifier")})
+    save_file(weights, tmp_path / "teacher" / "model.safetensors")
+    teacher, straight = teachers.load(source, digits), teachers.load("default", digits)
+    x = torch.randn(4, 3, 8, 8)
+    assert torch.allclose(teachers.Ensemble([teacher], digits)(x), straight.network(x), atol=1e-6)
+    teacher = teachers.examined(teacher, digits, test_set, launch.accelerator())
+    assert (teacher.top1, teacher.columns) == (0.99, tuple(range(9, -1, -1)))
+
+
+def test_columns_are_part_of_who_labels_and_no_columns_change_nothing(digits):
+    teacher = teachers.load("default", digits)
+    before = hashlib.sha256(f"single\n{teacher.sha256} {teacher.mean} {teacher.std}".encode()).hexdigest()
+    assert teachers.teachers_id([teacher], "mean") == before
+    assert list(teacher.describe()) == ["source", "commit", "architecture", "sha256", "top1"]
+    turned = [dataclasses.replace(teacher, columns=columns) for columns in (tuple(range(9, -1, -1)), tuple(range(10)))]
+    assert len({before, *(teachers.teachers_id([each], "mean") for each in turned)}) == 3
+
+
 def test_a_teacher_of_other_classes_is_refused(digits, tmp_path):
-    with pytest.raises(UserError, match="knows classes 9, 8, 7"):
-        teachers.load(copied(tmp_path, label_names=list("9876543210")), digits)
+    with pytest.raises(
+        UserError, match=r"knows classes 10, 9, 8 \.\.\. \(10\), digits has 0, 1, 2 \.\.\. \(10\), of which '0'"
+    ):
+        teachers.load(copied(tmp_path, label_names=[str(k) for k in range(10, 0, -1)]), digits)
+
+
+def test_a_class_that_two_outputs_answer_for_is_refused(digits, tmp_path):
+    source, _ = saved(tmp_path, digits, ["crane", "dog", "crane"])
+    with pytest.raises(UserError, match="of which 'crane' is not one of the teacher's"):
+        teachers.load(source, of_classes(digits, ["crane", "dog"]))
+
+
+def test_names_that_are_not_as_many_as_outputs_are_refused(digits, tmp_path):
+    with pytest.raises(UserError, match="names 11 classes and has 10 outputs"):
+        teachers.load(copied(tmp_path, label_names=list("0123456789a")), digits)
+
+
+def test_names_may_be_given_by_index_with_gaps(digits, tmp_path):
+    source, _ = saved(tmp_path, digits, list("abcd"))
+    config = students.read_config(tmp_path / "teacher")
+    (tmp_path / "teacher" / "config.json").write_text(json.dumps({**config, "label_names": {"1": "dog", "3": "cat"}}))
+    assert teachers.load(source, of_classes(digits, ["cat", "dog"])).columns == (3, 1)
 
 
 def test_a_teacher_with_another_number_of_classes_is_refused(digits, tmp_path):
-    network = timm.create_model("convnet2", num_classes=7, img_size=8)
-    timm.models.save_for_hf(network, tmp_path, safe_serialization=True)
     with pytest.raises(UserError, match="has 7 classes, digits has 10"):
-        teachers.load(f"local-dir:{tmp_path}", digits)
+        teachers.load(saved(tmp_path, digits, 7)[0], digits)
+
+
+def test_a_damaged_teacher_is_refused(digits, tmp_path):
+    source = copied(tmp_path)
+    (tmp_path / "teacher" / "model.safetensors").write_bytes(b"not what it was")
+    with pytest.raises(UserError, match=f"teacher {source} cannot be loaded: SafetensorError"):
+        teachers.load(source, digits)
 
 
 @pytest.mark.parametrize("spoil", ["order", "normalisation", "untrained"])
@@ -189,19 +254,33 @@ def test_an_unknown_teacher_is_named(digits, source, wanted):
         teachers.load(source, digits)
 
 
-def test_a_torchvision_teacher_is_torchvisions_network(tmp_path, monkeypatch):
-    """Its published file, put where torchvision looks for it: the same logits, and torchvision's own normalisation."""
-    import torchvision
+@pytest.mark.parametrize("name", ["squeezenet1_1", "googlenet"])
+def test_a_torchvision_teacher_is_torchvisions_network(tmp_path, monkeypatch, name):
+    """Its published file, put where torchvision looks for it: the logits and the normalisation that torchvision gives.
 
-    network = torchvision.models.squeezenet1_1().eval()
-    weights = torchvision.models.get_model_weights("squeezenet1_1").IMAGENET1K_V1
+    googlenet's builder is told, with these weights, to undo the normalisation.
+    """
+    weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    network = torchvision.models.get_model(name, **teachers.builder_arguments(name, weights))
     torch.save(network.state_dict(), tmp_path / "hub" / "checkpoints" / weights.url.rsplit("/", 1)[1])
-    loaded, mean, std = teachers.from_torchvision("squeezenet1_1")
+    loaded, mean, std = teachers.from_torchvision(name)
     x = torch.randn(1, 3, 64, 64)
-    assert torch.equal(loaded.eval()(x), network(x))
+    assert torch.equal(loaded.eval()(x), torchvision.models.get_model(name, weights=weights).eval()(x))
     assert (mean, std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def test_a_torchvision_transformer_is_built_for_the_size_of_its_weights():
+    weights = torchvision.models.get_model_weights("vit_b_16").IMAGENET1K_SWAG_E2E_V1
+    with torch.device("meta"):
+        network = torchvision.models.get_model("vit_b_16", **teachers.builder_arguments("vit_b_16", weights))
+    assert sum(p.numel() for p in network.parameters()) == weights.meta["num_params"]
+
+
+def test_a_network_that_is_no_classifier_is_no_torchvision_teacher():
+    with pytest.raises(UserError, match="unknown torchvision network 'fcn_resnet50'"):
+        teachers.from_torchvision("fcn_resnet50")
 
 
 def test_accuracy_is_counted_over_the_whole_test_split(digits, test_set):

@@ -76,10 +76,8 @@ def test_kl_and_soft_ce_have_the_same_gradient_for_the_student():
 
 
 @pytest.fixture
-def hundred(train):
-    from rd3_utils.data import selections
-
-    return selections.select("random:ipc=10,seed=0", train)
+def hundred(select):
+    return select("random:ipc=10,seed=0")
 
 
 @pytest.mark.parametrize("zeta, last", [(1.0, 0.0), (2.0, 0.5), (4.0, (1 + math.cos(math.pi / 4)) / 2)])
@@ -143,10 +141,8 @@ def test_every_row_is_trained_once_an_epoch_at_any_batch_size(recipe, hundred, b
     assert [len(b) for b in rows[:-1]] == [batch] * (len(rows) - 1) and len(rows) == r.steps_per_epoch
 
 
-def test_at_the_recipes_batch_size_every_batch_is_one_mixing_group(recipe, train):
-    from rd3_utils.data import selections
-
-    images = selections.select("random:ipc=12,seed=0", train)  # 120 rows: groups of 50, 50 and 20
+def test_at_the_recipes_batch_size_every_batch_is_one_mixing_group(recipe, select):
+    images = select("random:ipc=12,seed=0")  # 120 rows: groups of 50, 50 and 20
     r = recipe("rd3-v1", images)
     v = views.draw(r, 0, 0)
     groups = [set(g.tolist()) for g in v.order.split(50)]

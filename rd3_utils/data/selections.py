@@ -14,8 +14,8 @@ def is_selection(source):
     return source.partition(":")[0] in SELECTIONS
 
 
-def select(source, train):
-    """The ImageSet that `source` selects from the train split `train`."""
+def select(source, benchmark, train):
+    """The ImageSet that `source` selects from the train split; `train` is a function that returns its Table."""
     name, _, text = source.partition(":")
     if name not in SELECTIONS:
         raise unknown("selection", name, SELECTIONS)
@@ -25,7 +25,7 @@ def select(source, train):
         if not separator or not re.fullmatch("[0-9]{1,18}", value):
             raise UserError(f"selection '{source}': '{pair}' is not KEY=NUMBER, as in random:ipc=10,seed=0.")
         options[key] = int(value)
-    return SELECTIONS[name](train, source, **check_options(name, options, source))
+    return SELECTIONS[name](benchmark, train, source, **check_options(name, options, source))
 
 
 def check_options(name, options, source):
@@ -44,30 +44,36 @@ def check_options(name, options, source):
     return {**known, **options}
 
 
-def random(train, source, ipc, seed):
+def random(benchmark, train, source, ipc, seed):
     """`ipc` real images of every class, without replacement; a larger ipc of the same seed contains the smaller one.
 
     Row i of the train split gets the i-th number of a Philox stream keyed by `seed`; a class keeps its `ipc` smallest.
     """
     if ipc < 1:
         raise UserError(f"selection '{source}' asks for {ipc} images per class, wanted at least 1.")
-    labels = train.labels.numpy()
-    key = np.random.Philox(key=seed).random_raw(len(labels))
+    images.check_size(ipc * len(benchmark.classes), benchmark)
+    train = train()
     rows = []
     for k, class_name in enumerate(train.class_names):
-        mine = np.flatnonzero(labels == k)
+        mine = shuffled(train, k, seed)
         if len(mine) < ipc:
             raise UserError(f"class '{class_name}' has {len(mine)} images, ipc={ipc} asks for more; use ipc <= {len(mine)}.")
-        rows.append(mine[np.argsort(key[mine])][:ipc])
-    rows = np.concatenate(rows)
-    name = f"random-ipc{ipc}-seed{seed}"
-    source = f"random:ipc={ipc},seed={seed}"
-    return images.make(name, train.images[rows], train.labels[rows], train.class_names, source, train.commit)
+        rows.append(mine[:ipc])
+    return images.of_table(train, np.concatenate(rows), f"random-ipc{ipc}-seed{seed}", f"random:ipc={ipc},seed={seed}")
 
 
-def full(train, source):
+def shuffled(train, k, seed):
+    """int64: the rows of class `k` of a Table in the random order of `seed`."""
+    mine = np.flatnonzero(train.labels == k)
+    return mine[np.argsort(np.random.Philox(key=seed).random_raw(len(train))[mine])]
+
+
+def full(benchmark, train, source):
     """The whole train split."""
-    return images.renamed(train, "full", "full")
+    images.check_size(benchmark.data.train_images, benchmark)
+    train = train()
+    images.check_size(len(train), benchmark)
+    return images.of_table(train, name="full", source="full")
 
 
 SELECTIONS = {"random": random, "full": full}
@@ -76,11 +82,11 @@ SELECTIONS = {"random": random, "full": full}
 def image_set(source, benchmark, train, workers=None):
     """The ImageSet that SOURCE names: an existing path, a selection, an embedded set (also as METHOD:ipc=K), or a Hub repo.
 
-    `train` is a function that returns the train split; it is called only for a selection.
+    `train` is a function that returns the Table of the train split; it is called only for a selection.
     """
     if not Path(source).exists():
         if is_selection(source):
-            return select(source, train())
+            return select(source, benchmark, train)
         embedded = re.fullmatch(r"(\w+):ipc=(\d+)", source)
         if embedded:
             source = f"{benchmark.name}-{embedded[1]}-ipc{embedded[2]}"

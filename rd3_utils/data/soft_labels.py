@@ -14,6 +14,9 @@ Keys of a shard of K epochs of N images, C classes:
     mix_box      U8 [K, N, 4]    top, left, bottom, right, half open (U16 above 255 px)
     order        U32 [K, N]
     patch_order  U8 [K, N, 2, F] where patches are shuffled
+    mix_lam      F32 [K, N]      where MixUp weighs images
+    operations   U16 [K, N, n]   where RandAugment is used; codes of augmentation.draw_operations
+    dsa          U8 [K, N]       with dsa_numbers F32 [K, N, 3] where DSA is used
 """
 
 import contextlib
@@ -33,10 +36,17 @@ from safetensors.torch import save_file
 from rd3_utils.data import views as views_module
 from rd3_utils.data.views import Views
 from rd3_utils.errors import UserError
+from rd3_utils.protocols import protocol
 
 FORMAT = 1
 LEAST_SHARDS = 16  # a kill or a lost process costs at most a sixteenth of the labels, also where all would fit one file
 INTEGERS = {True: torch.uint8, False: torch.uint16}
+OPTIONAL = {  # key in a shard -> field of Views and type on disk, where a recipe uses it
+    "mix_lam": ("mix_weight", torch.float32),
+    "operations": ("operations", torch.uint16),
+    "dsa": ("dsa", torch.uint8),
+    "dsa_numbers": ("dsa_numbers", torch.float32),
+}
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,9 @@ class Plan:
         wide = 1 if fits_a_byte(self) else 2
         label = 2 * self.classes if self.label_dtype == "fp16" else self.classes + 4
         factor = self.views["patch_shuffle"]
-        return self.rows * (label + 9 + 8 * wide + (2 * factor if factor > 1 else 0))
+        extra = (2 * factor if factor > 1 else 0) + (4 if self.views.get("mix") == "mixup" else 0)
+        extra += 2 * self.views.get("randaugment", 0) + (13 if self.views.get("dsa", "none") != "none" else 0)
+        return self.rows * (label + 9 + 8 * wide + extra)
 
     @property
     def epochs_per_shard(self):
@@ -150,6 +162,9 @@ def write_shard(path, plan, first, stop, views, logits):
     }
     if plan.views["patch_shuffle"] > 1:
         tensors["patch_order"] = torch.stack([v.patch_order for v in views]).to(torch.uint8)
+    for key, (name, kind) in OPTIONAL.items():
+        if getattr(views[0], name) is not None:
+            tensors[key] = torch.stack([getattr(v, name) for v in views]).to(kind)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     save_file(tensors, temporary, metadata={"rd3": json.dumps(shard_metadata(plan, first, stop))})
@@ -243,7 +258,9 @@ class SoftLabelStore:
         box[:, :2] -= self.index["border"]
         patches = read.get("patch_order", torch.zeros(len(box), 2, 1, dtype=torch.uint8)).long()
         partner, mix_box, order = (read[key].long() for key in ("mix_partner", "mix_box", "order"))
-        return Views(box, read["flip"].bool(), partner, mix_box, order, patches), logits
+        used = {name: read[key] for key, (name, _) in OPTIONAL.items() if key in read}
+        used = {name: value if value.is_floating_point() else value.long() for name, value in used.items()}
+        return Views(box, read["flip"].bool(), partner, mix_box, order, patches, **used), logits
 
     def open(self, entry):
         """The memory-mapped shard, verified."""
@@ -281,7 +298,7 @@ def load(where, images, recipe, views_seed, teachers_id=None):
     )
     check(where, "classes", list(index["class_names"])[:3], list(images.class_names)[:3],
           same=tuple(index["class_names"]) == images.class_names)  # fmt: skip
-    wanted = {**dataclasses.asdict(recipe.views)}
+    wanted = protocol.stated(recipe.views)
     different = [k for k, v in wanted.items() if json.loads(json.dumps(v)) != index["views"].get(k)]
     check(
         where,

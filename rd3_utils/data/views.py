@@ -5,12 +5,15 @@ row i of an epoch is the same whoever draws it. `apply` turns rows into pixels w
 2^24, which float32 holds exactly: a view has the same bits on any device and in any batch.
 """
 
+import dataclasses
 import hashlib
 import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+
+from rd3_utils.data import augmentation
 
 WEIGHT_BITS = 16  # weights sum to 2^16, times 255 is below 2^24: every partial sum is exact in float32
 
@@ -25,6 +28,13 @@ class Views:
     mix_box      int64 [N, 4]     CutMix: top, left, bottom, right in output pixels, half open; all 0: nothing
     order        int64 [N]        the epoch's sequence of rows, to be cut into groups of the recipe's `views.group`
     patch_order  int64 [N, 2, F]  order of column strips, then of row strips, shuffled before the crop; F = 1: none
+
+    None where a recipe does not use them:
+
+    mix_weight   float32 [N]      MixUp: share of the own image, a multiple of 2^-16; 1: nothing mixed in
+    operations   int64 [N, n]     RandAugment, before all else: codes of `augmentation.draw_operations`
+    dsa          int64 [N]        DSA, after all else: 1 + the index of the operation in `augmentation.DSA`
+    dsa_numbers  float32 [N, 3]   in [0, 1): the operation's own randomness
     """
 
     box: torch.Tensor
@@ -33,12 +43,18 @@ class Views:
     mix_box: torch.Tensor
     order: torch.Tensor
     patch_order: torch.Tensor
+    mix_weight: torch.Tensor | None = None
+    operations: torch.Tensor | None = None
+    dsa: torch.Tensor | None = None
+    dsa_numbers: torch.Tensor | None = None
 
     def __len__(self):
         return len(self.order)
 
     def own_share(self, rows, size):
-        """[B] The share of each row's pixels that show its own image (CutMix's lambda after clipping)."""
+        """[B] The share of each row's pixels (CutMix, after clipping) or weight (MixUp) that is its own image."""
+        if self.mix_weight is not None:
+            return self.mix_weight[rows]
         top, left, bottom, right = self.mix_box[rows].unbind(1)
         return 1 - (bottom - top) * (right - left) / size**2
 
@@ -48,15 +64,22 @@ def draw(recipe, views_seed, epoch):
 
     Crops as torchvision's RandomResizedCrop.get_params (ten tries, then the largest central crop that fits the ratio);
     the CutMix box of clovaai/CutMix-PyTorch (Yun et al., ICCV 2019), which the lineage copied: side ratio
-    sqrt(1 - lambda), half a side (rounded down) on each side of a uniform centre, clipped. With
-    `mix_per = "group"` one box serves a group; partners are a permutation inside the group.
+    sqrt(1 - lambda), half a side (rounded down) on each side of a uniform centre, clipped. MixUp (Zhang et al., ICLR 2018)
+    weighs the own image with lambda. With `mix_per = "group"` one box or weight serves a group; partners are a permutation
+    inside the group.
     """
     views, n, size = recipe.views, recipe.images, recipe.image_size
     stream = Stream(views_seed, epoch)
     order = np.argsort(stream.bits("order", n), kind="stable")
-    partner, mix_box = np.arange(n), np.zeros((n, 4), np.int64)
+    partner, mix_box, used = np.arange(n), np.zeros((n, 4), np.int64), {}
     if views.mix == "cutmix":
         partner, mix_box = draw_cutmix(views, order, size, stream)
+    elif views.mix == "mixup":
+        partner, used["mix_weight"] = draw_mixup(views, order, stream)
+    if views.randaugment:
+        used["operations"] = augmentation.draw_operations(stream, n, views.randaugment, views.randaugment_magnitude)
+    if views.dsa != "none":
+        used["dsa"], used["dsa_numbers"] = augmentation.draw_dsa(stream, views.dsa, order, views.group)
     if views.crop == "random_resized":
         box = random_resized_boxes(views, n, size, stream)
     else:
@@ -65,7 +88,8 @@ def draw(recipe, views_seed, epoch):
         box = np.concatenate([corner, np.full((n, 2), size)], axis=1)
     strips = np.argsort(stream.bits("patches", n, 2, views.patch_shuffle), axis=2, kind="stable")
     flip = stream.uniform("flip", n) < views.flip
-    return Views(*(torch.from_numpy(np.ascontiguousarray(a)) for a in (box, flip, partner, mix_box, order, strips)))
+    arrays = dict(box=box, flip=flip, mix_partner=partner, mix_box=mix_box, order=order, patch_order=strips, **used)
+    return Views(**{name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()})
 
 
 class Stream:
@@ -110,13 +134,7 @@ def random_resized_boxes(views, n, size, stream):
 
 def draw_cutmix(views, order, size, stream):
     """Partners int64 [N] and boxes int64 [N, 4]: permutations and boxes inside groups of `order`."""
-    n = len(order)
-    groups = np.arange(n) // views.group  # group of each place in the order
-    shuffled = np.lexsort((stream.bits("partner", n), groups))  # places, permuted inside their group
-    partner = np.empty(n, np.int64)
-    partner[order] = order[shuffled]
-    u = stream.uniform("mix", n, 4)[groups if views.mix_per == "group" else np.arange(n)]
-    share = u[:, 0] if views.mix_alpha == 1 else beta_quantile(views.mix_alpha, u[:, 0])
+    partner, u, share = draw_partners(views, order, stream)
     half = np.floor(size * np.sqrt(1 - share)) // 2
     row, column = np.floor(u[:, 1] * size), np.floor(u[:, 2] * size)
     box = np.stack([row - half, column - half, row + half, column + half], axis=1)
@@ -130,6 +148,28 @@ def draw_cutmix(views, order, size, stream):
     return partner, by_row
 
 
+def draw_mixup(views, order, stream):
+    """Partners int64 [N] and weights of the own image float32 [N]."""
+    partner, u, share = draw_partners(views, order, stream)
+    share = np.floor(share * 2**WEIGHT_BITS + 0.5) * 2.0**-WEIGHT_BITS
+    share[u[:, 3] >= views.mix_probability] = 1
+    weight = np.empty(len(order), np.float32)
+    weight[order] = share
+    partner[weight == 1] = np.flatnonzero(weight == 1)
+    return partner, weight
+
+
+def draw_partners(views, order, stream):
+    """Partners int64 [N] of rows, permuted inside groups of `order`; for places in the order: numbers [N, 4], lambda [N]."""
+    n = len(order)
+    groups = np.arange(n) // views.group  # group of each place in the order
+    shuffled = np.lexsort((stream.bits("partner", n), groups))  # places, permuted inside their group
+    partner = np.empty(n, np.int64)
+    partner[order] = order[shuffled]
+    u = stream.uniform("mix", n, 4)[groups if views.mix_per == "group" else np.arange(n)]
+    return partner, u, u[:, 0] if views.mix_alpha == 1 else beta_quantile(views.mix_alpha, u[:, 0])
+
+
 def beta_quantile(alpha, u):
     """Beta(alpha, alpha) numbers from uniform ones."""
     from scipy.special import betaincinv
@@ -137,9 +177,10 @@ def beta_quantile(alpha, u):
     return betaincinv(alpha, alpha, u)
 
 
-def apply(images, views, rows, mean, std, device=None):
+def apply(images, views, rows, mean, std, device=None, whitening=None):
     """Normalised pixels float32 [B, 3, S, S] of the views of `rows`: exactly what a teacher labels and a student sees.
 
+    RandAugment, patch shuffle, crop, flip, mixing, normalisation, ZCA (a `Whitening`), DSA, in this order.
     images  uint8 [N, 3, S, S], on any device; rows int64 [B] on the CPU; mean, std: 3 numbers each, for values in [0, 1].
     A crop is resampled as PIL does it (bilinear, antialiased, rounded to 8 bits after each axis) with 16-bit weights.
     """
@@ -149,10 +190,16 @@ def apply(images, views, rows, mean, std, device=None):
     x = cropped(images, views, needed, device)[where.to(device)]  # own views, then partners' [2B, 3, S, S]
     own, other = x[: len(rows)], x[len(rows) :]
     if not torch.equal(partners, rows):
-        own = torch.where(inside(views.mix_box[rows], x.shape[-1]).to(device), other, own)
+        if views.mix_weight is not None:  # multiples of 2^-16 of whole numbers to 255: exact
+            weight = views.mix_weight[rows].to(device)[:, None, None, None]
+            own = own * weight + other * (1 - weight)
+        else:
+            own = torch.where(inside(views.mix_box[rows], x.shape[-1]).to(device), other, own)
     mean = torch.tensor(mean, device=device)[:, None, None] * 255
     std = torch.tensor(std, device=device)[:, None, None] * 255
-    return (own - mean) / std
+    x = (own - mean) / std
+    x = x if whitening is None else whitening(x)
+    return x if views.dsa is None else augmentation.dsa(x, views.dsa[rows], views.dsa_numbers[rows])
 
 
 def inside(boxes, size):
@@ -163,8 +210,12 @@ def inside(boxes, size):
 
 
 def cropped(images, views, rows, device):
-    """Whole numbers 0..255 as float32 [B, 3, S, S]: patch shuffle, crop, resize and flip of `rows`, without mixing."""
+    """Whole numbers 0..255 as float32 [B, 3, S, S]: RandAugment, patch shuffle, crop, resize and flip of `rows`, unmixed."""
     size = images.shape[-1]
+    if views.operations is not None:
+        images = augmentation.randaugment(images[rows.to(images.device)].cpu(), views.operations[rows])
+        views = subset(views, rows)
+        rows = torch.arange(len(rows))
     box, flip, patches = views.box[rows], views.flip[rows], views.patch_order[rows]
     if patches.shape[2] == 1 and bool((box[:, 2:] == size).all()):
         return shifted(images, rows, box, flip).to(device).float()
@@ -176,6 +227,12 @@ def cropped(images, views, rows, device):
         x = rounded(x.flatten(1, 2) @ horizontal.to(device).mT)  # [B, 3S, S]
         x = x.unflatten(1, (3, size)).transpose(1, 2).flatten(2)  # [B, S, 3S]
         return rounded(vertical.to(device) @ x).unflatten(2, (3, size)).transpose(1, 2)
+
+
+def subset(views, rows):
+    """The Views of `rows` alone, to be applied to as many images."""
+    fields = {field.name: getattr(views, field.name) for field in dataclasses.fields(views)}
+    return Views(**{name: None if value is None else value[rows] for name, value in fields.items()})
 
 
 def shifted(images, rows, box, flip):

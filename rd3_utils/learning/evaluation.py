@@ -15,7 +15,7 @@ BATCH = 500  # test images per forward pass
 
 
 @torch.no_grad()
-def predictions(network, images, rows, mean, std, accelerator, top=5, exact=False):
+def predictions(network, images, rows, mean, std, accelerator, top=5, exact=False, whitening=None):
     """int64 [B, top] (or [B, C] with fewer classes): the most likely classes of `rows`, best first.
 
     Eval mode, no views; `exact` computes in float32 whatever the launch says.
@@ -26,6 +26,7 @@ def predictions(network, images, rows, mean, std, accelerator, top=5, exact=Fals
     best = []
     for some in rows.split(BATCH):
         x = (images[some.to(images.device)].to(accelerator.device).float() - mean) / std  # [B, 3, S, S]
+        x = x if whitening is None else whitening(x)
         with contextlib.nullcontext() if exact else accelerator.autocast():
             logits = network(x).float()  # [B, C]
         best.append(logits.topk(min(top, logits.shape[1]), dim=1).indices.cpu())
@@ -33,13 +34,14 @@ def predictions(network, images, rows, mean, std, accelerator, top=5, exact=Fals
     return torch.cat(best) if best else torch.empty(0, top, dtype=torch.int64)
 
 
-def accuracy(network, test, benchmark, accelerator, exact=False):
+def accuracy(network, test, benchmark, accelerator, exact=False, whitening=None):
     """{"top1", "top5" (fractions), "images_scored"} of `network` on the ImageSet `test`, the same in every process.
 
     Process r scores rows r, r + P, ...; the rows that come back must be each test row exactly once, or UserError.
     """
     rows = torch.arange(accelerator.process_index, len(test), accelerator.num_processes)
-    best = predictions(network, test.images, rows, benchmark.image.mean, benchmark.image.std, accelerator, exact=exact)
+    normalisation = benchmark.image.mean, benchmark.image.std
+    best = predictions(network, test.images, rows, *normalisation, accelerator, exact=exact, whitening=whitening)
     pairs = [(rows.numpy(), best.numpy())]
     pairs = gather_object(pairs) if accelerator.num_processes > 1 else pairs
     scores = [None]

@@ -14,6 +14,7 @@ from rd3_utils.errors import UserError
 from rd3_utils.launch import raise_on_all
 from rd3_utils.learning import teachers
 from rd3_utils.learning.training import on_device
+from rd3_utils.protocols import protocol
 
 
 def load_teachers(sources, recipe, benchmark):
@@ -38,7 +39,7 @@ def plan(images, recipe, found, views_seed, device, forward_batch=100, label_dty
         classes=recipe.classes,
         image_size=recipe.image_size,
         border=border,
-        views=dataclasses.asdict(recipe.views),
+        views=protocol.stated(recipe.views),
         views_digest=recipe.views_digest,
         views_seed=views_seed,
         teachers=tuple(teacher.describe() for teacher in found),

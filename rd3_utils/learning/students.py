@@ -1,4 +1,4 @@
-"""Students: name -> network. timm's, plus the field's ConvNets and small-image ResNets registered as timm architectures.
+"""Students: name -> network. timm's, plus the field's ConvNets and networks for small images, registered with timm.
 
 Importing this module registers the architectures, so that a saved student reloads bit for bit with
 `timm.create_model("local-dir:FOLDER", pretrained=True)`.
@@ -12,11 +12,16 @@ import timm
 import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from rd3_utils import hub
 from rd3_utils.errors import UserError, unknown
 
 SMALL = 64  # pixels: up to this size `resnet18` means the network with the small-image stem
+# what networks raise that do not take an image of some size
+MISFITS = (RuntimeError, AssertionError, ValueError, TypeError, AttributeError, ArithmeticError, LookupError)
 
 
 class ConvNet(nn.Module):
@@ -29,7 +34,7 @@ class ConvNet(nn.Module):
 
     def __init__(self, depth=3, norm="instance", num_classes=10, in_chans=3, img_size=32, width=128, **_):
         super().__init__()
-        size = img_size if isinstance(img_size, int) else img_size[0]
+        size = pixels(img_size)
         self.depth, self.num_classes, self.in_chans = depth, num_classes, in_chans
         side = size // 2**depth
         if side < 1:
@@ -74,6 +79,37 @@ class SmallImageResNet(ResNet):
         self.init_weights(zero_init_last=False)
 
 
+def small_image_vit_base(img_size=32, **arguments):
+    """timm's ViT-B with patches an eighth of the image's side: 64 tokens, where patches of 16 px leave 4 of a 32 px image."""
+    return VisionTransformer(
+        img_size=img_size, patch_size=patch_side(img_size, 8), embed_dim=768, depth=12, num_heads=12, **arguments
+    )
+
+
+def small_image_swin_tiny(img_size=32, **arguments):
+    """timm's Swin-T with a first map of 16x16 patches and windows of 4x4: maps of side 16, 8, 4 and 2 at any image size.
+
+    With the stock patches of 4 px the last map of a 32 px image has one pixel, and attention nothing to attend to.
+    """
+    return SwinTransformer(
+        img_size=img_size, patch_size=patch_side(img_size, 16), window_size=4, embed_dim=96, depths=(2, 2, 6, 2),
+        num_heads=(3, 6, 12, 24), **arguments,
+    )  # fmt: skip
+
+
+def patch_side(img_size, across):
+    """Pixels per side of a patch where `across` patches span the image; UserError where that is no whole number."""
+    size = pixels(img_size)
+    if size % across:
+        raise UserError(f"this network cuts the image into {across}x{across} patches; {size} px is no multiple of {across}.")
+    return size // across
+
+
+def pixels(img_size):
+    """The side of a square image, which timm gives as a number or as (height, width)."""
+    return img_size if isinstance(img_size, int) else img_size[0]
+
+
 CONVNETS = {f"convnet{d}{norm}": (d, norm) for d in range(1, 7) for norm in ("", "_bn")}
 RESNETS = {
     "resnet18_cifar": (BasicBlock, (2, 2, 2, 2)),
@@ -81,17 +117,22 @@ RESNETS = {
     "resnet50_cifar": (Bottleneck, (3, 4, 6, 3)),
     "resnet101_cifar": (Bottleneck, (3, 4, 23, 3)),
 }
+TRANSFORMERS = {  # name: (builder, what it is, its linear layer)
+    "vit_base_cifar": (small_image_vit_base, "ViT-B for small images: 8x8 patches at any size", "head"),
+    "swin_tiny_cifar": (small_image_swin_tiny, "Swin-T for small images: 16x16 patches at any size, windows of 4x4", "head.fc"),
+}
 OWN = {
     **{name: f"ConvNet, {d} blocks, {'batch' if norm else 'instance'} norm" for name, (d, norm) in CONVNETS.items()},
     **{name: f"{name.removesuffix('_cifar')} with a 3x3 stride-1 stem and no max-pooling" for name in RESNETS},
+    **{name: text for name, (_, text, _) in TRANSFORMERS.items()},
 }
 
 
-def register(name, cls, head, **arguments):
-    """Make `name` a timm architecture that builds `cls(**arguments)`."""
+def register(name, build, **arguments):
+    """Make `name` a timm architecture that `build(**arguments)` makes."""
 
     def entrypoint(pretrained=False, **kwargs):
-        return build_model_with_cfg(cls, name, pretrained, **{**arguments, **kwargs})
+        return build_model_with_cfg(build, name, pretrained, **{**arguments, **kwargs})
 
     entrypoint.__name__ = entrypoint.__qualname__ = name
     entrypoint.__module__ = __name__
@@ -99,29 +140,35 @@ def register(name, cls, head, **arguments):
     register_model(entrypoint)
 
 
+def untrained(first_conv, classifier, fixed_input_size):
+    """timm's description of an architecture without weights; the benchmark's size and normalisation come when it is saved."""
+    return {
+        "url": "", "num_classes": 10, "input_size": (3, 32, 32), "pool_size": None, "crop_pct": 1.0, "license": None,
+        "interpolation": "bilinear", "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "first_conv": first_conv,
+        "classifier": classifier, "fixed_input_size": fixed_input_size,
+    }  # fmt: skip
+
+
 default_cfgs = generate_default_cfgs(
     {
-        f"{name}.untrained": dict(
-            url="", num_classes=10, input_size=(3, 32, 32), pool_size=None, crop_pct=1.0, interpolation="bilinear",
-            mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0),  # replaced by the benchmark's when a student is created
-            fixed_input_size=name in CONVNETS, first_conv="features.0" if name in CONVNETS else "conv1",
-            classifier="classifier" if name in CONVNETS else "fc",
-            license=None,
-        )
-        for name in OWN
+        **{f"{name}.untrained": untrained("features.0", "classifier", True) for name in CONVNETS},
+        **{f"{name}.untrained": untrained("conv1", "fc", False) for name in RESNETS},
+        **{f"{name}.untrained": untrained("patch_embed.proj", head, True) for name, (_, _, head) in TRANSFORMERS.items()},
     }
-)  # fmt: skip
+)
 __all__ = []  # timm's register_model appends the architectures
 for _name, (_depth, _norm) in CONVNETS.items():
-    register(_name, ConvNet, "classifier", depth=_depth, norm="batch" if _norm else "instance")
+    register(_name, ConvNet, depth=_depth, norm="batch" if _norm else "instance")
 for _name, (_block, _layers) in RESNETS.items():
-    register(_name, SmallImageResNet, "fc", block=_block, layers=_layers)
+    register(_name, SmallImageResNet, block=_block, layers=_layers)
+for _name, (_build, _, _) in TRANSFORMERS.items():
+    register(_name, _build)
 
 
 def architecture(name, benchmark):
     """The timm architecture that `name` means on this benchmark: at most 64 px, resnet18 is resnet18_cifar.
 
-    UserError with the nearest name when there is none.
+    UserError with the nearest name when there is none, and for a tag that timm does not have.
     """
     plain, _, _ = name.partition(".")
     if benchmark.image.size <= SMALL and f"{plain}_cifar" in RESNETS:
@@ -131,6 +178,10 @@ def architecture(name, benchmark):
         near = known if any(part in name.lower() for part in ("convnet", "resnet")) else known | set(timm.list_models())
         error = unknown("student", name, near)
         raise error if near == known else UserError(str(error).split("Known:")[0] + "See python -m rd3_utils list.")
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise UserError(f"unknown student '{name}': {error}") from error
     return name
 
 
@@ -138,24 +189,27 @@ def create(name, benchmark, seed):
     """An untrained network for `benchmark`, its weights drawn from `seed` alone.
 
     With batch norm its kernels lie channels-last, which CPUs and GPUs compute faster; group norm is slower that way.
+    UserError for an unknown name and for a network that does not take the benchmark's images.
     """
     arch = architecture(name, benchmark)
-    sized = {"img_size": benchmark.image.size} if takes_image_size(arch) else {}
+    size, classes = benchmark.image.size, len(benchmark.classes)
+    cfg = timm.get_pretrained_cfg(arch)
+    sized = {"img_size": size} if cfg.fixed_input_size else {}  # built for one size, timm's own unless told another
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = timm.create_model(arch, num_classes=len(benchmark.classes), **sized)
+            network = timm.create_model(arch, num_classes=classes, **sized)
         with torch.no_grad():
-            network.eval()(torch.zeros(2, 3, benchmark.image.size, benchmark.image.size))
-    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"student {arch} cannot be built for {benchmark.image.size} px images: {reason}") from error
-    return network.to(memory_format=torch.channels_last) if has_batch_norm(network) else network
-
-
-def takes_image_size(arch):
-    """Whether an architecture is built for one input size."""
-    return arch in CONVNETS or arch.startswith(("vit_", "deit", "swin", "beit", "eva", "maxvit", "mixer", "xcit"))
+            shape = tuple(network.eval()(torch.zeros(2, 3, size, size)).shape)
+    except MISFITS as error:
+        raise UserError(
+            f"student {arch} cannot be built for {size} px images (timm's size for it: {cfg.input_size[-1]} px): "
+            f"{hub.one_line(error)}"
+        ) from error
+    if shape != (2, classes):
+        raise UserError(f"student {arch} answers two images with shape {shape}, wanted (2, {classes}): it is no classifier.")
+    flat = all(p.ndim < 5 for p in network.parameters())  # channels-last is for kernels of two dimensions
+    return network.to(memory_format=torch.channels_last) if flat and has_batch_norm(network) else network
 
 
 def has_batch_norm(network):
@@ -169,6 +223,7 @@ def save(network, folder, benchmark):
     temporary = folder.with_name(f".{folder.name}.partial")
     data = benchmark.image
     network = network.to(memory_format=torch.contiguous_format)  # what safetensors stores
+    hook = network.register_state_dict_post_hook(copied)
     timm.models.save_for_hf(
         network,
         temporary,
@@ -182,11 +237,17 @@ def save(network, folder, benchmark):
             "interpolation": "bilinear",
         },
     )
+    hook.remove()
     folder.mkdir(parents=True, exist_ok=True)
     for file in sorted(temporary.iterdir(), key=lambda file: file.name != "model.safetensors"):  # config.json last
         file.chmod(0o644)
         os.replace(file, folder / file.name)
     temporary.rmdir()
+
+
+def copied(module, state, prefix, metadata):
+    """Give every tensor of a state dict its own memory: the layers of timm's CoaT share some, which safetensors refuses."""
+    state.update({key: value.clone() for key, value in state.items()})
 
 
 def read_config(folder):

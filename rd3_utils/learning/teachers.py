@@ -2,6 +2,8 @@
 
 A teacher is named by a timm architecture, hf-hub:OWNER/REPO[@REVISION], local-dir:FOLDER (a student saved by
 train_student.py is one), or torchvision:NAME. It runs in eval mode and float32, with the normalisation it was trained with.
+Its outputs are put into the benchmark's order by class name, and those of other classes are left out, as in
+LINs-lab/RDED synthesize/utils.py:210-226: a network of ImageNet-1K teaches any part of it.
 """
 
 import hashlib
@@ -11,17 +13,25 @@ from pathlib import Path
 
 import timm
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from rd3_utils import hub
 from rd3_utils.data import images as image_sets
+from rd3_utils.data import tables
 from rd3_utils.errors import UserError, unknown
 from rd3_utils.learning import evaluation, students
+from rd3_utils.protocols import benchmark as benchmarks
+
+IMAGENET = "imagenet-1k"  # the benchmark whose classes a network of 1000 unnamed outputs is taken to know
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A network with its provenance; `mean` and `std` are those of its training images, for values in [0, 1]."""
+    """A network with its provenance; `mean` and `std` are those of its training images, for values in [0, 1].
+
+    `columns` says, for each class of the benchmark, which output of the network answers for it; None: they are the same.
+    """
 
     network: nn.Module
     source: str
@@ -31,79 +41,108 @@ class Teacher:
     mean: tuple
     std: tuple
     top1: float | None = None  # on the benchmark's test split
+    outputs: int | None = None  # classes that the network itself tells apart
+    columns: tuple | None = None
 
     def describe(self):
-        """What labels and Runs record of it."""
+        """What labels and Runs record of it; `classes`, how many it knows, only where the benchmark has columns of them."""
         source = self.source
         if source.startswith("local-dir:"):
-            source = f"local-dir:{image_sets.without_machine(source.removeprefix('local-dir:'))}"
+            source = f"local-dir:{tables.without_machine(source.removeprefix('local-dir:'))}"
         keys = ("commit", "architecture", "sha256", "top1")
-        return {"source": source, **{key: getattr(self, key) for key in keys}}
+        own = {} if self.columns is None else {"classes": self.outputs}
+        return {"source": source, **{key: getattr(self, key) for key in keys}, **own}
 
 
 def load(source, benchmark):
     """The Teacher at `source`; `default` is the benchmark's.
 
-    UserError for an unknown source, a network that cannot be had, other classes or another number of classes.
+    UserError for an unknown source, a network that cannot be had, that does not take the benchmark's images, or that does
+    not know all of its classes.
     """
     source = benchmark.defaults.teacher if source == "default" else source
-    kind, _, rest = source.partition(":")
-    commit = None
-    if kind == "torchvision":
-        network, mean, std = from_torchvision(rest)
-        architecture, label_names = rest, None
+    if source.startswith("torchvision:"):
+        architecture, commit, names = source.removeprefix("torchvision:"), None, None
+        network, mean, std = from_torchvision(architecture)
     else:
-        name = source
-        if kind == "local-dir" or (not rest and Path(source).is_dir()):
-            path = Path(rest or source)
-            path = path if path.is_dir() else image_sets.PACKAGE / path
-            if not path.is_dir():
-                raise UserError(
-                    f"teacher {source}: there is no such folder. A teacher is a student of the full data: make one with "
-                    f"accelerate launch train_student.py --benchmark {benchmark.name} --distilled full --arms full-hard, "
-                    "then give --teacher local-dir:FOLDER, the seed0 folder of its results."
-                )
-            label_names = students.read_config(path).get("label_names")
-            name = f"local-dir:{path}"
-        elif kind == "hf-hub":
-            repo, revision, _ = hub.parse(rest)
-            commit = hub.commit(repo, revision, repo_type="model")
-            name, label_names = f"hf-hub:{repo}@{commit}", None
-        elif not timm.is_model(source.partition(".")[0]):
-            raise unknown("teacher", source, ["default", "hf-hub:OWNER/REPO", "local-dir:FOLDER", "torchvision:NAME",
-                                              *timm.list_models(source[:3] + "*")])  # fmt: skip
-        else:
-            label_names = None
-        try:
-            network = timm.create_model(name, pretrained=True)
-        except (RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"teacher {source} cannot be loaded: {hub.one_line(error)}") from error
+        network, commit = from_timm(source, benchmark)
         config = network.pretrained_cfg
-        architecture, mean, std = config["architecture"], tuple(config["mean"]), tuple(config["std"])
-        label_names = label_names or config.get("label_names")
-    if label_names and tuple(label_names) != benchmark.classes:
-        raise UserError(
-            f"teacher {source} knows classes {', '.join(label_names[:3])} ... ({len(label_names)}), {benchmark.name} has "
-            f"{', '.join(benchmark.classes[:3])} ... ({len(benchmark.classes)}); give a teacher of this benchmark."
-        )
-    return finished(network, source, commit, architecture, mean, std, benchmark)
-
-
-def finished(network, source, commit, architecture, mean, std, benchmark):
-    """The Teacher, frozen and in eval mode, once it is seen to give one logit per class."""
+        architecture, names = config["architecture"], config.get("label_names")
+        mean, std = tuple(config["mean"]), tuple(config["std"])
     network.eval().requires_grad_(False)
-    size = benchmark.image.size
+    outputs = count_outputs(network, source, benchmark.image.size)
+    columns = columns_of(names, outputs, source, benchmark)
+    sha256 = weights_sha256(network)
+    return Teacher(network, source, commit, architecture, sha256, mean, std, outputs=outputs, columns=columns)
+
+
+def from_timm(source, benchmark):
+    """(network, commit or None) of a timm architecture with its published weights, a Hub repo, or a saved student."""
+    kind, _, rest = source.partition(":")
+    name, commit = source, None
+    if kind == "local-dir" or (not rest and Path(source).is_dir()):
+        path = Path(rest or source)
+        path = path if path.is_dir() else image_sets.PACKAGE / path
+        if not path.is_dir():
+            raise UserError(
+                f"teacher {source}: there is no such folder. A teacher is a student of the full data: make one with "
+                f"accelerate launch train_student.py --benchmark {benchmark.name} --distilled full --arms full-hard, "
+                "then give --teacher local-dir:FOLDER, the seed0 folder of its results."
+            )
+        students.read_config(path)  # says so where there is none
+        name = f"local-dir:{path}"
+    elif kind == "hf-hub":
+        repo, revision, _ = hub.parse(rest)
+        commit = hub.commit(repo, revision, repo_type="model")
+        name = f"hf-hub:{repo}@{commit}"
+    elif not timm.is_model(source.partition(".")[0]):
+        raise unknown("teacher", source, ["default", "hf-hub:OWNER/REPO", "local-dir:FOLDER", "torchvision:NAME",
+                                          *timm.list_models(source[:3] + "*")])  # fmt: skip
+    try:
+        return timm.create_model(name, pretrained=True), commit
+    except (RuntimeError, OSError, ValueError, KeyError, TypeError, AssertionError, SafetensorError) as error:
+        raise UserError(f"teacher {source} cannot be loaded: {hub.one_line(error)}") from error
+
+
+def count_outputs(network, source, size):
+    """How many classes a network tells apart in images of `size` pixels; UserError where it does not take them."""
     try:
         with torch.no_grad():
-            classes = network(torch.zeros(1, 3, size, size)).shape[-1]
-    except (RuntimeError, AssertionError) as error:
+            return network(torch.zeros(1, 3, size, size)).shape[-1]
+    except students.MISFITS as error:
         raise UserError(f"teacher {source} does not take {size} px images: {hub.one_line(error)}") from error
-    if classes != len(benchmark.classes):
-        raise UserError(
-            f"teacher {source} has {classes} classes, {benchmark.name} has {len(benchmark.classes)}; "
-            "give a teacher of this benchmark."
-        )
-    return Teacher(network, source, commit, architecture, weights_sha256(network), mean, std)
+
+
+def columns_of(names, outputs, source, benchmark):
+    """For each class of the benchmark the output that answers for it; None where outputs and classes are the same in order.
+
+    `names` of the outputs are a list, {index: name} or None. Nameless outputs as many as ImageNet-1K's classes are taken
+    for those in the order of WordNet ids, as timm and torchvision have them; others for the benchmark's own. UserError
+    unless every class, by name or by title, is one output.
+    """
+    imagenet = benchmarks.load(IMAGENET).classes
+    if not names and outputs == len(imagenet) and set(benchmark.classes) <= set(imagenet):
+        names = imagenet
+    if not names:
+        if outputs != len(benchmark.classes):
+            raise UserError(
+                f"teacher {source} has {outputs} classes, {benchmark.name} has {len(benchmark.classes)}; "
+                "give a teacher of this benchmark."
+            )
+        return None
+    names = [names.get(str(k)) for k in range(outputs)] if isinstance(names, dict) else list(names)
+    if len(names) != outputs:
+        raise UserError(f"teacher {source} names {len(names)} classes and has {outputs} outputs; its config.json is wrong.")
+    for wanted in filter(None, (benchmark.classes, benchmark.titles)):
+        if all(names.count(name) == 1 for name in wanted):
+            columns = tuple(map(names.index, wanted))
+            return None if columns == tuple(range(outputs)) else columns
+    lacking = next(name for name in benchmark.classes if names.count(name) != 1)
+    raise UserError(
+        f"teacher {source} knows classes {', '.join(map(str, names[:3]))} ... ({outputs}), {benchmark.name} has "
+        f"{', '.join(benchmark.classes[:3])} ... ({len(benchmark.classes)}), of which '{lacking}' is not one of the "
+        "teacher's; give a teacher of this benchmark."
+    )
 
 
 def from_torchvision(name):
@@ -111,8 +150,9 @@ def from_torchvision(name):
     import torchvision
 
     name, _, weights_name = name.partition(".")
-    if name not in torchvision.models.list_models():
-        raise unknown("torchvision network", name, torchvision.models.list_models())
+    classifiers = torchvision.models.list_models(module=torchvision.models)
+    if name not in classifiers:
+        raise unknown("torchvision network", name, classifiers)
     weights = list(torchvision.models.get_model_weights(name))
     known = [weight.name for weight in weights]
     if weights_name and weights_name not in known:
@@ -122,12 +162,21 @@ def from_torchvision(name):
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:
         raise UserError(f"torchvision:{name} weights cannot be fetched: {hub.one_line(error)}") from error
-    network = torchvision.models.get_model(name)
+    network = torchvision.models.get_model(name, **builder_arguments(name, weights))
     # keys of old dense-net checkpoints, as torchvision's own loader renames them
     pattern = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.((?:[12])\.(?:weight|bias|running_mean|running_var))$")
     network.load_state_dict({pattern.sub(r"\1\2", key): value for key, value in state.items()})
     transform = weights.transforms()
     return network, tuple(transform.mean), tuple(transform.std)
+
+
+def builder_arguments(name, weights):
+    """What torchvision tells its builder along with these weights (its googlenet.py:326 and vision_transformer.py:321)."""
+    if name in ("googlenet", "inception_v3"):
+        return {"transform_input": True, "init_weights": False}
+    if name.startswith("vit_"):
+        return {"image_size": weights.meta["min_size"][0]}
+    return {}
 
 
 def weights_sha256(network):
@@ -140,26 +189,31 @@ def weights_sha256(network):
 
 
 def teachers_id(teachers, ensemble):
-    """SHA-256 of who labels and how: networks, normalisation, rule. Where the weights came from does not enter."""
-    parts = [f"{t.sha256} {t.mean} {t.std}" for t in teachers]
+    """SHA-256 of who labels and how: networks, normalisation, columns, rule. Where the weights came from does not enter."""
+    parts = [f"{t.sha256} {t.mean} {t.std}" + ("" if t.columns is None else f" {t.columns}") for t in teachers]
     return hashlib.sha256("\n".join([ensemble if len(parts) > 1 else "single", *parts]).encode()).hexdigest()
 
 
 class Ensemble(nn.Module):
-    """Teachers as one network over images normalised for `benchmark`: the mean of their logits, float32 [B, C]."""
+    """Teachers as one network over images normalised for `benchmark`: the mean of their logits for its classes, float32 [B, C].
+
+    A teacher of more classes answers as if there were no others: its softmax is over the benchmark's.
+    """
 
     def __init__(self, teachers, benchmark):
         super().__init__()
         self.networks = nn.ModuleList(teacher.network for teacher in teachers)
         own = (tuple(benchmark.image.mean), tuple(benchmark.image.std))
         self.rescale = [None if (t.mean, t.std) == own else rescaling(own, (t.mean, t.std)) for t in teachers]
+        self.columns = [None if t.columns is None else torch.tensor(t.columns) for t in teachers]
         self.eval()
 
     def forward(self, x):
         total = 0
-        for network, rescale in zip(self.networks, self.rescale):
+        for network, rescale, columns in zip(self.networks, self.rescale, self.columns):
             y = x if rescale is None else x * rescale[0].to(x.device) + rescale[1].to(x.device)
-            total = total + network(y).float()
+            logits = network(y).float()
+            total = total + (logits if columns is None else logits[:, columns.to(x.device)])
         return total / len(self.networks)
 
 

@@ -1,6 +1,6 @@
 """A benchmark: the real data that students are tested on, stated in one TOML file of `benchmarks/`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rd3_utils.errors import UserError, unknown
@@ -23,6 +23,7 @@ class Data:
     train_images: int  # in the whole split; 0: not stated anywhere, so not checked
     test_images: int
     part_of: str = ""  # the benchmark whose classes the repo holds, where this one uses only some of them
+    renames: dict = field(default_factory=dict, hash=False)  # where the repo names a class wrongly: its name -> the class
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,9 @@ def load(name):
     benchmark = build(Benchmark, table, where)
     if len(set(benchmark.classes)) != len(benchmark.classes):
         raise UserError(f"{where}: class names repeat; give every class its own name.")
+    strange = sorted(set(benchmark.data.renames.values()) - set(benchmark.classes))
+    if strange:
+        raise UserError(f"{where} [data.renames]: '{strange[0]}' is none of its classes.")
     if benchmark.titles and len(set(benchmark.titles)) != len(benchmark.classes):
         raise UserError(f"{where}: {len(set(benchmark.titles))} different titles for {len(benchmark.classes)} classes.")
     return benchmark

@@ -57,11 +57,15 @@ class Views:
     padding: float  # pad: black border on each side, as a share of the image size
     patch_shuffle: int  # strips per axis shuffled before the crop; 1: none
     flip: float  # probability of a mirror image; 0 where the benchmark forbids mirroring
-    mix: str  # none | cutmix
+    mix: str  # none | cutmix | mixup
     mix_alpha: float  # lambda ~ Beta(alpha, alpha)
     mix_probability: float
-    mix_per: str  # group | row: one box for a whole group, or one for every row
-    group: int  # rows of the epoch's order that are mixed with one another
+    mix_per: str  # group | row: one box or weight for a whole group, or one for every row
+    group: int  # rows of the epoch's order that are mixed with one another, or share a DSA operation
+    randaugment: int = 0  # operations of torchvision's RandAugment before all else; 0: none
+    randaugment_magnitude: int = 9  # 0 to 30
+    dsa: str = "none"  # none | some of color_crop_cutout_flip_scale_rotate: one of them after all else, per group
+    zca: float = 0.0  # epsilon of the ZCA whitening that is fitted on the train split; 0: none
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ CHOICES = {
     "training.schedule": ("cosine", "linear", "step", "constant"),
     "training.schedule_unit": ("epoch", "step"),
     "views.crop": ("none", "random_resized", "pad"),
-    "views.mix": ("none", "cutmix"),
+    "views.mix": ("none", "cutmix", "mixup"),
     "views.mix_per": ("group", "row"),
     "labels.kind": ("soft", "hard"),
     "labels.ensemble": ("mean",),
@@ -100,6 +104,7 @@ CHOICES = {
 CONDITION_TYPES = {"benchmark": tuple[str, ...], "student": tuple[str, ...], "ipc_min": int, "ipc_max": int,
                    "image_size_min": int, "image_size_max": int}  # fmt: skip
 ARMS = ("soft", "hard", "plain")
+DSA = ("color", "crop", "cutout", "flip", "scale", "rotate")  # operations of views.dsa
 CONDITIONS = {  # what a rule's `when` may say -> does it hold?
     "benchmark": lambda value, case: any(fnmatchcase(case["benchmark"], pattern) for pattern in value),
     "student": lambda value, case: any(fnmatchcase(case["student"], pattern) for pattern in value),
@@ -142,11 +147,12 @@ class Recipe:
     @property
     def views_digest(self):
         """12 hex digits over everything that shapes a view: two recipes with the same one share soft labels."""
-        return digest({**dataclasses.asdict(self.views), "size": self.image_size, "version": VIEWS_VERSION})
+        return digest({**stated(self.views), "size": self.image_size, "version": VIEWS_VERSION})
 
     def as_dict(self):
         """Plain data for a Run, steps included."""
-        return {**dataclasses.asdict(self), "steps_per_epoch": self.steps_per_epoch, "steps": self.steps}
+        sections = {name: stated(getattr(self, name)) for name in SECTIONS}
+        return {**dataclasses.asdict(self), **sections, "steps_per_epoch": self.steps_per_epoch, "steps": self.steps}
 
 
 @dataclass(frozen=True)
@@ -169,7 +175,7 @@ class Protocol:
     @property
     def knobs(self):
         """All that counts, as plain data."""
-        sections = {name: dataclasses.asdict(getattr(self, name)) for name in SECTIONS}
+        sections = {name: stated(getattr(self, name)) for name in SECTIONS}
         knobs = {**sections, "rules": list(self.rules), "arms": self.arms}
         return {**knobs, "overrides": dict(self.overrides)} if self.overrides else knobs
 
@@ -209,9 +215,12 @@ class Protocol:
             if all(CONDITIONS[name](value, case) for name, value in rule["when"].items()):
                 changes.update(rule["set"])
         changes.update(self.overrides)
+        if labels == "plain":  # identity views by definition, also without the knobs that its file was too early for
+            changes.update({"views.randaugment": 0, "views.dsa": "none"})
         changes.update(self.arms[labels])
         if not benchmark.image.mirror:
-            changes["views.flip"] = 0.0
+            strategy = changes.get("views.dsa", self.views.dsa).split("_")
+            changes.update({"views.flip": 0.0, "views.dsa": "_".join(op for op in strategy if op != "flip") or "none"})
         parts = {
             name: dataclasses.replace(
                 getattr(self, name),
@@ -264,7 +273,8 @@ def load(name):
     for key, source in protocol.sources.items():
         if key not in all_knobs() or not isinstance(source, str):
             raise unknown(f"source in {where} [sources]", key, all_knobs())
-    unsourced = [key for key in all_knobs() if key not in protocol.sources]
+    unsourced = [f"{name}.{key}" for name in SECTIONS for key in stated(getattr(protocol, name))]
+    unsourced = [key for key in unsourced if key not in protocol.sources]
     if unsourced:
         raise UserError(f"{where} [sources] lacks {', '.join(unsourced)}; say where each value comes from.")
     return protocol
@@ -273,6 +283,12 @@ def load(name):
 def names():
     """The names of all released protocols, sorted."""
     return sorted(path.stem for path in RELEASED.glob("*.toml"))
+
+
+def stated(section):
+    """{field: value} of a section without the knobs that came later and do nothing: older files need not know them."""
+    later = {field.name: field.default for field in dataclasses.fields(section) if field.default is not dataclasses.MISSING}
+    return {key: value for key, value in dataclasses.asdict(section).items() if key not in later or value != later[key]}
 
 
 def all_knobs():
@@ -321,6 +337,10 @@ def check_knob(key, value, where):
     numbers = value if isinstance(value, tuple) else (value,)
     if any(isinstance(v, float) and not math.isfinite(v) for v in numbers):
         raise UserError(f"{where} {key} is {value}, wanted finite numbers.")
+    if key == "views.randaugment_magnitude" and value > 30:
+        raise UserError(f"{where} {key} is {value}, wanted 0 to 30.")
+    if key == "views.dsa" and value != "none" and not set(value.split("_")) <= set(DSA):
+        raise UserError(f"{where} {key} is '{value}', wanted none or some of {'_'.join(DSA)}.")
     if key == "training.betas" and not all(0 <= beta < 1 for beta in value):
         raise UserError(f"{where} {key} is {value}, wanted two numbers from 0 to below 1.")
     return value
@@ -330,7 +350,10 @@ POSITIVE = (
     "training.epochs training.batch_size training.learning_rate training.zeta training.drop training.eps "
     "views.patch_shuffle views.mix_alpha views.group labels.teachers loss.temperature"
 ).split()
-NOT_NEGATIVE = ("training.warmup_epochs training.weight_decay views.padding labels.distinct_epochs loss.hard_weight").split()
+NOT_NEGATIVE = (
+    "training.warmup_epochs training.weight_decay views.padding views.randaugment views.randaugment_magnitude views.zca "
+    "labels.distinct_epochs loss.hard_weight"
+).split()
 FRACTIONS = "training.ema_decay training.momentum views.flip views.mix_probability".split()
 
 
@@ -347,6 +370,8 @@ def check_recipe(recipe, name):
         raise UserError(f"{name}: soft labels with loss '{loss.name}', which ignores them; use kl, soft_ce or mse_gt.")
     if views.mix != "none" and loss.name == "ce":
         raise UserError(f"{name}: images are mixed ({views.mix}) but the labels of loss 'ce' are not; use ce_mixed.")
+    if views.zca and labels.kind == "soft":
+        raise UserError(f"{name}: views.zca with soft labels: teachers are not trained on whitened images; use hard labels.")
     if recipe.image_size % views.patch_shuffle:
         raise UserError(
             f"{name}: views.patch_shuffle={views.patch_shuffle} does not divide the image size {recipe.image_size}."

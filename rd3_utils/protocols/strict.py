@@ -31,7 +31,8 @@ def build(cls, table, where):
     for name in table:
         if name not in names:
             raise UserError(f"{where}: {unknown('field', name, names)}")
-    required = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
+    none = dataclasses.MISSING
+    required = [f.name for f in dataclasses.fields(cls) if f.default is none and f.default_factory is none]
     missing = [name for name in required if name not in table]
     if missing:
         raise UserError(f"{where} lacks {', '.join(missing)}; state every field.")

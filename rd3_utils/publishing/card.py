@@ -226,7 +226,7 @@ def protocol_section(runs, head, protocol, benchmark):
     rows = [[key, value, source_of(key, labels, protocol, benchmark)] for key, value in recipe.items()]
     changed = []
     for run in {(run["student"], run["arm"]): run for run in reversed(runs)}.values():
-        changes = [f"{key} = {show(value)}" for key, value in flat(run["recipe"]).items() if value != recipe[key]]
+        changes = [f"{key} = {show(value)}" for key, value in flat(run["recipe"]).items() if value != recipe.get(key)]
         if run["protocol"]["digest"] != head["protocol"]["digest"]:
             changes = [f"all of {run['protocol']['name']}, digest {run['protocol']['digest']}"]
         if changes:
@@ -244,7 +244,7 @@ def flat(recipe):
 
 def source_of(key, labels, protocol, benchmark):
     """Where a resolved value comes from: the strongest that spoke, then the protocol's own words."""
-    stated = protocol.sources[key]
+    stated = protocol.sources.get(key, "not used by the protocol")
     if key == "views.flip" and not benchmark.image.mirror:
         return f"{benchmark.name} forbids mirror images; else {stated}"
     if key in protocol.arms[labels]:

@@ -2,7 +2,7 @@
 
 import shlex
 
-from rd3_utils.data.images import without_machine
+from rd3_utils.data.tables import without_machine
 from rd3_utils.publishing.markdown import listed
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from rd3_utils.data import images as image_sets
-from rd3_utils.data import selections, soft_labels
+from rd3_utils.data import selections, soft_labels, tables, whitening
 from rd3_utils.data.images import ImageSet
 from rd3_utils.errors import UserError, unknown
 from rd3_utils.learning import labelling, teachers
@@ -61,8 +61,11 @@ class Cell:
         return runs.path(root, *names, self.seed, precision)
 
     def keeps_weights(self, seeds):
-        """Whether the trained network is kept: that of the first seed, never the best, never one of random images."""
-        return self.seed == seeds[0] and not self.arm.startswith("random-")
+        """Whether the trained network is kept: that of the first seed, never the best, never one of random images.
+
+        Nor one that needs whitened images: nobody could use it without the matrix.
+        """
+        return self.seed == seeds[0] and not self.arm.startswith("random-") and not self.recipe.views.zca
 
     def describe(self, labels):
         """What a Run records of what was measured, before it is measured."""
@@ -113,14 +116,14 @@ def plan(options, benchmark, protocol, students):
 
     @cache
     def train():
-        return image_sets.train_split(benchmark, options.data_dir, options.workers)
+        return tables.real(benchmark, "train", options.data_dir, options.workers)
 
     @cache
     def distilled():
         return selections.image_set(options.distilled or benchmark.defaults.distilled, benchmark, train, options.workers)
 
     def random(draw):
-        return selections.select(f"random:ipc={distilled().nominal_ipc},seed={draw}", train())
+        return selections.select(f"random:ipc={distilled().nominal_ipc},seed={draw}", benchmark, train)
 
     cells = []
     for arm in names(options.arms, protocol.labels.kind):
@@ -129,7 +132,7 @@ def plan(options, benchmark, protocol, students):
         if side == "random":
             sets = [random(draw) for draw in range(options.draws)]
         else:
-            sets = [selections.select("full", train()) if side == "full" else distilled()]
+            sets = [selections.select("full", benchmark, train) if side == "full" else distilled()]
         for images in sets:
             for student in students:
                 recipe = of_arm.resolve(benchmark, student, images.nominal_ipc, len(images), labels)
@@ -158,6 +161,15 @@ def find_labels(cells, options, benchmark, test, accelerator):
             stores = Path("soft_labels") if given else root
             where = stored(cell, options, benchmark, test, stores, accelerator)
             found[cell.labels_key] = soft_labels.load(where, cell.images, cell.recipe, options.views_seed)
+    return found
+
+
+def find_whitening(cells, options, benchmark):
+    """{views.zca: Whitening of the train split, or None for 0} for all cells."""
+    found = {0.0: None}
+    for eps in {cell.recipe.views.zca for cell in cells} - {0.0}:
+        train = image_sets.of_table(tables.real(benchmark, "train", options.data_dir, options.workers))
+        found[eps] = whitening.fitted(train, benchmark.image.mean, benchmark.image.std, eps)
     return found
 
 

@@ -1,0 +1,325 @@
+"""Tables: images that are still files, with their labels, as parquet, image folders and Hub repos publish them.
+
+A Table knows its rows' classes without opening an image, so that ten images per class of a million cost ten decodings per
+class. Everything that a file may get wrong is checked here, at the border.
+"""
+
+import glob
+import io
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+from accelerate.utils import tqdm
+from huggingface_hub import constants
+from PIL import Image, UnidentifiedImageError
+
+from rd3_utils import hub
+from rd3_utils.errors import UserError
+from rd3_utils.protocols import benchmark as benchmarks
+
+IMAGE_COLUMNS = ("image", "img")
+LABEL_COLUMNS = ("label", "fine_label", "class_id", "labels")
+INTEGER_TYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+MODES = ("1", "L", "P", "RGB", "LA", "RGBA", "PA")  # what becomes RGB without losing anything, if opaque
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+TEST_NAMES = ("validation", "valid", "val", "test")  # how local copies call the split that a benchmark tests on
+MANY = 10_000  # images from which decoding shows its progress
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """N undecoded images and their labels int64 [N] as indices into `class_names`.
+
+    `files[rows[i]]` is image i: a cell of `datasets` (bytes or a path), or uint8 [3, S, S] where data comes as arrays.
+    `shorter_side` resizes and centre-crops to `size`; 0: images must be `size` x `size`.
+    """
+
+    name: str
+    source: str
+    commit: str | None
+    class_names: tuple
+    labels: np.ndarray
+    rows: np.ndarray
+    files: object
+    roots: tuple  # folders in which a cell's path may lie
+    size: int
+    shorter_side: int
+    photographs: bool  # real images: CMYK is converted as every loader does
+    workers: int | None
+
+    def __len__(self):
+        return len(self.labels)
+
+    @property
+    def image_bytes(self):
+        """Bytes of one decoded image."""
+        return 3 * self.size**2
+
+    def chunks(self, picked, function, size=256):
+        """Call `function(start, cells)` for chunks of the files of rows `picked`, in several threads."""
+
+        def chunk(start):
+            wanted = self.rows[picked[start : start + size]]
+            cells = self.files[wanted]
+            function(start, cells if isinstance(cells, np.ndarray) else next(iter(cells.values())))
+
+        starts = range(0, len(picked), size)
+        with ThreadPoolExecutor(self.workers or os.cpu_count()) as pool:
+            todo = pool.map(chunk, starts)
+            for _ in tqdm(todo, total=len(starts), desc=self.name, unit="x256", leave=False, disable=len(picked) < MANY):
+                pass
+
+    def decode(self, picked, into):
+        """Write the pixels of rows `picked` into `into`, uint8 [len(picked), 3, S, S]."""
+
+        def write(start, cells):
+            for place, cell in enumerate(cells, start):
+                into[place] = self.pixels(cell, picked[place])
+
+        self.chunks(picked, write)
+
+    def pixels(self, cell, row):
+        """One file's pixels under the benchmark's resize rule, uint8 [3, S, S]."""
+        if isinstance(cell, np.ndarray):
+            return cell
+        return pixels(self.picture(cell, row), self.size, self.shorter_side, f"{self.source}: image {row}")
+
+    def picture(self, cell, row):
+        """One file as an RGB PIL image of its own size."""
+        if isinstance(cell, np.ndarray):
+            return Image.fromarray(cell.transpose(1, 2, 0))
+        return picture(cell, f"{self.source}: image {row}", self.roots, self.photographs)
+
+
+def real(benchmark, split, data_dir=None, workers=None):
+    """The Table of the benchmark's "train" or "test" split, its classes and size checked against the benchmark file.
+
+    `data_dir` reads a local copy: parquet files, or one folder of images per class.
+    """
+    data = benchmark.data
+    if data_dir is None and data.repo == "sklearn:digits":
+        arrays, labels = sklearn_digits(split)
+        return Table(f"{benchmark.name}-{split}", data.repo, None, benchmark.classes, labels, np.arange(len(labels)), arrays,
+                     (), benchmark.image.size, 0, True, workers)  # fmt: skip
+    if data_dir is not None:
+        source, commit = str(data_dir), None
+        found = local(Path(data_dir), (getattr(data, split), *(TEST_NAMES if split == "test" else ("train",))))
+    else:
+        source, commit = data.repo, hub.commit(data.repo, data.revision)
+        found = on_hub(data.repo, commit, data.config, getattr(data, split), data.revision)
+    # the columns as the Hub has them; local copies may call them otherwise
+    columns = (
+        pick((data.image_column, *IMAGE_COLUMNS), found, source),
+        pick((data.label_column, *LABEL_COLUMNS), found, source),
+    )
+    renames = {} if data_dir is not None else data.renames
+    table = of_dataset(f"{benchmark.name}-{split}", found, columns, benchmark, source, commit, workers, True, renames)
+    absent = sorted(set(range(len(benchmark.classes))) - set(np.unique(table.labels).tolist()))
+    if absent:
+        raise UserError(
+            f"{table.source}: the {split} split has no image of class '{benchmark.classes[absent[0]]}' ({len(absent)} such "
+            f"of {len(benchmark.classes)} classes of {benchmark.name}); give the whole split."
+        )
+    wanted = getattr(data, f"{split}_images")
+    if wanted and len(table) != wanted:
+        raise UserError(
+            f"{table.source}: the {split} split of {benchmark.name} has {len(table)} images, "
+            f"wanted the official {wanted}; scores need the whole split."
+        )
+    return table
+
+
+def published(source, benchmark, path, workers=None):
+    """The Table of the image set at `source`: the existing `path`, or OWNER/REPO[@REVISION][:CONFIG] where that is None."""
+    if path is not None:
+        found, name, commit = local(path, ("train",)), path.resolve().name.split(".")[0], None
+    else:
+        repo, revision, config = hub.parse(source)
+        commit = hub.commit(repo, revision)
+        found = on_hub(repo, commit, config, "train", revision)
+        name = "-".join(filter(None, [repo.split("/")[1], config]))
+    columns = (pick(IMAGE_COLUMNS, found, source), pick(LABEL_COLUMNS, found, source))
+    return of_dataset(name, found, columns, benchmark, source, commit, workers, False)
+
+
+def of_dataset(name, found, columns, benchmark, source, commit, workers, photographs, renames=()):
+    """The Table of a `datasets.Dataset`: labels in benchmark order, rows of other classes left out where they may be."""
+    image_column, label_column = columns
+    labels = benchmark_labels(found, label_column, benchmark, source, photographs, dict(renames))
+    rows = np.flatnonzero(labels >= 0)
+    files = found.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
+    # where an image folder's files may lie: the caches for one on the Hub, else the folder itself
+    roots = tuple(Path(p).resolve() for p in (constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE, source))
+    resize = benchmark.image.shorter_side if photographs else 0
+    return Table(name, without_machine(source), commit, benchmark.classes, labels[rows], rows, files, roots,
+                 benchmark.image.size, resize, photographs, workers)  # fmt: skip
+
+
+def without_machine(source):
+    """A local source as outputs may name it: an absolute path keeps only its last part."""
+    return Path(source).name if Path(source).is_absolute() else source
+
+
+def local(path, splits):
+    """A `datasets.Dataset` of the parquet file, parquet folder or image folder at `path`, undecoded.
+
+    `splits` are the names the wanted split may have, the first that is there counts.
+    """
+    if path.is_file():
+        files = [path]
+    elif path.is_dir():
+        patterns = [f"{folder}{split}*.parquet" for split in splits for folder in ("", "*/")]
+        files = next(filter(None, (sorted(path.glob(pattern)) for pattern in patterns)), [])
+    else:
+        raise UserError(f"no folder or file '{path}'; give the folder that holds parquet files or one folder per class.")
+    folders = sorted({str(file.parent) for file in files})
+    if len(folders) > 1:
+        raise UserError(f"'{path}' holds {len(folders)} sets ({', '.join(folders[:3])}); give one of these folders.")
+    if files:
+        try:
+            return datasets.Dataset.from_parquet([glob.escape(str(file)) for file in files], keep_in_memory=False)
+        except Exception as error:  # pyarrow and datasets raise many kinds for a file that is not parquet
+            raise UserError(f"{files[0]} cannot be read as parquet: {hub.one_line(error)}") from error
+    return image_folder(next((path / split for split in splits if (path / split).is_dir()), path), splits[0])
+
+
+def image_folder(path, split):
+    """One folder per class, files in sorted order; class names are the folder names, sorted."""
+    classes = sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
+    files = [(file, k) for k, name in enumerate(classes) for file in sorted((path / name).iterdir())]
+    files = [(file, k) for file, k in files if file.suffix.lower() in EXTENSIONS]
+    if not files:
+        raise UserError(
+            f"'{path}' holds neither {split}*.parquet nor one folder of images per class; found "
+            f"{', '.join(sorted(entry.name for entry in os.scandir(path))[:5]) or 'nothing'}."
+        )
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=classes)})
+    rows = {"image": [{"path": str(f), "bytes": None} for f, _ in files], "label": [k for _, k in files]}
+    return datasets.Dataset.from_dict(rows, features=features)
+
+
+def on_hub(repo, commit, config, split, revision):
+    """Split `split` of a Hub dataset repo at `commit`; scripts in a repo are refused by `datasets`, never run.
+
+    A `revision` refs/convert/parquet is the Hub's own conversion of a repo with a script: a folder for each config.
+    """
+    converted = (revision or "").startswith("refs/convert/")
+    which = {"data_dir": config} if converted else {"name": config}
+    try:
+        return datasets.load_dataset(repo, **which, revision=commit, split=split)
+    except (ValueError, RuntimeError, OSError, datasets.exceptions.DatasetsError) as error:
+        raise UserError(f"{repo}@{commit[:8]} cannot be read as a dataset: {hub.one_line(error)}") from error
+
+
+def pick(names, table, source):
+    """The first of `names` that is a column of `table`."""
+    for name in names:
+        if name in table.column_names:
+            return name
+    raise UserError(
+        f"{source} has columns {', '.join(table.column_names)}; wanted one of {', '.join(dict.fromkeys(names))}: rename it."
+    )
+
+
+def benchmark_labels(table, column, benchmark, source, photographs, renames):
+    """Labels int64 [N] as indices into the benchmark's classes, mapped by name (or title) where the file has names.
+
+    `renames` {name: class} are names that this file is known to use wrongly.
+    Of a benchmark that is part of another one, real images of the other's classes get -1: they are not its own.
+    """
+    feature, count = table.features[column], len(benchmark.classes)
+    dtype = getattr(feature, "dtype", None)
+    if dtype not in ("string", *INTEGER_TYPES):
+        raise UserError(f"{source}: column '{column}' holds {dtype or feature}, wanted class names or whole numbers.")
+    values = table[column][:]
+    if None in values:
+        raise UserError(f"{source}: row {values.index(None)} has no label in column '{column}'; every image needs a class.")
+    whole = benchmarks.load(benchmark.data.part_of) if photographs and benchmark.data.part_of else benchmark
+    if dtype == "string":
+        names, values = np.unique(values, return_inverse=True)
+        names = names.tolist()
+    elif isinstance(feature, datasets.ClassLabel):
+        names, values = feature.names, np.asarray(values, np.int64)
+        if values.min(initial=0) < 0:
+            raise UserError(f"{source}: row {values.argmin()} has label {values.min()}, which means unlabelled.")
+    else:
+        names, values = whole.classes, np.asarray(values, np.int64)
+        if not 0 <= values.min(initial=0) <= values.max(initial=0) < len(names):
+            raise UserError(
+                f"{source} has labels {values.min()}..{values.max()}, wanted 0..{len(names) - 1} for {benchmark.name}."
+            )
+    names = [renames.get(name, name) for name in names]
+    meaning = {**dict(zip(benchmark.titles, range(count))), **dict(zip(benchmark.classes, range(count)))}
+    stray = sorted(set(names) - set(meaning) - set(whole.classes) - set(whole.titles))
+    if stray:
+        raise UserError(
+            f"{source} has class '{stray[0]}' ({len(stray)} such of {len(names)}), which {benchmark.name} has "
+            f"not: its classes are {', '.join(benchmark.classes[:3])} ... {benchmark.classes[-1]}; rename the classes."
+        )
+    index = np.array([meaning.get(name, -1) for name in names], np.int64)
+    own, times = np.unique(index[index >= 0], return_counts=True)
+    if (times > 1).any():
+        twice = benchmark.classes[own[times.argmax()]]
+        raise UserError(f"{source} has two classes that both mean '{twice}'; merge them.")
+    return index[values] if len(values) else np.empty(0, np.int64)
+
+
+def picture(cell, where, roots, photographs=False):
+    """One image file as an RGB PIL image; grey becomes three equal channels, exactly.
+
+    A cell that names a file instead of holding bytes is read only if that file lies under one of `roots`.
+    """
+    if not isinstance(cell, dict) or (cell.get("bytes") is None and cell.get("path") is None):
+        raise UserError(f"{where} is {str(cell)[:40]}, wanted an image.")
+    if cell["bytes"] is None and not any(Path(cell["path"]).resolve().is_relative_to(root) for root in roots):
+        raise UserError(f"{where} is a path outside its folder ('{cell['path']}'), wanted the image itself.")
+    try:
+        image = Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"])
+        image.load()
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{where} cannot be decoded ({hub.one_line(error)}); replace the file.") from error
+    if image.mode not in MODES and not (photographs and image.mode == "CMYK"):  # ImageNet has a few
+        raise UserError(f"{where} has mode {image.mode}; wanted 8-bit RGB or grey, convert it first.")
+    if "A" in image.getbands() and image.getchannel("A").getextrema()[0] < 255:
+        raise UserError(f"{where} is transparent (mode {image.mode}); wanted RGB or grey, flatten it first.")
+    return image.convert("RGB")
+
+
+def pixels(image, size, shorter_side, where):
+    """uint8 [3, size, size] of a PIL image: torchvision's Resize(shorter_side) and CenterCrop(size), to the bit."""
+    if shorter_side:
+        width, height = image.size
+        short = min(width, height)
+        image = image.resize((width * shorter_side // short, height * shorter_side // short), Image.Resampling.BILINEAR)
+        left, top = round((image.width - size) / 2), round((image.height - size) / 2)
+        image = image.crop((left, top, left + size, top + size))
+    if image.size != (size, size):
+        raise UserError(f"{where} is {image.width}x{image.height}, wanted {size}x{size}; resize the set first.")
+    return np.asarray(image).transpose(2, 0, 1)
+
+
+def sklearn_digits(split):
+    """The digits that scikit-learn carries: uint8 [N, 3, 8, 8] and labels [N] of the fixed stratified split.
+
+    In every class the rows are put in the order of a Philox stream of key 0; the first 28 % (500 in all, shares
+    rounded so that they sum to it) are the test split.
+    """
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    labels = bunch.target.astype(np.int64)
+    counts = np.bincount(labels)
+    exact = counts * 500 / counts.sum()
+    share = np.floor(exact).astype(int)
+    share[np.argsort(-(exact - share), kind="stable")[: 500 - share.sum()]] += 1
+    key = np.random.Philox(key=0).random_raw(len(labels))
+    test = np.concatenate(
+        [(rows := np.flatnonzero(labels == k))[np.argsort(key[rows])][: share[k]] for k in range(len(counts))]
+    )
+    rows = np.sort(test) if split == "test" else np.setdiff1d(np.arange(len(labels)), test)
+    grey = np.floor(bunch.images[rows] * 255 / 16 + 0.5).astype(np.uint8)  # [N, 8, 8]
+    return np.repeat(grey[:, None], 3, axis=1), labels[rows]

@@ -1,0 +1,288 @@
+"""MixUp, RandAugment, DSA, ZCA: each against its formula written out, or the library that others use."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import InterpolationMode, RandAugment, autoaugment
+
+from rd3_utils.data import augmentation, views, whitening
+from rd3_utils.errors import UserError
+from rd3_utils.protocols import benchmark as benchmarks
+from rd3_utils.protocols import protocol
+
+MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.4, 0.3)
+PLAIN = "views.crop=none", "views.flip=0.0", "views.mix=none", "views.patch_shuffle=1"
+
+
+@pytest.fixture
+def made(digits):
+    """made(images, size, "views.dsa=color", ...) -> a Recipe at any size, mirror images allowed."""
+
+    def make(n, size, *overrides):
+        sized = dataclasses.replace(digits, image=dataclasses.replace(digits.image, size=size, mirror=True))
+        return protocol.load("rd3-v1").override(overrides).resolve(sized, "convnet3", 1, n, "soft")
+
+    return make
+
+
+def noise(n, size, seed=0):
+    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def normalised(x):
+    return (x.float() - torch.tensor(MEAN)[:, None, None] * 255) / (torch.tensor(STD)[:, None, None] * 255)
+
+
+# MixUp
+
+
+def test_mixup_is_its_formula_and_one_weight_serves_a_group(made):
+    images, v = noise(20, 16), views.draw(made(20, 16, *PLAIN, "views.mix=mixup", "views.mix_alpha=0.8", "views.group=8"), 0, 3)
+    x = views.apply(images, v, torch.arange(20), MEAN, STD)
+    for i in range(20):
+        w = float(v.mix_weight[i])
+        wanted = w * normalised(images[i]) + (1 - w) * normalised(images[v.mix_partner[i]])
+        assert torch.allclose(x[i], wanted, atol=1e-5)
+    for group in v.order.split(8):
+        assert len(v.mix_weight[group].unique()) == 1
+        assert torch.equal(v.mix_partner[group].sort().values, group.sort().values)
+    assert torch.equal(v.own_share(torch.arange(20), 16), v.mix_weight)
+
+
+def test_mixup_weights_follow_the_beta_distribution(made):
+    """Mean 1/2 and variance 1 / (4 (2 alpha + 1)) of Beta(alpha, alpha)."""
+    overrides = "views.mix=mixup", "views.mix_alpha=0.8", "views.mix_per=row", "views.group=20000"
+    weight = views.draw(made(20000, 8, *PLAIN[:2], *overrides), 0, 0).mix_weight
+    assert float(weight.mean()) == pytest.approx(0.5, abs=0.01)
+    assert float(weight.var()) == pytest.approx(1 / (4 * 2.6), abs=0.003)
+
+
+def test_unmixed_groups_are_left_alone(made):
+    images = noise(30, 8)
+    v = views.draw(made(30, 8, *PLAIN, "views.mix=mixup", "views.mix_probability=0.5", "views.group=3"), 0, 0)
+    alone = v.mix_weight == 1
+    assert 0 < int(alone.sum()) < 30 and torch.equal(v.mix_partner[alone], torch.arange(30)[alone])
+    assert torch.equal(views.apply(images, v, torch.arange(30), MEAN, STD)[alone], normalised(images)[alone])
+
+
+# RandAugment
+
+
+@pytest.mark.parametrize("level", [0, 9, 30])
+@pytest.mark.parametrize("size", [32, 224])
+def test_every_operation_is_torchvisions(level, size):
+    image = noise(1, size)[0]
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    space = RandAugment()._augmentation_space(31, (size, size))
+    names = {name.lower().replace("_", ""): name for name in space}
+    for kind, name in enumerate(augmentation.NAMES):
+        theirs = names[name.replace("_", "")]
+        magnitudes, signed = space[theirs]
+        assert signed == augmentation.OPERATIONS[name][0]
+        for minus in (0, 1) if signed else (0,):
+            value = float(magnitudes[level]) if magnitudes.ndim else 0.0
+            wanted = autoaugment._apply_op(picture, theirs, -value if minus else value, InterpolationMode.NEAREST, None)
+            ours = augmentation.randaugment(image[None], torch.tensor([[(kind * 31 + level) * 2 + minus]]))[0]
+            assert np.array_equal(ours.permute(1, 2, 0), np.asarray(wanted)), (name, minus)
+
+
+def test_operations_come_before_the_crop_and_in_order(made):
+    images = noise(12, 16)
+    recipe = made(12, 16, "views.randaugment=2", "views.mix=none", "views.crop_scale=[0.3, 1]")
+    v = views.draw(recipe, 0, 1)
+    plain = dataclasses.replace(v, operations=None)
+    done = augmentation.randaugment(augmentation.randaugment(images, v.operations[:, :1]), v.operations[:, 1:])
+    rows = torch.tensor([7, 3, 11])
+    ours = views.apply(images, v, rows, MEAN, STD)
+    assert torch.equal(ours, views.apply(done, plain, rows, MEAN, STD)) and v.operations.shape == (12, 2)
+
+
+def test_all_operations_are_drawn_evenly_and_signs_are_fair(made):
+    codes = views.draw(made(14000, 8, *PLAIN, "views.randaugment=2", "views.randaugment_magnitude=7"), 0, 0).operations
+    kind, level, minus = codes // 2 // 31, codes // 2 % 31, codes % 2
+    assert bool((level == 7).all()) and bool(((torch.bincount(kind.flatten()) / 28000 - 1 / 14).abs() < 0.005).all())
+    signed = torch.tensor([augmentation.OPERATIONS[name][0] for name in augmentation.NAMES])[kind]
+    assert int(minus[~signed].sum()) == 0 and float(minus[signed].float().mean()) == pytest.approx(0.5, abs=0.01)
+
+
+# DSA: the formulas of Zhao & Bilen, ICML 2021, pixel by pixel
+
+
+def bilinear(image, y, x):
+    """The image at (y, x) in pixels, zeros outside."""
+    total = np.zeros(3)
+    for dy in (0, 1):
+        for dx in (0, 1):
+            r, c = math.floor(y) + dy, math.floor(x) + dx
+            weight = (1 - abs(y - r)) * (1 - abs(x - c))
+            if 0 <= r < image.shape[1] and 0 <= c < image.shape[2]:
+                total += weight * image[:, r, c]
+    return total
+
+
+def warped(image, matrix):
+    size = image.shape[1]
+    out = np.zeros_like(image)
+    for r in range(size):
+        for c in range(size):
+            place = np.array([(2 * c + 1) / size - 1, (2 * r + 1) / size - 1])  # x, y of the pixel's centre in -1..1
+            x, y = ((matrix @ place + 1) * size - 1) / 2
+            out[:, r, c] = bilinear(image, y, x)
+    return out
+
+
+def by_hand(name, image, u):
+    size = image.shape[1]
+    if name == "color":
+        image = image + (u[0] - 0.5) * 1.0
+        grey = image.mean(0, keepdims=True)
+        image = (image - grey) * (u[1] * 2.0) + grey
+        return (image - image.mean()) * (u[2] + 0.5) + image.mean()
+    if name == "flip":
+        return image[:, :, ::-1] if u[0] < 0.5 else image
+    if name == "scale":
+        return warped(image, np.diag([u[k] * (1.2 - 1 / 1.2) + 1 / 1.2 for k in (0, 1)]))
+    if name == "rotate":
+        a = (u[0] - 0.5) * 2 * 15 / 180 * np.pi
+        return warped(image, np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]))
+    out = np.zeros_like(image) if name == "crop" else image.copy()
+    if name == "crop":
+        border = int(size * 0.125 + 0.5)
+        down, right = (math.floor(u[k] * (2 * border + 1)) - border for k in (0, 1))
+        for r in range(size):
+            for c in range(size):
+                if 0 <= r + down < size and 0 <= c + right < size:
+                    out[:, r, c] = image[:, r + down, c + right]
+        return out
+    side = int(size * 0.5 + 0.5)
+    top, left = (math.floor(u[k] * (size + 1 - side % 2)) - side // 2 for k in (0, 1))
+    for i in range(side):
+        for j in range(side):
+            out[:, min(max(top + i, 0), size - 1), min(max(left + j, 0), size - 1)] = 0
+    return out
+
+
+@pytest.mark.parametrize("size", [8, 14])
+@pytest.mark.parametrize("name", augmentation.DSA)
+def test_every_dsa_operation_is_its_formula_pixel_by_pixel(name, size):
+    generator = torch.Generator().manual_seed(3)
+    x, u = torch.randn(12, 3, size, size, generator=generator), torch.rand(12, 3, generator=generator)
+    ours = augmentation.dsa(x, torch.full((12,), 1 + list(augmentation.DSA).index(name)), u)
+    for i in range(12):
+        assert np.allclose(ours[i], by_hand(name, x[i].double().numpy(), u[i].double().numpy()), atol=2e-5)
+
+
+def test_a_group_shares_the_operation_and_every_row_has_its_own_numbers(made):
+    v = views.draw(made(64, 8, *PLAIN, "views.dsa=color_crop_cutout_flip_scale_rotate", "views.group=16"), 0, 0)
+    for group in v.order.split(16):
+        assert len(v.dsa[group].unique()) == 1 and len(v.dsa_numbers[group].unique(dim=0)) == 16
+    seen = torch.cat([views.draw(made(64, 8, *PLAIN, "views.dsa=crop_rotate", "views.group=1"), 0, e).dsa for e in range(3)])
+    assert set(seen.tolist()) == {1 + list(augmentation.DSA).index(name) for name in ("crop", "rotate")}
+
+
+def test_dsa_comes_after_mixing_and_normalisation(made):
+    images, v = noise(10, 8), views.draw(made(10, 8, "views.dsa=color_scale", "views.group=5"), 0, 0)
+    x = views.apply(images, dataclasses.replace(v, dsa=None, dsa_numbers=None), torch.arange(10), MEAN, STD)
+    assert torch.equal(views.apply(images, v, torch.arange(10), MEAN, STD), augmentation.dsa(x, v.dsa, v.dsa_numbers))
+
+
+def test_dsa_does_not_mirror_where_the_benchmark_forbids_it(digits):
+    def strategy(text):
+        return protocol.load("rd3-v1").override([f"views.dsa={text}"]).resolve(digits, "convnet3", 1, 10, "soft").views.dsa
+
+    assert (strategy("color_flip_scale"), strategy("flip"), strategy("none")) == ("color_scale", "none", "none")
+
+
+@pytest.mark.parametrize("change", [("views.randaugment=2",), ("views.dsa=color_crop",), ("views.mix=mixup",)])
+def test_the_pixels_of_a_row_do_not_depend_on_its_batch(made, change):
+    images, v = noise(9, 16), views.draw(made(9, 16, *change), 0, 0)
+    together = views.apply(images, v, torch.arange(9), MEAN, STD)
+    alone = torch.cat([views.apply(images, v, torch.tensor([i]), MEAN, STD) for i in range(9)])
+    assert torch.equal(together, alone)
+
+
+# ZCA
+
+
+def test_whitened_data_has_the_covariance_of_the_formula(train, digits):
+    """U S/(S + eps) U^T, and S -> 1 where S is large; the matrix is symmetric, so images stay images."""
+    eps = 0.1
+    w = whitening.fit(train, digits.image.mean, digits.image.std, eps)
+    x = (train.images.double() / 255 - digits.image.mean[0]) / digits.image.std[0]
+    flat = x.flatten(1) - x.flatten(1).mean(0)
+    u, s, _ = np.linalg.svd(np.cov(flat.numpy().T))
+    assert np.allclose(w.matrix, u @ np.diag(1 / np.sqrt(s + eps)) @ u.T, atol=1e-3)
+    white = w(x.float()).flatten(1).double()
+    assert np.allclose(np.cov(white.numpy().T), u @ np.diag(s / (s + eps)) @ u.T, atol=1e-3)
+    assert torch.equal(w.matrix, w.matrix.T) or torch.allclose(w.matrix, w.matrix.T, atol=1e-5)
+
+
+def test_whitening_is_fitted_once_and_keyed_by_the_data(train, ten, digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(whitening, "FOLDER", tmp_path)
+    first = whitening.fitted(train, MEAN, STD, 0.1)
+    fit = whitening.fit
+    monkeypatch.setattr(whitening, "fit", None)
+    assert torch.equal(whitening.fitted(train, MEAN, STD, 0.1).matrix, first.matrix)
+    monkeypatch.setattr(whitening, "fit", fit)
+    others = [
+        whitening.fitted(ten, MEAN, STD, 0.1),
+        whitening.fitted(train, MEAN, STD, 0.2),
+        whitening.fitted(train, STD, STD, 0.1),
+    ]
+    assert len(list(tmp_path.iterdir())) == 4 and all(not torch.equal(o.matrix, first.matrix) for o in others)
+
+
+def test_a_view_is_whitened_between_normalisation_and_dsa(made, train, digits):
+    w = whitening.fit(train, digits.image.mean, digits.image.std, 0.1)
+    v = views.draw(made(10, 8, *PLAIN, "views.dsa=color_scale"), 0, 0)
+    unwhitened = views.apply(train.images, dataclasses.replace(v, dsa=None), torch.arange(10), MEAN, STD)
+    ours = views.apply(train.images, v, torch.arange(10), MEAN, STD, whitening=w)
+    assert torch.equal(ours, augmentation.dsa(w(unwhitened), v.dsa, v.dsa_numbers))
+
+
+def test_a_student_learns_and_is_scored_on_whitened_images(script, tmp_path, monkeypatch):
+    """Whitening the training images alone would score at chance."""
+    monkeypatch.setattr(whitening, "FOLDER", tmp_path / "zca")
+    done = script("train_student", "--protocol", "hard-label-v1", "--distilled", "random:ipc=10,seed=0", "--set",
+                  "views.zca=0.1", "--set", "training.epochs=60")  # fmt: skip
+    assert done.code == 0, done.err
+    run = json.loads(next(tmp_path.glob("results/**/seed0.json")).read_text())
+    assert run["top1"] > 0.7 and run["recipe"]["views"]["zca"] == 0.1
+
+
+@pytest.mark.parametrize(
+    "assignment, wanted",
+    [
+        ("views.randaugment_magnitude=31", "wanted 0 to 30"),
+        ("views.dsa=color_blur", "wanted none or some of color_crop_cutout_flip_scale_rotate"),
+        ("views.zca=-1", "wanted at least 0"),
+        ("views.mix=mixed", "unknown value of views.mix in --set 'mixed': did you mean 'mixup'?"),
+    ],
+)
+def test_a_wrong_knob_is_named(assignment, wanted):
+    with pytest.raises(UserError) as error:
+        protocol.load("rd3-v1").override([assignment])
+    assert wanted in str(error.value)
+
+
+def test_teachers_are_not_asked_about_whitened_images(digits):
+    with pytest.raises(UserError, match="views.zca with soft labels"):
+        protocol.load("rd3-v1").override(["views.zca=0.1"]).resolve(digits, "convnet3", 1, 10, "soft")
+
+
+def test_whitening_large_images_is_refused_with_the_size():
+    image = benchmarks.load("imagenette").image
+    ten = type("Set", (), {"images": torch.zeros(1, 3, 224, 224)})
+    with pytest.raises(UserError, match="matrix of 91 GB; use at most 64 px"):
+        whitening.fit(ten, image.mean, image.std, 0.1)
+
+
+def test_plain_arms_have_identity_views_whatever_is_overridden(digits):
+    override = ["views.randaugment=2", "views.dsa=color", "views.mix=mixup"]
+    plain = protocol.load("rd3-v1").override(override).resolve(digits, "convnet3", 1, 10, "plain").views
+    assert (plain.randaugment, plain.dsa, plain.mix) == (0, "none", "none")
