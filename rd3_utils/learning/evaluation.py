@@ -11,7 +11,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from rd3_utils.errors import UserError
 
 METRIC = Path(__file__).parent / "topk"
-BATCH = 500  # test images per forward pass
+BATCH = 500  # test images of 32 px and less per forward pass; fewer of larger ones
 
 
 @torch.no_grad()
@@ -24,7 +24,7 @@ def predictions(network, images, rows, mean, std, accelerator, top=5, exact=Fals
     network.eval()
     mean, std = (torch.tensor(v, device=accelerator.device)[:, None, None] * 255 for v in (mean, std))
     best = []
-    for some in rows.split(BATCH):
+    for some in rows.split(min(BATCH, max(64, BATCH * 32**2 // images.shape[-1] ** 2))):
         x = (images[some.to(images.device)].to(accelerator.device).float() - mean) / std  # [B, 3, S, S]
         x = x if whitening is None else whitening(x)
         with contextlib.nullcontext() if exact else accelerator.autocast():

@@ -145,7 +145,14 @@ def find_labels(cells, options, benchmark, test, accelerator):
 
     UserError, before anything is trained, where labels are missing, of other images, or too few.
     """
-    root = Path(options.soft_labels)
+    root, asked = Path(options.soft_labels), {}
+
+    def asked_teachers(recipe):
+        """What `--teacher` names, loaded once and, when a store must be made, examined once."""
+        if recipe.labels.teachers not in asked:
+            asked[recipe.labels.teachers] = labelling.load_teachers(options.teacher, recipe, benchmark)
+        return asked[recipe.labels.teachers]
+
     given = (root / "index.json").is_file() or any(root.glob("labels-*.safetensors"))
     found = {}
     for cell in cells:
@@ -154,12 +161,16 @@ def find_labels(cells, options, benchmark, test, accelerator):
         if cell.recipe.labels.kind == "hard":
             found[cell.labels_key] = soft_labels.HardLabels(cell.recipe, options.views_seed)
         elif given and cell.arm == "distilled-soft":
-            found[cell.labels_key] = soft_labels.load(
-                root, cell.images, cell.recipe, options.views_seed, asked_teachers(cell, options, benchmark)
-            )
+            mine = asked_teachers(cell.recipe) if options.teacher else None
+            mine = mine and teachers.teachers_id(mine, cell.recipe.labels.ensemble)
+            found[cell.labels_key] = soft_labels.load(root, cell.images, cell.recipe, options.views_seed, mine)
         else:
             stores = Path("soft_labels") if given else root
-            where = stored(cell, options, benchmark, test, stores, accelerator)
+            if options.teacher:
+                mine = asked_teachers(cell.recipe)
+                where = made(cell, options, mine, benchmark, test, stores, accelerator)
+            else:
+                where = stored(cell, options, stores)
             found[cell.labels_key] = soft_labels.load(where, cell.images, cell.recipe, options.views_seed)
     return found
 
@@ -173,25 +184,23 @@ def find_whitening(cells, options, benchmark):
     return found
 
 
-def asked_teachers(cell, options, benchmark):
-    """The identity of the teachers that `--teacher` names, which a given store must have; None without the option."""
-    if not options.teacher:
-        return None
-    found = labelling.load_teachers(options.teacher, cell.recipe, benchmark)
-    return teachers.teachers_id(found, cell.recipe.labels.ensemble)
+def made(cell, options, found, benchmark, test, root, accelerator):
+    """The folder of the store of the Teachers `found` for `cell` under `root`; a missing one is made.
+
+    `found` is a list in which Teachers are replaced by examined ones.
+    """
+    plan = labelling.plan(cell.images, cell.recipe, found, options.views_seed, accelerator.device, options.forward_batch,
+                          options.label_dtype, options.shard_mb)  # fmt: skip
+    where = soft_labels.folder(root, cell.images, plan.teachers_id, cell.recipe, options.views_seed)
+    if not labelling.is_complete(where, plan):
+        found[:] = [teachers.examined(teacher, benchmark, test, accelerator) for teacher in found]
+        labelling.make(where, plan, cell.images, cell.recipe, found, benchmark, test, accelerator)
+    return where
 
 
-def stored(cell, options, benchmark, test, root, accelerator):
-    """The folder of the store for `cell` under `root`: made with `--teacher`, else the one that is there."""
+def stored(cell, options, root):
+    """The folder of the one store for `cell` that is there under `root`; UserError says how to make or choose one."""
     images, recipe = cell.images, cell.recipe
-    if options.teacher:
-        asked = labelling.load_teachers(options.teacher, recipe, benchmark)
-        plan = labelling.plan(images, recipe, asked, options.views_seed, accelerator.device, options.forward_batch,
-                              options.label_dtype, options.shard_mb)  # fmt: skip
-        where = soft_labels.folder(root, images, plan.teachers_id, recipe, options.views_seed)
-        if not labelling.is_complete(where, plan):
-            labelling.make(where, plan, images, recipe, asked, benchmark, test, accelerator)
-        return where
     stores = soft_labels.candidates(root, images, recipe, options.views_seed)
     if len(stores) == 1:
         return stores[0]
