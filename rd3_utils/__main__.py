@@ -53,7 +53,7 @@ def list_all(options):
     for name in benchmark.names():
         b = benchmark.load(name)
         print(f"benchmark  {name:18} {b.title}: {len(b.classes)} classes, {b.image.size} px, "
-              f"{b.data.train_images} train / {b.data.test_images} test")  # fmt: skip
+              f"{b.data.train_images or 'some'} train / {b.data.test_images} test")  # fmt: skip
     for name in protocol.names():
         p = protocol.load(name)
         print(f"protocol   {name:18} {p.title} [{p.digest}]")
@@ -61,6 +61,8 @@ def list_all(options):
         print(f"images     {name:18} {SELECTION_HELP[name]}")
     for name in image_sets.embedded_sets():
         print(f"images     {name:18} embedded")
+    for name, method in synthesis.METHODS.items():
+        print(f"synthesize {name:18} {method.__doc__.partition(':')[0]}")
     for name, text in students.OWN.items():
         print(f"student    {name:18} {text}")
     print(f"student    {'NAME':18} every timm architecture that takes the benchmark's image size")

@@ -111,6 +111,8 @@ def test_list_has_a_line_for_everything_with_a_name(script):
         ["protocol", "rd3-v1"],
         ["student", "convnet3"],
         ["loss", "kl"],
+        ["synthesize", "rded"],
+        ["benchmark", "imagenet-1k"],
         ["images", "random"],
     ):
         assert line in words
