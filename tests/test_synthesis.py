@@ -1,5 +1,6 @@
 """Distilled sets made here: DM moves class means together; RDED is its description, step by step."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms.functional import resized_crop
 
 from rd3_utils import launch
 from rd3_utils.data import images as image_sets
@@ -85,6 +87,25 @@ def test_random_squares_are_torchvisions(monkeypatch):
             monkeypatch.undo()
             again = np.random.Generator(np.random.Philox(key=[seed, 1]))
             assert h == w and synthesis.random_square(width, height, again) == (left, top, h)
+
+
+def test_patches_are_cut_from_pictures_of_their_own_size(digits, tmp_path):
+    """A 500 x 375 photograph is cropped as it is, before the benchmark's resize and centre crop."""
+    photographs = dataclasses.replace(digits, image=dataclasses.replace(digits.image, shorter_side=9))
+    files = []
+    for k in range(10):
+        pixels = np.random.default_rng(k).integers(0, 256, (30 + k, 50, 3), np.uint8)
+        (tmp_path / str(k)).mkdir()
+        Image.fromarray(pixels).save(tmp_path / str(k) / "a.png")
+        files.append(Image.fromarray(pixels))
+    few = dataclasses.replace(photographs, data=dataclasses.replace(digits.data, train_images=10))
+    patches = synthesis.random_patches(tables.real(few, "train", tmp_path), np.array([3, 8]), 2, 4, 11)
+    for i, row in enumerate((3, 8)):
+        generator = np.random.Generator(np.random.Philox(key=[11, row]))
+        for j in range(2):
+            left, top, side = synthesis.random_square(50, 30 + row, generator)
+            wanted = resized_crop(files[row], top, left, side, side, (4, 4))
+            assert np.array_equal(patches[i, j].permute(1, 2, 0), wanted)
 
 
 def test_patches_fill_images_block_by_block_also_where_the_factor_does_not_divide():
