@@ -122,7 +122,7 @@ TRANSFORMERS = {  # name: (builder, what it is, its linear layer)
     "swin_tiny_cifar": (small_image_swin_tiny, "Swin-T for small images: 16x16 patches at any size, windows of 4x4", "head.fc"),
 }
 OWN = {
-    **{name: f"ConvNet, {d} block{'s' * (d > 1)}, {'batch' if norm else 'instance'} norm" for name, (d, norm) in CONVNETS.items()},
+    **{name: f"ConvNet-{d}, {'batch' if norm else 'instance'} norm" for name, (d, norm) in CONVNETS.items()},
     **{name: f"{name.removesuffix('_cifar')} with a 3x3 stride-1 stem and no max-pooling" for name in RESNETS},
     **{name: text for name, (_, text, _) in TRANSFORMERS.items()},
 }
