@@ -32,8 +32,9 @@ MONITORED = 20  # how often --monitor-test looks at the test split in one traini
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = shared.add_what(parser)
-    what.add_argument("--soft-labels", metavar="SOURCE", default="soft_labels", help="a label store, or the folder of stores "
-                      "in which to look and, with --teacher, to make missing ones (default: %(default)s)")  # fmt: skip
+    what.add_argument("--soft-labels", metavar="SOURCE", default="soft_labels", help="a label store, the folder of stores in "
+                      "which to look and, with --teacher, to make missing ones, or OWNER/REPO[@REVISION][:PATH] "
+                      "(default: %(default)s)")  # fmt: skip
     what.add_argument("--student", metavar="NAME[,NAME]", help="networks to train (default: the benchmark's)")
     what.add_argument("--arms", metavar="ARM[,ARM]", help="images-labels, such as distilled-soft,random-soft,full-hard; "
                       "groups: lrs, ars, all (default: distilled, with the protocol's own labels)")  # fmt: skip
@@ -43,6 +44,8 @@ def parse():
     where.add_argument("--data-dir", metavar="DIR", help="read the benchmark's real data from here")
     where.add_argument("--out", metavar="DIR", default="results", help="folder of results (default: %(default)s)")
     where.add_argument("--workers", type=shared.positive, help="threads that decode images (default: one per core)")
+    where.add_argument("--label-cache-gb", metavar="GB", type=float, help="keep at most this much of labels from the Hub, and "
+                       "no fewer than two shards (default: all, in the Hub's cache)")  # fmt: skip
     where.add_argument("--dry-run", action="store_true", help="print recipes, sources, steps and bytes, and stop")
     where.add_argument("--monitor-test", action="store_true", help="watch the test split during training; outputs say so, "
                        "and the score stays the last epoch's")  # fmt: skip

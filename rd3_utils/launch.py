@@ -16,6 +16,7 @@ import datasets
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import gather_object
+from huggingface_hub.utils import disable_progress_bars
 
 from rd3_utils.errors import UserError
 
@@ -122,6 +123,7 @@ def raise_on_all(accelerator, function):
 def run(main, options):
     """`main(options)`; a UserError ends the process with one line on stderr and exit code 2."""
     datasets.disable_progress_bars()
+    disable_progress_bars()
     try:
         main(options)
     except UserError as error:

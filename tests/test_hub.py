@@ -17,7 +17,17 @@ from rd3_utils.errors import UserError
 def server(tmp_path_factory):
     """A running minihub: .url, and .python(code) that runs Python against it as its writer, with a cache of its own."""
     root = tmp_path_factory.mktemp("hub")
-    command = [sys.executable, str(PROJECT / "tests/hub/minihub.py"), "--root", str(root / "data"), "--port", "0"]
+    log = root / "requests.jsonl"
+    command = [
+        sys.executable,
+        str(PROJECT / "tests/hub/minihub.py"),
+        "--root",
+        str(root / "data"),
+        "--port",
+        "0",
+        "--log",
+        str(log),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
     url = next(line for line in process.stdout if "http://" in line).split()[-1]
     settings = {"HF_ENDPOINT": url, "HF_TOKEN": "hf_writer", "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0",
@@ -28,7 +38,12 @@ def server(tmp_path_factory):
                               env={**os.environ, **settings, **more})  # fmt: skip
         return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
 
-    yield SimpleNamespace(url=url, python=python)
+    def gets():
+        """How many files were read from the storage origin so far."""
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        return sum(line["m"] == "GET" and bool(line["cdn"]) for line in lines)
+
+    yield SimpleNamespace(url=url, python=python, settings=settings, gets=gets)
     process.terminate()
     process.wait()
 

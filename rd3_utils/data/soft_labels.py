@@ -21,7 +21,6 @@ Keys of a shard of K epochs of N images, C classes:
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import math
 import os
@@ -34,6 +33,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from rd3_utils.data import views as views_module
+from rd3_utils.data.shards import Folder, HubFolder, file_sha256
 from rd3_utils.data.views import Views
 from rd3_utils.errors import UserError
 from rd3_utils.protocols import protocol
@@ -222,17 +222,15 @@ def offsets(path):
     }
 
 
-def file_sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 class SoftLabelStore:
-    """A finished store, read by memory-mapped slice; a shard's SHA-256 is checked when it is first opened."""
+    """A finished store, read by memory-mapped slice from `files` (a Folder or HubFolder); shards are checked when opened.
 
-    def __init__(self, where, index):
-        self.folder, self.index = Path(where), index
-        self.verified, self.shard, self.name = set(), None, None
+    The next shard is fetched while one is read, as far as `epochs` are needed.
+    """
+
+    def __init__(self, files, index, epochs):
+        self.files, self.index, self.epochs = files, index, epochs
+        self.shard, self.name = None, None
 
     @property
     def teachers(self):
@@ -248,7 +246,7 @@ class SoftLabelStore:
         """(Views, logits float32 [N, C]) of `epoch`; epochs beyond the stored ones cycle."""
         epoch %= self.index["epochs"]
         k = self.index["epochs_per_shard"]
-        shard, at = self.open(self.index["shards"][epoch // k]), epoch % k
+        shard, at = self.open(epoch // k), epoch % k
         read = {key: shard.get_slice(key)[at : at + 1][0] for key in shard.keys()}
         if "logits" in read:
             logits = read["logits"].float()
@@ -262,33 +260,27 @@ class SoftLabelStore:
         used = {name: value if value.is_floating_point() else value.long() for name, value in used.items()}
         return Views(box, read["flip"].bool(), partner, mix_box, order, patches, **used), logits
 
-    def open(self, entry):
-        """The memory-mapped shard, verified."""
-        if self.name == entry["file"]:
-            return self.shard
-        path = self.folder / Path(entry["file"]).name
-        if entry["file"] not in self.verified:
-            if not path.is_file():
-                raise UserError(f"{path} is missing though index.json names it; make or fetch the labels again.")
-            found = file_sha256(path)
-            if found != entry["sha256"]:
-                raise UserError(
-                    f"{path} has SHA-256 {found[:12]}..., index.json says {entry['sha256'][:12]}...: "
-                    "the file is damaged; make or fetch the labels again."
-                )
-            self.verified.add(entry["file"])
-        self.shard, self.name = safe_open(path, "pt"), entry["file"]
+    def open(self, i):
+        """The memory-mapped shard number `i`, verified; the one after it is on its way."""
+        entries = self.index["shards"]
+        if self.name != entries[i]["file"]:
+            path = self.files.path(entries[i])
+            self.shard, self.name = safe_open(path, "pt"), entries[i]["file"]
+            after = [entry for entry in entries[i + 1 : i + 2] if entry["epochs"][0] < self.epochs]
+            self.files.drop([Path(entry["file"]).name for entry in (entries[i], *after)])
+            for entry in after:
+                self.files.soon(entry)
         return self.shard
 
 
 def load(where, images, recipe, views_seed, teachers_id=None):
-    """The SoftLabelStore in folder `where`, checked against what it is to label.
+    """The SoftLabelStore in `where`, a local folder or a HubFolder, checked against what it is to label.
 
     UserError, with both values, for labels of other images, classes, views, seeds or teachers, for fewer epochs than the
     recipe needs, and for a folder whose index is not there yet.
     """
-    where = Path(where)
-    index = read_index(where)
+    files = where if isinstance(where, HubFolder) else Folder(where)
+    index = read_index(files)
     check(
         where,
         "images",
@@ -319,7 +311,7 @@ def load(where, images, recipe, views_seed, teachers_id=None):
             "generate_soft_labels.py for the same protocol, or train with --set training.epochs="
             f"{index['epochs']} (a custom protocol)."
         )
-    return SoftLabelStore(where, index)
+    return SoftLabelStore(files, index, recipe.label_epochs)
 
 
 def intact(where, index):
@@ -332,9 +324,10 @@ def intact(where, index):
 
 
 def read_index(where):
-    """index.json of the store in `where`; UserError if it is not there or is not one."""
-    path = where / "index.json"
+    """index.json of the store in `where` (a path, Folder or HubFolder); UserError if it is not there or is not one."""
+    path = where.index() if isinstance(where, (Folder, HubFolder)) else where / "index.json"
     if not path.is_file():
+        where = path.parent
         written = len(list(where.glob("labels-*.safetensors"))) if where.is_dir() else 0
         if written:
             raise UserError(

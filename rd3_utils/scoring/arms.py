@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from rd3_utils import hub
 from rd3_utils.data import images as image_sets
-from rd3_utils.data import selections, soft_labels, tables, whitening
+from rd3_utils.data import selections, shards, soft_labels, tables, whitening
 from rd3_utils.data.images import ImageSet
 from rd3_utils.errors import UserError, unknown
 from rd3_utils.learning import labelling, teachers
@@ -154,18 +155,23 @@ def find_labels(cells, options, benchmark, test, accelerator):
         return asked[recipe.labels.teachers]
 
     given = (root / "index.json").is_file() or any(root.glob("labels-*.safetensors"))
+    limit = None if options.label_cache_gb is None else options.label_cache_gb * 1e9
+    ask = hub.looks_like_repo(options.soft_labels) and any(cell.recipe.labels.kind == "soft" for cell in cells)
+    published = shards.on_hub(options.soft_labels, limit) if ask else {}
     found = {}
     for cell in cells:
         if cell.labels_key in found:
             continue
         if cell.recipe.labels.kind == "hard":
             found[cell.labels_key] = soft_labels.HardLabels(cell.recipe, options.views_seed)
-        elif given and cell.arm == "distilled-soft":
+            continue
+        there = hub_stores(cell, published, options) if published else [root] if given else []
+        if there and (published or cell.arm == "distilled-soft"):
             mine = asked_teachers(cell.recipe) if options.teacher else None
             mine = mine and teachers.teachers_id(mine, cell.recipe.labels.ensemble)
-            found[cell.labels_key] = soft_labels.load(root, cell.images, cell.recipe, options.views_seed, mine)
+            found[cell.labels_key] = soft_labels.load(there[0], cell.images, cell.recipe, options.views_seed, mine)
         else:
-            stores = Path("soft_labels") if given else root
+            stores = Path("soft_labels") if given or published else root
             if options.teacher:
                 mine = asked_teachers(cell.recipe)
                 where = made(cell, options, mine, benchmark, test, stores, accelerator)
@@ -173,6 +179,25 @@ def find_labels(cells, options, benchmark, test, accelerator):
                 where = stored(cell, options, stores)
             found[cell.labels_key] = soft_labels.load(where, cell.images, cell.recipe, options.views_seed)
     return found
+
+
+def hub_stores(cell, published, options):
+    """Of the stores `published` {path: HubFolder}, the one for `cell` in a list; [] where it can be made here."""
+    if len(published) == 1 and cell.arm == "distilled-soft":
+        return list(published.values())  # loading says in what it differs
+    tail = f"-{cell.recipe.views_digest}-s{options.views_seed}"
+    mine = [path for path in published if f"@{cell.images.fingerprint[:8]}/" in path and path.endswith(tail)]
+    if len(mine) > 1:
+        raise UserError(
+            f"{len(mine)} stores on the Hub label these views of {cell.images.name}: {', '.join(mine)}; name one with "
+            f"--soft-labels {options.soft_labels.partition(':')[0]}:{mine[0]}."
+        )
+    if not mine and not options.teacher:
+        raise UserError(
+            f"{options.soft_labels} has no labels for {cell.images.identity} with views {cell.recipe.views_digest} of seed "
+            f"{options.views_seed}; it has {', '.join(list(published)[:3])}. Add --teacher default to make them here."
+        )
+    return [published[path] for path in mine]
 
 
 def find_whitening(cells, options, benchmark):

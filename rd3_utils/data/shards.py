@@ -1,0 +1,144 @@
+"""Where the files of a label store lie: a local folder, or a folder of a Hub dataset repo that is fetched as it is read."""
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor, TimeoutError
+from pathlib import Path, PurePosixPath
+
+from filelock import FileLock
+from huggingface_hub import constants
+
+from rd3_utils import hub
+from rd3_utils.errors import UserError
+
+FOLDER = Path(constants.HF_HOME) / "rd3" / "labels"
+TRIES = 3  # downloads of a shard whose bytes are wrong
+PATIENCE = 10  # seconds after which a waiting training says what it waits for
+
+
+def file_sha256(path):
+    """Hex SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Folder:
+    """Shards in a local folder."""
+
+    def __init__(self, where):
+        self.where, self.checked = Path(where), set()
+
+    def __str__(self):
+        return str(self.where)
+
+    def path(self, entry):
+        """The file of an index entry, its SHA-256 checked; UserError if it is missing or damaged."""
+        path = self.where / Path(entry["file"]).name
+        if not path.is_file():
+            raise UserError(f"{path} is missing though index.json names it; make or fetch the labels again.")
+        found = entry["sha256"] if path in self.checked else file_sha256(path)
+        if found != entry["sha256"]:
+            raise UserError(
+                f"{path} has SHA-256 {found[:12]}..., index.json says {entry['sha256'][:12]}...: "
+                "the file is damaged; make or fetch the labels again."
+            )
+        self.checked.add(path)
+        return path
+
+    def index(self):
+        """The path of index.json."""
+        return self.where / "index.json"
+
+    def soon(self, entry):
+        """Nothing to do: the file is there."""
+
+    def drop(self, keep):
+        """Nothing to do: the files are the user's."""
+
+
+def on_hub(source, limit=None):
+    """{path in the repo: HubFolder} of the label stores in OWNER/REPO[@REVISION][:PATH]; UserError where there is none."""
+    repo, revision, path = hub.parse(source)
+    commit = hub.commit(repo, revision)
+    folders = [str(PurePosixPath(file).parent) for file in hub.index_files(repo, commit)]
+    under = [folder for folder in folders if path is None or PurePosixPath(folder).is_relative_to(path)]
+    if not under:
+        raise UserError(
+            f"{source} holds no soft labels" + (f"; {repo} has some in {', '.join(folders[:3])}." if folders else ".")
+        )
+    return {folder: HubFolder(repo, commit, folder, limit) for folder in under}
+
+
+class HubFolder:
+    """Shards in a folder of a Hub dataset repo at one commit, fetched in the background, once per machine.
+
+    Without `limit` they stay in the Hub's cache; with it (bytes), used ones are removed once more than that lie here.
+    """
+
+    def __init__(self, repo, commit, where, limit=None):
+        self.repo, self.commit, self.where, self.limit = repo, commit, where, limit
+        self.folder = None if limit is None else FOLDER / f"{repo.replace('/', '--')}@{commit[:8]}"
+        self.locks = FOLDER / "locks" / f"{repo.replace('/', '--')}@{commit[:8]}"
+        self.pool, self.coming, self.checked = ThreadPoolExecutor(1), {}, set()
+
+    def __str__(self):
+        return f"{self.repo}@{self.commit[:8]}:{self.where}"
+
+    def path(self, entry):
+        """The local copy of an index entry's file, its SHA-256 checked; says so when it has to be waited for."""
+        self.soon(entry)
+        coming = self.coming.pop(entry["file"])
+        while True:
+            try:
+                return coming.result(timeout=PATIENCE)
+            except TimeoutError:
+                if is_first_here():
+                    print(f"waiting for {entry['file']} ({entry['bytes'] / 1e6:.0f} MB) of {self}", file=sys.stderr, flush=True)
+
+    def index(self):
+        """The local copy of index.json, fetched again where it came damaged."""
+        for attempt in range(TRIES):
+            path = hub.download(self.repo, self.commit, f"{self.where}/index.json", again=attempt > 0)
+            with contextlib.suppress(ValueError):
+                json.loads(path.read_bytes())
+                break
+        return path
+
+    def soon(self, entry):
+        """Begin to fetch an entry's file in the background."""
+        if entry["file"] not in self.coming:
+            self.coming[entry["file"]] = self.pool.submit(self.fetch, entry)
+
+    def fetch(self, entry):
+        """Download, check, download again what came wrong; one process of this machine at a time."""
+        name = Path(entry["file"]).name
+        self.locks.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.locks / f"{self.where.replace('/', '--')}--{name}.lock"):
+            for attempt in range(TRIES):
+                path = hub.download(self.repo, self.commit, f"{self.where}/{name}", self.folder, again=attempt > 0)
+                found = entry["sha256"] if path in self.checked else file_sha256(path)
+                if found == entry["sha256"]:
+                    self.checked |= {path} if self.limit is None else set()
+                    return path
+        raise UserError(
+            f"{name} of {self} came {TRIES} times with SHA-256 {found[:12]}..., index.json says {entry['sha256'][:12]}...: "
+            "the repo is damaged; ask its owner to publish it again."
+        )
+
+    def drop(self, keep):
+        """Remove shards other than `keep` (file names) if those here exceed the limit; readers of a removed file go on."""
+        if self.folder is None or not is_first_here():
+            return
+        here = list((self.folder / self.where).glob("labels-*.safetensors"))
+        if sum(path.stat().st_size for path in here) > self.limit:
+            for path in here:
+                if path.name not in keep:
+                    path.unlink(missing_ok=True)
+
+
+def is_first_here():
+    """Whether this is the first process of this machine."""
+    return int(os.environ.get("LOCAL_RANK", 0)) == 0
