@@ -4,8 +4,8 @@ import argparse
 import shlex
 
 from rd3_utils import launch
+from rd3_utils.data import catalogue, selections
 from rd3_utils.data import images as image_sets
-from rd3_utils.data import selections
 from rd3_utils.learning import losses, students, synthesis
 from rd3_utils.options import positive, seed
 from rd3_utils.protocols import benchmark, protocol
@@ -61,6 +61,10 @@ def list_all(options):
         print(f"images     {name:18} {SELECTION_HELP[name]}")
     for name in image_sets.embedded_sets():
         print(f"images     {name:18} embedded")
+    for publisher in catalogue.publishers():
+        for name, text in publisher.methods.items():
+            there = f"{name}:ipc=K, K in {', '.join(map(str, publisher.ipc))}, of {publisher.benchmark}: {text}"
+            print(f"images     {name:18} {there}; {publisher.repo.format(method=name, ipc='K')}, licence {publisher.licence}")
     for name, method in synthesis.METHODS.items():
         print(f"synthesize {name:18} {method.__doc__.partition(':')[0]}")
     for name, text in students.OWN.items():

@@ -10,6 +10,7 @@ import pytest
 from conftest import PROJECT
 
 from rd3_utils import hub
+from rd3_utils.data import images
 from rd3_utils.errors import UserError
 
 
@@ -128,6 +129,26 @@ for config in ("160px", "full_size"):
 """
     )
     assert done.code == 0 and done.out.split() == ["10", "100"], done.err
+
+
+def test_a_set_with_whole_numbers_for_classes_and_no_names_is_read_in_the_benchmarks_order(server, published, tmp_path):
+    """As he-yang/2025-rethinkdc-imagenet-*: image and class_id int32."""
+    done = server.python(
+        """
+import datasets
+from rd3_utils.data import images, tables
+dm = tables.local(images.EMBEDDED / "digits-dm-ipc1", ["train"])
+numbers = dm.add_column("class_id", dm["label"][:]).remove_columns("label")
+numbers.cast_column("class_id", datasets.Value("int32")).push_to_hub("bench/numbers")
+"""
+    )
+    assert done.code == 0, done.err
+    done = script(server, tmp_path, "train_student", "--distilled", "bench/numbers", "--protocol", "hard-label-v1", "--set",
+                  "training.epochs=1")  # fmt: skip
+    assert done.code == 0, done.err
+    (path,) = tmp_path.glob("results/**/seed0.json")
+    about = json.loads((images.EMBEDDED / "digits-dm-ipc1" / "distilled.json").read_text())
+    assert json.loads(path.read_text())["images"]["fingerprint"] == about["fingerprint"]
 
 
 @pytest.mark.parametrize(

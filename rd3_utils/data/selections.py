@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rd3_utils.data import images
+from rd3_utils.data import catalogue, images
 from rd3_utils.errors import UserError, unknown
 
 
@@ -80,7 +80,7 @@ SELECTIONS = {"random": random, "full": full}
 
 
 def image_set(source, benchmark, train, workers=None):
-    """The ImageSet that SOURCE names: an existing path, a selection, an embedded set (also as METHOD:ipc=K), or a Hub repo.
+    """The ImageSet that SOURCE names: an existing path, a selection, METHOD:ipc=K (embedded or of the catalogue), a Hub repo.
 
     `train` is a function that returns the Table of the train split; it is called only for a selection.
     """
@@ -88,6 +88,7 @@ def image_set(source, benchmark, train, workers=None):
         if is_selection(source):
             return select(source, benchmark, train)
         embedded = re.fullmatch(r"(\w+):ipc=(\d+)", source)
-        if embedded:
-            source = f"{benchmark.name}-{embedded[1]}-ipc{embedded[2]}"
+        if embedded and (images.EMBEDDED / (own := f"{benchmark.name}-{embedded[1]}-ipc{embedded[2]}")).is_dir():
+            source = own
+        source = catalogue.repo(source, benchmark) or source
     return images.read(source, benchmark, workers)
