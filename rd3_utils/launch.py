@@ -123,6 +123,7 @@ def raise_on_all(accelerator, function):
 def run(main, options):
     """`main(options)`; a UserError ends the process with one line on stderr and exit code 2."""
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is said once, in one line
     disable_progress_bars()
     try:
         main(options)

@@ -195,14 +195,16 @@ def test_dsa_does_not_mirror_where_the_benchmark_forbids_it(digits):
     def strategy(text):
         return protocol.load("rd3-v1").override([f"views.dsa={text}"]).resolve(digits, "convnet3", 1, 10, "soft").views.dsa
 
+    assert set(protocol.DSA) == set(augmentation.DSA)
     assert (strategy("color_flip_scale"), strategy("flip"), strategy("none")) == ("color_scale", "none", "none")
 
 
-@pytest.mark.parametrize("change", [("views.randaugment=2",), ("views.dsa=color_crop",), ("views.mix=mixup",)])
+@pytest.mark.parametrize("change", [("views.randaugment=2",), ("views.dsa=color_crop",), ("views.mix=mixup",),
+                                    ("views.dsa=color", "views.crop_scale=[0.9, 1]", "views.mix=none")])  # fmt: skip
 def test_the_pixels_of_a_row_do_not_depend_on_its_batch(made, change):
-    images, v = noise(9, 16), views.draw(made(9, 16, *change), 0, 0)
-    together = views.apply(images, v, torch.arange(9), MEAN, STD)
-    alone = torch.cat([views.apply(images, v, torch.tensor([i]), MEAN, STD) for i in range(9)])
+    images, v = noise(90, 16), views.draw(made(90, 16, *change), 0, 0)
+    together = views.apply(images, v, torch.arange(90), MEAN, STD)
+    alone = torch.cat([views.apply(images, v, torch.tensor([i]), MEAN, STD) for i in range(90)])
     assert torch.equal(together, alone)
 
 
@@ -234,7 +236,7 @@ def test_whitening_is_fitted_once_and_keyed_by_the_data(train, ten, digits, tmp_
         whitening.fitted(train, MEAN, STD, 0.2),
         whitening.fitted(train, STD, STD, 0.1),
     ]
-    assert len(list(tmp_path.iterdir())) == 4 and all(not torch.equal(o.matrix, first.matrix) for o in others)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 4 and all(not torch.equal(o.matrix, first.matrix) for o in others)
 
 
 def test_a_view_is_whitened_between_normalisation_and_dsa(made, train, digits):
@@ -259,6 +261,7 @@ def test_a_student_learns_and_is_scored_on_whitened_images(script, tmp_path, mon
     "assignment, wanted",
     [
         ("views.randaugment_magnitude=31", "wanted 0 to 30"),
+        ("views.randaugment_magnitude=5", "without views.randaugment"),
         ("views.dsa=color_blur", "wanted none or some of color_crop_cutout_flip_scale_rotate"),
         ("views.zca=-1", "wanted at least 0"),
         ("views.mix=mixed", "unknown value of views.mix in --set 'mixed': did you mean 'mixup'?"),
@@ -266,7 +269,7 @@ def test_a_student_learns_and_is_scored_on_whitened_images(script, tmp_path, mon
 )
 def test_a_wrong_knob_is_named(assignment, wanted):
     with pytest.raises(UserError) as error:
-        protocol.load("rd3-v1").override([assignment])
+        protocol.load("rd3-v1").override([assignment]).resolve(benchmarks.load("digits"), "convnet3", 1, 10, "soft")
     assert wanted in str(error.value)
 
 
@@ -275,11 +278,18 @@ def test_teachers_are_not_asked_about_whitened_images(digits):
         protocol.load("rd3-v1").override(["views.zca=0.1"]).resolve(digits, "convnet3", 1, 10, "soft")
 
 
-def test_whitening_large_images_is_refused_with_the_size():
-    image = benchmarks.load("imagenette").image
-    ten = type("Set", (), {"images": torch.zeros(1, 3, 224, 224)})
-    with pytest.raises(UserError, match="matrix of 91 GB; use at most 64 px"):
-        whitening.fit(ten, image.mean, image.std, 0.1)
+def test_whitening_large_images_is_refused_with_the_size_before_anything_is_read():
+    hard = protocol.load("hard-label-v1").override(["views.zca=0.1"])
+    with pytest.raises(UserError, match="needs a matrix of 91 GB; it is for at most 64 px"):
+        hard.resolve(benchmarks.load("imagenette"), "convnet3", 1, 10, "hard")
+
+
+@pytest.mark.parametrize("size", [8, 32])
+def test_a_whitened_image_does_not_depend_on_its_batch(size):
+    d = 3 * size**2
+    w = whitening.Whitening(torch.randn(d), torch.randn(d, d))
+    x = torch.randn(150, 3, size, size)
+    assert torch.equal(w(x), torch.cat([w(x[:1]), w(x[1:3]), w(x[3:70]), w(x[70:])]))
 
 
 def test_plain_arms_have_identity_views_whatever_is_overridden(digits):

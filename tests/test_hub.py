@@ -131,6 +131,36 @@ for config in ("160px", "full_size"):
     assert done.code == 0 and done.out.split() == ["10", "100"], done.err
 
 
+def test_asking_for_a_split_fetches_only_its_files(server, tmp_path):
+    """500 test images of ImageNet-10 must not cost the 138 GB of ImageNet-1K's train split; also offline, once cached."""
+    done = server.python(
+        """
+import datasets
+from rd3_utils.data import images, tables
+sizes = {"train": 10, "validation": 1}
+sets = {split: tables.local(images.EMBEDDED / f"digits-dm-ipc{ipc}", ["train"]) for split, ipc in sizes.items()}
+datasets.DatasetDict(sets).push_to_hub("bench/two")
+"""
+    )
+    assert done.code == 0, done.err
+    code = """
+import os
+from pathlib import Path
+from huggingface_hub import HfApi
+from rd3_utils.data import tables
+commit = os.environ.get("COMMIT") or HfApi().dataset_info("bench/two").sha
+table = tables.on_hub("bench/two", commit, None, "validation", None)
+fetched = {path.name for path in Path(os.environ["HF_HOME"]).rglob("*.parquet")}
+print(commit, len(table), table.features["label"].names[3], *sorted(fetched))
+"""
+    first = server.python(code, HF_HOME=str(tmp_path / "home"))
+    assert first.code == 0, first.err
+    commit, *found = first.out.split()
+    assert found == ["10", "3", "validation-00000-of-00001.parquet"]
+    again = server.python(code, HF_HOME=str(tmp_path / "home"), HF_HUB_OFFLINE="1", COMMIT=commit)
+    assert again.out == first.out, again.err
+
+
 def test_a_set_with_whole_numbers_for_classes_and_no_names_is_read_in_the_benchmarks_order(server, published, tmp_path):
     """As he-yang/2025-rethinkdc-imagenet-*: image and class_id int32."""
     done = server.python(

@@ -300,3 +300,11 @@ def test_top5_of_fewer_than_five_classes_is_one(digits, test_set):
     some = image_sets.make("x", test_set.images[rows], test_set.labels[rows], few.classes, "x")
     network = timm.create_model("convnet1", num_classes=3, img_size=8)
     assert evaluation.accuracy(network, some, few, launch.accelerator())["top5"] == 1.0
+
+
+@pytest.mark.parametrize("name", ["imagenette", "imagewoof", "imagenet-10", "imagenet-100", "tiny-imagenet"])
+@pytest.mark.parametrize("called", ["classes", "titles"])
+def test_an_imagenet_teacher_answers_for_the_right_class_by_id_or_by_title(name, called):
+    whole, benchmark = benchmarks.load("imagenet-1k"), benchmarks.load(name)
+    columns = teachers.columns_of(list(getattr(whole, called)), 1000, "x", benchmark)
+    assert [whole.classes[k] for k in columns] == list(benchmark.classes)

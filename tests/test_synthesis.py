@@ -95,8 +95,8 @@ def test_patches_are_cut_from_pictures_of_their_own_size(digits, tmp_path):
     files = []
     for k in range(10):
         pixels = np.random.default_rng(k).integers(0, 256, (30 + k, 50, 3), np.uint8)
-        (tmp_path / str(k)).mkdir()
-        Image.fromarray(pixels).save(tmp_path / str(k) / "a.png")
+        (tmp_path / "train" / str(k)).mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / "train" / str(k) / "a.png")
         files.append(Image.fromarray(pixels))
     few = dataclasses.replace(photographs, data=dataclasses.replace(digits.data, train_images=10))
     patches = synthesis.random_patches(tables.real(few, "train", tmp_path), np.array([3, 8]), 2, 4, 11)

@@ -1,10 +1,13 @@
 """Tables: real data as it is published elsewhere is read as stated, or refused in one clear line."""
 
 import dataclasses
+import io
 import json
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -66,9 +69,9 @@ def test_grey_opaque_palette_and_cmyk_photographs_become_rgb_as_pil_converts_the
 @pytest.mark.parametrize(
     "image, wanted",
     [
-        (picture(1, (9, 8)), "image 6 is 9x8, wanted 8x8; resize the set first"),
-        (Image.new("RGBA", (8, 8), (9, 9, 9, 100)), r"image 6 is transparent \(mode RGBA\)"),
-        (Image.new("I;16", (8, 8)), "image 6 has mode I;16; wanted 8-bit RGB or grey"),
+        (picture(1, (9, 8)), r"image 6 \(3/0.png\) is 9x8, wanted 8x8; resize the set first"),
+        (Image.new("RGBA", (8, 8), (9, 9, 9, 100)), r"image 6 \(3/0.png\) is transparent \(mode RGBA\)"),
+        (Image.new("I;16", (8, 8)), r"image 6 \(3/0.png\) has mode I;16; wanted 8-bit RGB or grey"),
     ],
 )
 def test_images_that_would_be_changed_silently_are_refused(small, tmp_path, image, wanted):
@@ -113,7 +116,10 @@ def test_extra_and_missing_classes_are_named(small, tmp_path, classes, wanted):
 def test_a_missing_split_is_named_with_what_was_found(small, tmp_path):
     folders(tmp_path / "train", small.classes)
     assert len(tables.real(small, "train", tmp_path)) == 20
-    with pytest.raises(UserError, match=r"holds neither test\*.parquet nor one folder of images per class; found train"):
+    with pytest.raises(
+        UserError,
+        match=r"holds no test split: wanted test\*.parquet or a folder test with one folder of images per class; found train",
+    ):
         image_sets.test_split(small, tmp_path)
     with pytest.raises(UserError, match="no folder or file"):
         image_sets.test_split(small, tmp_path / "nowhere")
@@ -136,7 +142,7 @@ def test_the_official_test_split_is_taken_before_a_file_called_otherwise(small, 
         image_sets.test_split(small, tmp_path)
 
 
-def test_a_benchmark_that_is_part_of_another_reads_only_its_own_rows(small, digits, tmp_path, monkeypatch):
+def test_a_benchmark_that_is_part_of_another_reads_only_its_own_rows(small, digits, tmp_path):
     """Four classes of digits in a repo of ten; the others' images are never opened. Without names, the whole's order counts."""
     part = dataclasses.replace(
         small, name="four", classes=("2", "5", "7", "8"), data=dataclasses.replace(small.data, part_of="digits", test_images=8)
@@ -226,7 +232,7 @@ def test_the_whole_of_imagenet_is_refused_with_its_size_before_it_is_looked_for(
     def train():
         raise AssertionError("the train split was asked for")
 
-    with pytest.raises(UserError, match="1281167 images of imagenet-1k are 193 GB as 8-bit pixels.*use a pretrained teacher"):
+    with pytest.raises(UserError, match="1281167 images of imagenet-1k are 193 GB as 8-bit pixels.*pretrained network"):
         selections.select("full", imagenet, train)
     with pytest.raises(UserError, match="500000 images of imagenet-1k are 75 GB"):
         selections.select("random:ipc=500,seed=0", imagenet, train)
@@ -237,5 +243,106 @@ def test_the_whole_of_imagenet_is_refused_with_its_size_before_it_is_looked_for(
 def test_a_file_that_is_no_image_is_named(small, tmp_path):
     folders(tmp_path / "test", small.classes)
     (tmp_path / "test" / "4" / "0.png").write_bytes(b"not a picture")
-    with pytest.raises(UserError, match=r"image 8 cannot be decoded \(UnidentifiedImageError"):
+    with pytest.raises(UserError, match=r"image 8 \(4/0.png\) cannot be decoded \(no image format is like it\)"):
         image_sets.test_split(small, tmp_path)
+
+
+def test_one_folder_or_file_is_not_both_splits(small, tmp_path):
+    """A flat folder of classes would be the train and the test split at once, and teachers would train on test images."""
+    folders(tmp_path / "flat", small.classes)
+    parquet(tmp_path / "all.parquet", list(small.classes), [*range(10)] * 2, [picture(i) for i in range(20)])
+    for where in (tmp_path / "flat", tmp_path / "all.parquet"):
+        for split in ("train", "test"):
+            with pytest.raises(UserError, match=f"holds no {split} split"):
+                tables.real(small, split, where)
+    (tmp_path / "flat").rename(tmp_path / "test")
+    assert len(tables.real(small, "test", tmp_path / "test")) == 20
+
+
+def test_hidden_and_foreign_files_of_an_image_folder_are_left_out(small, tmp_path):
+    folders(tmp_path / "test", small.classes)
+    (tmp_path / "test" / "0" / "._0.png").write_bytes(b"resource fork")
+    (tmp_path / "test" / "0" / "notes.txt").write_text("x")
+    (tmp_path / "test" / "0" / "x.png").mkdir()
+    (tmp_path / "test" / ".ipynb_checkpoints").mkdir()
+    assert len(image_sets.test_split(small, tmp_path)) == 20
+
+
+CELLS = {
+    "nothing": (None, "is None, wanted an image"),
+    "no file": ({"bytes": None, "path": "{root}/gone.png"}, r"\(.*gone.png\) cannot be read"),
+    "empty": ({"bytes": None, "path": None}, "wanted an image"),
+    "outside": ({"bytes": None, "path": "/etc/hostname"}, "is a path outside its folder"),
+}
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("cell, wanted", CELLS.values(), ids=CELLS)
+def test_a_bad_cell_is_named_whether_the_set_is_small_or_large(small, tmp_path, monkeypatch, large, cell, wanted):
+    if large:
+        monkeypatch.setattr(image_sets, "MAPPED", 0)
+        monkeypatch.setattr(decoded, "FOLDER", tmp_path / "cache")
+    if cell and cell["path"]:
+        cell = {**cell, "path": cell["path"].format(root=tmp_path)}
+    bytes_of = [{"bytes": png(i), "path": None} for i in range(20)]
+    bytes_of[13] = cell
+    raw(tmp_path / "test-0.parquet", small, {"image": bytes_of, "label": [*range(10)] * 2})
+    with pytest.raises(UserError, match=f"image 13.*{wanted}"):
+        image_sets.test_split(small, tmp_path)
+
+
+def raw(path, benchmark, rows):
+    """Parquet as others write it: nothing is embedded or checked, but columns of images and classes are called so."""
+    features = {}
+    if isinstance(rows["image"][0], dict):
+        features["image"] = datasets.Image(decode=False)
+    if isinstance(rows["label"][0], int):
+        features["label"] = datasets.ClassLabel(names=list(benchmark.classes))
+    table = pa.table(rows)
+    described = datasets.Features({**datasets.Features.from_arrow_schema(table.schema), **features})
+    text = json.dumps({"info": {"features": described.to_dict()}})
+    pq.write_table(table.replace_schema_metadata({"huggingface": text}), path)
+
+
+def png(seed):
+    data = io.BytesIO()
+    picture(seed).save(data, "png")
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    "change, wanted",
+    [
+        ({"label": [11, *range(1, 10)] * 2}, "row 0 has label 11, and only 10 classes have names"),
+        ({"image": [*range(20)]}, "column 'image' holds int64, wanted images"),
+        ({"label": [0.5] * 20}, "column 'label' holds double|float64, wanted class names or whole numbers"),
+    ],
+)
+def test_columns_that_hold_something_else_are_named(small, tmp_path, change, wanted):
+    rows = {"image": [{"bytes": png(i), "path": None} for i in range(20)], "label": [*range(10)] * 2, **change}
+    raw(tmp_path / "test-0.parquet", small, rows)
+    with pytest.raises(UserError, match=wanted):
+        image_sets.test_split(small, tmp_path)
+
+
+def test_a_palette_image_with_transparency_is_refused(small, tmp_path):
+    folders(tmp_path / "test", small.classes)
+    palette = picture(1).convert("P")
+    palette.save(tmp_path / "test" / "3" / "0.png", transparency=palette.getpixel((0, 0)))
+    with pytest.raises(UserError, match="is transparent"):
+        image_sets.test_split(small, tmp_path)
+
+
+def test_a_cache_that_cannot_be_written_is_said_in_one_line(small, tmp_path, mapped):
+    mapped.write_text("a file where the folder should be")
+    folders(tmp_path / "test", small.classes)
+    with pytest.raises(UserError, match="cannot be kept in .*set HF_HOME to a folder that can be written"):
+        image_sets.test_split(small, tmp_path)
+
+
+def test_another_decoder_is_another_entry(small, tmp_path, mapped, monkeypatch):
+    folders(tmp_path / "test", small.classes)
+    image_sets.test_split(small, tmp_path)
+    monkeypatch.setattr(decoded, "DECODER", "Pillow of tomorrow")
+    image_sets.test_split(small, tmp_path)
+    assert len(list(mapped.iterdir())) == 2

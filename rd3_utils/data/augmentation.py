@@ -74,12 +74,12 @@ CROP_PAD, CUTOUT, FLIP, SCALE, ROTATE = 0.125, 0.5, 0.5, 1.2, 15.0
 
 
 def color(x, u):
-    """Brightness, saturation, contrast, in this order."""
+    """Brightness, saturation, contrast, in this order. Means in float64: their last bit then does not depend on the batch."""
     u = u[:, :, None, None, None]
     x = x + (u[:, 0] - 0.5) * BRIGHTNESS
-    grey = x.mean(1, keepdim=True)
+    grey = x.mean(1, keepdim=True, dtype=torch.float64).float()
     x = (x - grey) * (u[:, 1] * SATURATION) + grey
-    mean = x.mean((1, 2, 3), keepdim=True)
+    mean = x.mean((1, 2, 3), keepdim=True, dtype=torch.float64).float()
     return (x - mean) * (u[:, 2] + CONTRAST) + mean
 
 
@@ -129,7 +129,7 @@ def resampled(x, matrix):
     return F.grid_sample(x, grid, align_corners=False)
 
 
-DSA = {"color": color, "crop": crop, "cutout": cutout, "flip": flip, "scale": scale, "rotate": rotate}
+DSA = {"color": color, "crop": crop, "cutout": cutout, "flip": flip, "scale": scale, "rotate": rotate}  # protocol.DSA's names
 
 
 def draw_dsa(stream, strategy, order, group):

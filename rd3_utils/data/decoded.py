@@ -8,17 +8,22 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
 from filelock import FileLock
 from huggingface_hub import constants
+from PIL import features
 
+from rd3_utils import hub
 from rd3_utils.errors import UserError
 
 FOLDER = Path(constants.HF_HOME) / "rd3" / "decoded"
-VERSION = 1  # of how files become pixels
+VERSION = 1  # of how files become pixels here
+DECODER = f"Pillow {PIL.__version__}, libjpeg {features.version('jpg')}"  # of how they do in Pillow
 
 
 def key(table, picked):
@@ -27,11 +32,11 @@ def key(table, picked):
 
     def digest(start, cells):
         for place, cell in enumerate(cells, start):
-            content = cell["bytes"] if cell.get("bytes") is not None else Path(cell["path"]).read_bytes()
-            digests[place] = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
+            digests[place] = np.frombuffer(hashlib.sha256(table.content(cell, picked[place])).digest(), np.uint8)
 
     table.chunks(picked, digest)
-    rule = {"version": VERSION, "size": table.size, "shorter_side": table.shorter_side, "classes": list(table.class_names)}
+    rule = {"version": VERSION, "decoder": DECODER, "size": table.size, "shorter_side": table.shorter_side,
+            "classes": list(table.class_names)}  # fmt: skip
     sha = hashlib.sha256(json.dumps(rule, sort_keys=True).encode())
     sha.update(table.labels[picked].astype("<i8").data)
     sha.update(digests.data)
@@ -41,38 +46,62 @@ def key(table, picked):
 def entry(table, picked, fingerprint):
     """(uint8 [n, 3, S, S] mapped from disk, its fingerprint) of rows `picked` of a Table, decoded if it is not there yet.
 
-    `fingerprint(images)` computes the fingerprint, once. One process decodes, others on this machine wait for it.
+    `fingerprint(images)` computes the fingerprint, once: of an entry that is there it is believed, as is the file if it has
+    the right size. One process decodes, others on this machine wait for it.
     """
     shape = (len(picked), 3, table.size, table.size)
     folder = FOLDER / key(table, picked)[:32]
-    folder.mkdir(parents=True, exist_ok=True)
-    file, index = folder / "pixels.u8", folder / "index.json"
-    with FileLock(folder / ".lock"):
-        if not (index.is_file() and file.is_file() and file.stat().st_size == np.prod(shape)):
-            index.unlink(missing_ok=True)
-            room = shutil.disk_usage(folder).free
-            if room < np.prod(shape):
-                raise UserError(
-                    f"{table.name}: {len(picked)} decoded images take {np.prod(shape) / 1e9:.1f} GB, {room / 1e9:.1f} GB are "
-                    "free where HF_HOME lies; free some, or set HF_HOME to another disk."
-                )
-            partial = folder / "pixels.partial"
-            pixels = np.memmap(partial, np.uint8, "w+", shape=shape)
-            table.decode(picked, pixels)
-            pixels.flush()
-            about = {
-                "images": len(picked),
-                "size": table.size,
-                "of": table.name,
-                "fingerprint": fingerprint(mapped(partial, shape)),
-            }
-            os.replace(partial, file)
-            index.with_suffix(".partial").write_text(json.dumps(about, indent=1) + "\n")
-            os.replace(index.with_suffix(".partial"), index)
-        about = json.loads(index.read_text())
-    return mapped(file, shape), about["fingerprint"]
+    try:
+        if kept(folder, shape) is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / ".lock"):
+                if kept(folder, shape) is None:
+                    write(table, picked, fingerprint, folder, shape)
+    except OSError as error:
+        raise UserError(
+            f"{table.name}: {len(picked)} decoded images cannot be kept in {FOLDER} ({hub.one_line(error)}); "
+            "set HF_HOME to a folder that can be written."
+        ) from error
+    return mapped(folder / "pixels.u8", shape), kept(folder, shape)
+
+
+def kept(folder, shape):
+    """The fingerprint of a whole entry, or None."""
+    try:
+        if (folder / "pixels.u8").stat().st_size == np.prod(shape):
+            return json.loads((folder / "index.json").read_text())["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def write(table, picked, fingerprint, folder, shape):
+    """Decode into `folder`: pixels under a temporary name, renamed when whole; then the index."""
+    size = int(np.prod(shape))
+    room = shutil.disk_usage(folder).free
+    if room < size:
+        raise UserError(
+            f"{table.name}: {len(picked)} decoded images take {size / 1e9:.1f} GB, {room / 1e9:.1f} GB are "
+            "free where HF_HOME lies; free some, or set HF_HOME to another disk."
+        )
+    for abandoned in folder.glob("*.partial"):  # of a killed command: whoever holds the lock is the only writer
+        abandoned.unlink()
+    partial = folder / f"pixels.{os.getpid()}.partial"
+    with open(partial, "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, size)  # a disk that fills up is an error here, not a crash later
+    pixels = np.memmap(partial, np.uint8, "r+", shape=shape)
+    table.decode(picked, pixels)
+    pixels.flush()
+    about = {"images": len(picked), "size": table.size, "of": table.name, "fingerprint": fingerprint(mapped(partial, shape))}
+    os.replace(partial, folder / "pixels.u8")
+    text = folder / f"index.{os.getpid()}.partial"
+    text.write_text(json.dumps(about, indent=1) + "\n")
+    os.replace(text, folder / "index.json")
 
 
 def mapped(file, shape):
-    """The file as a tensor of `shape` whose pages are read when they are needed; writing to it changes no file."""
-    return torch.from_file(str(file), shared=False, size=int(np.prod(shape)), dtype=torch.uint8).view(shape)
+    """The file as a tensor of `shape` whose pages are read when they are needed. It must not be written to."""
+    pixels = np.memmap(file, np.uint8, "r", shape=shape)  # torch.from_file would reserve the memory
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(pixels)

@@ -106,7 +106,7 @@ def check_size(count, benchmark):
     if size > LIMIT:
         raise UserError(
             f"{count} images of {benchmark.name} are {size / 1e9:.0f} GB as 8-bit pixels, more than {LIMIT / 1e9:.0f} GB: "
-            "they are not trained on here; use a pretrained teacher (--teacher default) and leave out full-hard."
+            "they are not trained on here. A teacher of the full data is a pretrained network (--teacher default)."
         )
 
 

@@ -291,12 +291,13 @@ def load(where, images, recipe, views_seed, teachers_id=None):
     check(where, "classes", list(index["class_names"])[:3], list(images.class_names)[:3],
           same=tuple(index["class_names"]) == images.class_names)  # fmt: skip
     wanted = protocol.stated(recipe.views)
-    different = [k for k, v in wanted.items() if json.loads(json.dumps(v)) != index["views"].get(k)]
+    wanted = json.loads(json.dumps(wanted))
+    different = [k for k in {**index["views"], **wanted} if wanted.get(k) != index["views"].get(k)]
     check(
         where,
         "views",
         {k: index["views"].get(k) for k in different} or index["views_digest"],
-        {k: wanted[k] for k in different} or recipe.views_digest,
+        {k: wanted.get(k) for k in different} or recipe.views_digest,
         same=index["views_digest"] == recipe.views_digest,
     )
     check(where, "views seed", index["views_seed"], views_seed)

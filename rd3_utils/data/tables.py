@@ -6,6 +6,7 @@ class. Everything that a file may get wrong is checked here, at the border.
 
 import glob
 import io
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ INTEGER_TYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32",
 MODES = ("1", "L", "P", "RGB", "LA", "RGBA", "PA")  # what becomes RGB without losing anything, if opaque
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 TEST_NAMES = ("validation", "valid", "val", "test")  # how local copies call the split that a benchmark tests on
+FOLDER = Path(constants.HF_HOME) / "rd3" / "splits"  # which files of a repo are a split, by commit
+DOWNLOADS = 4  # files at once
 MANY = 10_000  # images from which decoding shows its progress
 
 
@@ -86,13 +89,22 @@ class Table:
         """One file's pixels under the benchmark's resize rule, uint8 [3, S, S]."""
         if isinstance(cell, np.ndarray):
             return cell
-        return pixels(self.picture(cell, row), self.size, self.shorter_side, f"{self.source}: image {row}")
+        return pixels(self.picture(cell, row), self.size, self.shorter_side, self.where(cell, row))
 
     def picture(self, cell, row):
         """One file as an RGB PIL image of its own size."""
         if isinstance(cell, np.ndarray):
             return Image.fromarray(cell.transpose(1, 2, 0))
-        return picture(cell, f"{self.source}: image {row}", self.roots, self.photographs)
+        return picture(self.content(cell, row), self.where(cell, row), self.photographs)
+
+    def content(self, cell, row):
+        """One file's bytes."""
+        return content(cell, self.where(cell, row), self.roots)
+
+    def where(self, cell, row):
+        """How messages name a file: by the row in its table, and by its name if it is not inside it."""
+        named = isinstance(cell, dict) and cell.get("bytes") is None and cell.get("path")
+        return f"{self.source}: image {self.rows[row]}" + (f" ({'/'.join(Path(cell['path']).parts[-2:])})" if named else "")
 
 
 def real(benchmark, split, data_dir=None, workers=None):
@@ -107,7 +119,7 @@ def real(benchmark, split, data_dir=None, workers=None):
                      (), benchmark.image.size, 0, True, workers)  # fmt: skip
     if data_dir is not None:
         source, commit = str(data_dir), None
-        found = local(Path(data_dir), (getattr(data, split), *(TEST_NAMES if split == "test" else ("train",))))
+        found = local(Path(data_dir), (getattr(data, split), *(TEST_NAMES if split == "test" else ("train",))), named=True)
     else:
         source, commit = data.repo, hub.commit(data.repo, data.revision)
         found = on_hub(data.repo, commit, data.config, getattr(data, split), data.revision)
@@ -116,8 +128,7 @@ def real(benchmark, split, data_dir=None, workers=None):
         pick((data.image_column, *IMAGE_COLUMNS), found, source),
         pick((data.label_column, *LABEL_COLUMNS), found, source),
     )
-    renames = {} if data_dir is not None else data.renames
-    table = of_dataset(f"{benchmark.name}-{split}", found, columns, benchmark, source, commit, workers, True, renames)
+    table = of_dataset(f"{benchmark.name}-{split}", found, columns, benchmark, source, commit, workers, True)
     absent = sorted(set(range(len(benchmark.classes))) - set(np.unique(table.labels).tolist()))
     if absent:
         raise UserError(
@@ -146,11 +157,14 @@ def published(source, benchmark, path, workers=None):
     return of_dataset(name, found, columns, benchmark, source, commit, workers, False)
 
 
-def of_dataset(name, found, columns, benchmark, source, commit, workers, photographs, renames=()):
+def of_dataset(name, found, columns, benchmark, source, commit, workers, photographs):
     """The Table of a `datasets.Dataset`: labels in benchmark order, rows of other classes left out where they may be."""
     image_column, label_column = columns
-    labels = benchmark_labels(found, label_column, benchmark, source, photographs, dict(renames))
+    labels = benchmark_labels(found, label_column, benchmark, source, photographs)
     rows = np.flatnonzero(labels >= 0)
+    kind = found.features[image_column]
+    if not isinstance(kind, datasets.Image) and not (isinstance(kind, dict) and {"bytes", "path"} <= set(kind)):
+        raise UserError(f"{source}: column '{image_column}' holds {getattr(kind, 'dtype', kind)}, wanted images.")
     files = found.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
     # where an image folder's files may lie: the caches for one on the Hub, else the folder itself
     roots = tuple(Path(p).resolve() for p in (constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE, source))
@@ -164,13 +178,14 @@ def without_machine(source):
     return Path(source).name if Path(source).is_absolute() else source
 
 
-def local(path, splits):
+def local(path, splits, named=False):
     """A `datasets.Dataset` of the parquet file, parquet folder or image folder at `path`, undecoded.
 
-    `splits` are the names the wanted split may have, the first that is there counts.
+    `splits` are the names the wanted split may have, the first that is there counts. Where a split must be `named`, one
+    file or folder of classes is not taken for it unless it is called so: it would be the train and the test split at once.
     """
     if path.is_file():
-        files = [path]
+        files = [path] if not named or path.name.startswith(tuple(splits)) else []
     elif path.is_dir():
         patterns = [f"{folder}{split}*.parquet" for split in splits for folder in ("", "*/")]
         files = next(filter(None, (sorted(path.glob(pattern)) for pattern in patterns)), [])
@@ -184,14 +199,24 @@ def local(path, splits):
             return datasets.Dataset.from_parquet([glob.escape(str(file)) for file in files], keep_in_memory=False)
         except Exception as error:  # pyarrow and datasets raise many kinds for a file that is not parquet
             raise UserError(f"{files[0]} cannot be read as parquet: {hub.one_line(error)}") from error
-    return image_folder(next((path / split for split in splits if (path / split).is_dir()), path), splits[0])
+    folder = next((path / split for split in splits if (path / split).is_dir()), None)
+    if folder is None and named and path.name not in splits:
+        there = [path.name] if path.is_file() else sorted(entry.name for entry in os.scandir(path))
+        raise UserError(
+            f"'{path}' holds no {splits[0]} split: wanted {splits[0]}*.parquet or a folder {splits[0]} with one folder of "
+            f"images per class; found {', '.join(there[:5]) or 'nothing'}."
+        )
+    return image_folder(folder or path, splits[0])
 
 
 def image_folder(path, split):
     """One folder per class, files in sorted order; class names are the folder names, sorted."""
-    classes = sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
-    files = [(file, k) for k, name in enumerate(classes) for file in sorted((path / name).iterdir())]
-    files = [(file, k) for file, k in files if file.suffix.lower() in EXTENSIONS]
+    try:
+        classes = sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith("."))
+        files = [(file, k) for k, name in enumerate(classes) for file in sorted((path / name).iterdir())]
+        files = [(file, k) for file, k in files if is_image(file)]
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read: {hub.one_line(error)}") from error
     if not files:
         raise UserError(
             f"'{path}' holds neither {split}*.parquet nor one folder of images per class; found "
@@ -202,15 +227,39 @@ def image_folder(path, split):
     return datasets.Dataset.from_dict(rows, features=features)
 
 
+def is_image(file):
+    """Whether a file of an image folder counts: a known ending, and not one that the system hides."""
+    return file.suffix.lower() in EXTENSIONS and not file.name.startswith(".") and file.is_file()
+
+
 def on_hub(repo, commit, config, split, revision):
     """Split `split` of a Hub dataset repo at `commit`; scripts in a repo are refused by `datasets`, never run.
 
-    A `revision` refs/convert/parquet is the Hub's own conversion of a repo with a script: a folder for each config.
+    A `revision` refs/convert/parquet is the Hub's own conversion of a repo with a script: a folder for each config. Of a
+    repo with several splits in parquet, only the files of this one are fetched (`load_dataset` would fetch all).
     """
     converted = (revision or "").startswith("refs/convert/")
     which = {"data_dir": config} if converted else {"name": config}
+    listing = FOLDER / f"{repo.replace('/', '--')}@{commit}" / f"{config or 'default'}-{split}.json".replace("/", "--")
     try:
-        return datasets.load_dataset(repo, **which, revision=commit, split=split)
+        if not listing.is_file() and not constants.HF_HUB_OFFLINE:
+            builder = datasets.load_dataset_builder(repo, **which, revision=commit)
+            found = builder.config.data_files or {}
+            paths = [str(file).partition(f"@{commit}/")[2] for file in found.get(split, ())]
+            if len(found) > 1 and paths and all(path.endswith(".parquet") for path in paths):
+                features = builder.info.features and builder.info.features.to_dict()
+                listing.parent.mkdir(parents=True, exist_ok=True)
+                temporary = listing.with_name(f".{listing.name}.{os.getpid()}.partial")
+                temporary.write_text(json.dumps({"files": paths, "features": features}))
+                os.replace(temporary, listing)
+        if not listing.is_file():
+            return datasets.load_dataset(repo, **which, revision=commit, split=split)
+        about = json.loads(listing.read_text())
+        with ThreadPoolExecutor(DOWNLOADS) as pool:
+            files = list(pool.map(lambda path: str(hub.download(repo, commit, path)), about["files"]))
+        table = datasets.Dataset.from_parquet([glob.escape(file) for file in files])
+        features = about["features"] and datasets.Features.from_dict(about["features"])
+        return table.cast(features) if features and features != table.features else table
     except (ValueError, RuntimeError, OSError, datasets.exceptions.DatasetsError) as error:
         raise UserError(f"{repo}@{commit[:8]} cannot be read as a dataset: {hub.one_line(error)}") from error
 
@@ -225,10 +274,11 @@ def pick(names, table, source):
     )
 
 
-def benchmark_labels(table, column, benchmark, source, photographs, renames):
+def benchmark_labels(table, column, benchmark, source, photographs):
     """Labels int64 [N] as indices into the benchmark's classes, mapped by name (or title) where the file has names.
 
-    `renames` {name: class} are names that this file is known to use wrongly.
+    Names that the benchmark's repo is known to use wrongly (data.renames) are mapped; where some of them are names of other
+    classes, only in real data whose whole list of names is that of the repo.
     Of a benchmark that is part of another one, real images of the other's classes get -1: they are not its own.
     """
     feature, count = table.features[column], len(benchmark.classes)
@@ -246,13 +296,20 @@ def benchmark_labels(table, column, benchmark, source, photographs, renames):
         names, values = feature.names, np.asarray(values, np.int64)
         if values.min(initial=0) < 0:
             raise UserError(f"{source}: row {values.argmin()} has label {values.min()}, which means unlabelled.")
+        if values.max(initial=0) >= len(names):
+            raise UserError(
+                f"{source}: row {values.argmax()} has label {values.max()}, and only {len(names)} classes have names."
+            )
     else:
         names, values = whole.classes, np.asarray(values, np.int64)
         if not 0 <= values.min(initial=0) <= values.max(initial=0) < len(names):
             raise UserError(
                 f"{source} has labels {values.min()}..{values.max()}, wanted 0..{len(names) - 1} for {benchmark.name}."
             )
-    names = [renames.get(name, name) for name in names]
+    renames = benchmark.data.renames
+    renamed = [renames.get(name, name) for name in names]
+    ambiguous = set(renames) & {*benchmark.classes, *benchmark.titles}
+    names = renamed if not ambiguous or (photographs and renamed == list(benchmark.classes)) else names
     meaning = {**dict(zip(benchmark.titles, range(count))), **dict(zip(benchmark.classes, range(count)))}
     stray = sorted(set(names) - set(meaning) - set(whole.classes) - set(whole.titles))
     if stray:
@@ -268,23 +325,32 @@ def benchmark_labels(table, column, benchmark, source, photographs, renames):
     return index[values] if len(values) else np.empty(0, np.int64)
 
 
-def picture(cell, where, roots, photographs=False):
-    """One image file as an RGB PIL image; grey becomes three equal channels, exactly.
-
-    A cell that names a file instead of holding bytes is read only if that file lies under one of `roots`.
-    """
+def content(cell, where, roots):
+    """The bytes of one image file; one that a cell names instead of holding is read only if it lies under `roots`."""
     if not isinstance(cell, dict) or (cell.get("bytes") is None and cell.get("path") is None):
         raise UserError(f"{where} is {str(cell)[:40]}, wanted an image.")
-    if cell["bytes"] is None and not any(Path(cell["path"]).resolve().is_relative_to(root) for root in roots):
+    if cell["bytes"] is not None:
+        return cell["bytes"]
+    if not any(Path(cell["path"]).resolve().is_relative_to(root) for root in roots):
         raise UserError(f"{where} is a path outside its folder ('{cell['path']}'), wanted the image itself.")
     try:
-        image = Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"])
+        return Path(cell["path"]).read_bytes()
+    except OSError as error:
+        raise UserError(f"{where} cannot be read: {hub.one_line(error)}") from error
+
+
+def picture(data, where, photographs=False):
+    """One image file's bytes as an RGB PIL image; grey becomes three equal channels, exactly."""
+    try:
+        image = Image.open(io.BytesIO(data))
         image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError as error:
+        raise UserError(f"{where} cannot be decoded (no image format is like it); replace the file.") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{where} cannot be decoded ({hub.one_line(error)}); replace the file.") from error
     if image.mode not in MODES and not (photographs and image.mode == "CMYK"):  # ImageNet has a few
         raise UserError(f"{where} has mode {image.mode}; wanted 8-bit RGB or grey, convert it first.")
-    if "A" in image.getbands() and image.getchannel("A").getextrema()[0] < 255:
+    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
         raise UserError(f"{where} is transparent (mode {image.mode}); wanted RGB or grey, flatten it first.")
     return image.convert("RGB")
 

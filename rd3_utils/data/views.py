@@ -226,7 +226,7 @@ def cropped(images, views, rows, device):
     with torch.autocast(torch.device(device).type, enabled=False):
         x = rounded(x.flatten(1, 2) @ horizontal.to(device).mT)  # [B, 3S, S]
         x = x.unflatten(1, (3, size)).transpose(1, 2).flatten(2)  # [B, S, 3S]
-        return rounded(vertical.to(device) @ x).unflatten(2, (3, size)).transpose(1, 2)
+        return rounded(vertical.to(device) @ x).unflatten(2, (3, size)).transpose(1, 2).contiguous()
 
 
 def subset(views, rows):
@@ -245,7 +245,7 @@ def shifted(images, rows, box, flip):
         t.to(images.device) for t in (rows, down.clamp(0, size - 1), right.clamp(0, size - 1), outside)
     )
     x = images[rows[:, None, None], :, down[:, :, None], right[:, None, :]]  # [B, S, S, 3]
-    return x.masked_fill_(outside[..., None], 0).permute(0, 3, 1, 2)
+    return x.masked_fill_(outside[..., None], 0).permute(0, 3, 1, 2).contiguous()
 
 
 def rounded(x):

@@ -33,6 +33,7 @@ def dm(train, benchmark, ipc, seed, accelerator, data_dir, iterations=1000, stud
     No augmentation (the original uses DSA).
     """
     device = accelerator.device
+    image_sets.check_size(len(train), benchmark)
     student = students.architecture(student or benchmark.defaults.student, benchmark)
     start = selections.random(benchmark, lambda: train, f"random:ipc={ipc},seed={seed}", ipc, seed)
     everything = selections.full(benchmark, lambda: train, "full")

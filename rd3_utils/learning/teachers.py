@@ -69,6 +69,8 @@ def load(source, benchmark):
         config = network.pretrained_cfg
         architecture, names = config["architecture"], config.get("label_names")
         mean, std = tuple(config["mean"]), tuple(config["std"])
+    if ":" not in source and Path(source).is_dir():
+        source = f"local-dir:{source}"
     network.eval().requires_grad_(False)
     outputs = count_outputs(network, source, benchmark.image.size)
     columns = columns_of(names, outputs, source, benchmark)
@@ -120,7 +122,8 @@ def columns_of(names, outputs, source, benchmark):
     for those in the order of WordNet ids, as timm and torchvision have them; others for the benchmark's own. UserError
     unless every class, by name or by title, is one output.
     """
-    imagenet = benchmarks.load(IMAGENET).classes
+    whole = benchmarks.load(IMAGENET)
+    imagenet = whole.classes
     if not names and outputs == len(imagenet) and set(benchmark.classes) <= set(imagenet):
         names = imagenet
     if not names:
@@ -131,6 +134,9 @@ def columns_of(names, outputs, source, benchmark):
             )
         return None
     names = [names.get(str(k)) for k in range(outputs)] if isinstance(names, dict) else list(names)
+    if set(names) <= {*imagenet, *whole.titles} and set(benchmark.classes) <= set(imagenet):
+        ids = dict(zip(whole.titles, imagenet))  # a smaller benchmark's titles may be shorter, or another class's there
+        names = [ids.get(name, name) for name in names]
     if len(names) != outputs:
         raise UserError(f"teacher {source} names {len(names)} classes and has {outputs} outputs; its config.json is wrong.")
     for wanted in filter(None, (benchmark.classes, benchmark.titles)):

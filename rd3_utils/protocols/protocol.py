@@ -104,6 +104,7 @@ CHOICES = {
 CONDITION_TYPES = {"benchmark": tuple[str, ...], "student": tuple[str, ...], "ipc_min": int, "ipc_max": int,
                    "image_size_min": int, "image_size_max": int}  # fmt: skip
 ARMS = ("soft", "hard", "plain")
+LARGEST_WHITENED = 64  # pixels: there, the matrix of views.zca has 12,288^2 numbers
 DSA = ("color", "crop", "cutout", "flip", "scale", "rotate")  # operations of views.dsa
 CONDITIONS = {  # what a rule's `when` may say -> does it hold?
     "benchmark": lambda value, case: any(fnmatchcase(case["benchmark"], pattern) for pattern in value),
@@ -216,7 +217,7 @@ class Protocol:
                 changes.update(rule["set"])
         changes.update(self.overrides)
         if labels == "plain":  # identity views by definition, also without the knobs that its file was too early for
-            changes.update({"views.randaugment": 0, "views.dsa": "none"})
+            changes.update({"views.randaugment": 0, "views.randaugment_magnitude": 9, "views.dsa": "none"})
         changes.update(self.arms[labels])
         if not benchmark.image.mirror:
             strategy = changes.get("views.dsa", self.views.dsa).split("_")
@@ -370,8 +371,16 @@ def check_recipe(recipe, name):
         raise UserError(f"{name}: soft labels with loss '{loss.name}', which ignores them; use kl, soft_ce or mse_gt.")
     if views.mix != "none" and loss.name == "ce":
         raise UserError(f"{name}: images are mixed ({views.mix}) but the labels of loss 'ce' are not; use ce_mixed.")
+    if views.randaugment_magnitude != Views.randaugment_magnitude and not views.randaugment:
+        raise UserError(f"{name}: views.randaugment_magnitude={views.randaugment_magnitude} without views.randaugment.")
     if views.zca and labels.kind == "soft":
         raise UserError(f"{name}: views.zca with soft labels: teachers are not trained on whitened images; use hard labels.")
+    if views.zca and recipe.image_size > LARGEST_WHITENED:
+        size = (3 * recipe.image_size**2) ** 2 * 4 / 1e9
+        raise UserError(
+            f"{name}: views.zca at {recipe.image_size} px needs a matrix of {size:.0f} GB; it is for at most "
+            f"{LARGEST_WHITENED} px."
+        )
     if recipe.image_size % views.patch_shuffle:
         raise UserError(
             f"{name}: views.patch_shuffle={views.patch_shuffle} does not divide the image size {recipe.image_size}."
