@@ -8,6 +8,7 @@ import urllib.request
 import pytest
 from test_hub import RUN, script, server  # noqa: F401  (the fixture)
 
+SLOW = pytest.mark.slow  # twins of what the fast ones show
 EPOCHS = "training.epochs=32"  # 16 shards of two epochs
 SETS = ["--distilled", "digits-dm-ipc1", "--set", EPOCHS]
 
@@ -53,7 +54,11 @@ def same_student(run, other):
 
 
 @pytest.mark.parametrize(
-    "source", ["bench/labels", "bench/labels@{commit}", "bench/labels:{path}", "bench/labels@main:soft_labels"]
+    "source",
+    [
+        "bench/labels:{path}",
+        *(pytest.param(f"bench/labels{rest}", marks=SLOW) for rest in ("", "@{commit}", "@main:soft_labels")),
+    ],
 )
 def test_labels_from_the_hub_make_the_same_student_as_local_ones(server, labels, tmp_path, source):  # noqa: F811
     done = train(server, tmp_path, "--soft-labels", source.format(**labels))
@@ -102,9 +107,9 @@ def test_a_bounded_cache_holds_two_shards_at_most(server, labels, tmp_path):  # 
     [
         {"match": "GET /blob/", "truncate": 1000, "times": 2},
         {"match": "GET /blob/", "corrupt": True, "times": 2},
-        {"match": "GET /datasets/bench/labels/resolve/.*/index.json", "corrupt": True, "times": 1},
-        {"match": "(GET|HEAD) /datasets/bench/labels/resolve/.*labels-00003", "status": 503, "times": 2},
-        {"match": "GET /blob/", "stall": 12, "times": 1},
+        pytest.param({"match": "GET /datasets/bench/labels/resolve/.*/index.json", "corrupt": True, "times": 1}, marks=SLOW),
+        pytest.param({"match": "(GET|HEAD) /datasets/bench/labels/.*labels-00003", "status": 503, "times": 2}, marks=SLOW),
+        pytest.param({"match": "GET /blob/", "stall": 12, "times": 1}, marks=SLOW),
     ],
     ids=["cut", "wrong bytes", "wrong index", "503", "stalled"],
 )
@@ -138,7 +143,11 @@ api.upload_file(repo_id="bench/labels", repo_type="dataset", revision="broken", 
         (["--soft-labels", "bench/nothing"], "no dataset repo 'bench/nothing'"),
         (["--soft-labels", "bench/labels:elsewhere"], "holds no soft labels; bench/labels has some in soft_labels/"),
         (["--soft-labels", "bench/labels", "--views-seed", "5"], "are for views seed 0, this run has 5"),
-        (["--soft-labels", "bench/labels", "--arms", "distilled-soft,random-soft"], "Add --teacher default to make them here"),
+        pytest.param(
+            ["--soft-labels", "bench/labels", "--arms", "distilled-soft,random-soft"],
+            "Add --teacher default to make them here",
+            marks=SLOW,
+        ),
     ],
 )
 def test_what_the_hub_has_not_is_said_before_training(server, labels, tmp_path, arguments, wanted):  # noqa: F811
