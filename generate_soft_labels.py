@@ -6,21 +6,25 @@
 
 Writes soft_labels/<images>@<fingerprint>/<teachers>-<views>-s<views seed>/: safetensors shards of whole epochs (views
 beside fp16 logits) and, last, index.json. The same command again makes only what is missing. Processes share the work by
-shard; the bits do not depend on how many there are.
+shard; the bits do not depend on how many there are. With --push-to, shards go to the Hub as they are finished, the index last.
 """
 
 import argparse
+import contextlib
 import json
 import shlex
 import time
 from pathlib import Path
 
-from rd3_utils import launch
+from rd3_utils import hub, launch
 from rd3_utils import options as shared
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import selections, soft_labels, tables
 from rd3_utils.errors import UserError
 from rd3_utils.learning import labelling, students
+from rd3_utils.publishing import dataset_repo
+
+WHAT = "benchmark", "protocol", "distilled", "set", "views_seed", "student"  # options that say which labels these are
 
 
 def parse():
@@ -34,12 +38,15 @@ def parse():
     where.add_argument("--workers", type=shared.positive, help="threads that decode images (default: one per core)")
     where.add_argument("--dry-run", action="store_true", help="print what would be made, and its size, and stop")
     shared.add_labels(where)
+    publish = shared.add_publish(parser, "the labels")
+    publish.add_argument("--with-images", action="store_true", help="push the images too, as parquet")
     return shared.parse(parser)
 
 
 def main(options):
     accelerator = launch.accelerator()
     benchmark, protocol = shared.read_what(options)
+    target = shared.push_target(options, "dataset")
     student = students.architecture(options.student or benchmark.defaults.student, benchmark)
 
     def train():
@@ -61,28 +68,42 @@ def main(options):
     if options.dry_run:
         say(json.dumps(recipe.as_dict(), indent=1))
         return
+    if target:
+        launch.raise_on_all(accelerator, lambda: accelerator.is_main_process and hub.may_push(target))
+        pushed = images if options.with_images else None
+        about = dataset_repo.about_images(options.distilled or benchmark.defaults.distilled, images) if pushed else {}
     if labelling.is_complete(where, plan):
         say("nothing to do: the store is complete.")
-        return
-    started = time.time()
-    test = image_sets.test_split(benchmark, options.data_dir, options.workers)
-    labelling.make(Path(where), plan, images, recipe, found, benchmark, test, accelerator)
-    index = json.loads((where / "index.json").read_text())
-    for teacher in index["teachers"]:
-        say(f"teacher {teacher['source']}: top-1 {100 * teacher['top1']:.2f} % on {benchmark.name}")
-    say(f"done in {time.time() - started:.1f} s. Train on them with: accelerate launch train_student.py "
-        f"{shlex.join(same_labels(options))}")  # fmt: skip
+    else:
+        started = time.time()
+        test = image_sets.test_split(benchmark, options.data_dir, options.workers)
+        with dataset_repo.LabelUpload(target, where) if target else contextlib.nullcontext() as upload:
+            finished = upload.finished if target else None
+            labelling.make(Path(where), plan, images, recipe, found, benchmark, test, accelerator, finished)
+        index = json.loads((where / "index.json").read_text())
+        for teacher in index["teachers"]:
+            say(f"teacher {teacher['source']}: top-1 {100 * teacher['top1']:.2f} % on {benchmark.name}")
+        say(f"done in {time.time() - started:.1f} s. Train on them with: accelerate launch train_student.py "
+            f"{shlex.join(same_labels(options))}")  # fmt: skip
+    if target and accelerator.is_main_process:  # alone from here on: others need not wait for an upload
+        words = dataset_repo.train_options(options, target.repo, images, options.with_images, WHAT) + plain(options)
+        dataset_repo.publish_labels(target, Path(where), pushed, about, benchmark, words)
 
 
 def same_labels(options):
     """The options of train_student.py that find these labels again."""
     words = ["--soft-labels", options.out] if options.out != options.defaults["out"] else []
-    for name in ("benchmark", "protocol", "distilled", "set", "teacher", "views_seed", "student", "data_dir"):
+    for name in (*WHAT, "teacher", "data_dir"):
         value = getattr(options, name)
         if value is not None and value != options.defaults[name]:
             values = value if isinstance(value, list) else [value]
             words += [word for one in values for word in (f"--{name.replace('_', '-')}", str(one))]
-    return words + (["--arms", "distilled-plain"] if options.labels == "plain" else [])
+    return words + plain(options)
+
+
+def plain(options):
+    """The option of train_student.py for labels of plain views."""
+    return ["--arms", "distilled-plain"] if options.labels == "plain" else []
 
 
 if __name__ == "__main__":

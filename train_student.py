@@ -6,7 +6,8 @@
 
 Writes results/<benchmark>/<protocol>-<digest>/<images>@<fingerprint>/<student>/<arm>/seed<K>.json, the weights of the first
 seed beside it, and the card README.md above the arms. Runs that are there are kept: the same command again trains only
-what is missing. The score is the last epoch's; the test split is opened once per run.
+what is missing. The score is the last epoch's; the test split is opened once per run. --push-to OWNER/REPO puts network, card
+and Runs on the Hub.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from rd3_utils.data import images as image_sets
 from rd3_utils.data import views as view_sets
 from rd3_utils.errors import UserError
 from rd3_utils.learning import evaluation, losses, students, training
-from rd3_utils.publishing import card
+from rd3_utils.publishing import card, student_repo
 from rd3_utils.scoring import arms, runs
 
 CHECKPOINT_SECONDS = 60  # a killed run loses at most this much, and the epoch it was in
@@ -51,12 +52,15 @@ def parse():
                        "and the score stays the last epoch's")  # fmt: skip
     where.add_argument("--log-with", choices=("tensorboard", "trackio", "wandb"), help="also log every epoch there")
     shared.add_labels(where)
+    publish = shared.add_publish(parser, "the first seed's network, its card and all runs")
+    publish.add_argument("--push-only", action="store_true", help="train nothing; push what an earlier command trained")
     return shared.parse(parser)
 
 
 def main(options):
     accelerator = launch.accelerator(**launch.tracking(options.log_with, options.out))
     benchmark, protocol = shared.read_what(options)
+    target = shared.push_target(options, "model")
     names = (options.student or benchmark.defaults.student).split(",")
     names = [students.architecture(name, benchmark) for name in names]
     cells = arms.plan(options, benchmark, protocol, list(dict.fromkeys(names)))
@@ -66,10 +70,16 @@ def main(options):
     if options.dry_run:
         accelerator.print(arms.describe(cells, options, launch.precision(accelerator)))
         return
+    precision, main_process = launch.precision(accelerator), accelerator.is_main_process
+    pushed = student_repo.check(target, cells, options, precision, accelerator) if target else None
+    if options.push_only:
+        if main_process:
+            finished = student_repo.kept(cells, options, precision)
+            student_repo.push(target, pushed, cells, finished, benchmark, options, precision)
+        return
     test = image_sets.test_split(benchmark, options.data_dir, options.workers)
     labels = arms.find_labels(cells, options, benchmark, test, accelerator)
     whitening = arms.find_whitening(cells, options, benchmark)
-    precision = launch.precision(accelerator)
     kept = {cell: arms.kept_run(cell, labels[cell.labels_key], options.out, precision) for cell in cells}
     launch.agree(accelerator, [run is None for run in kept.values()], "the runs they find: put --out on a disk that all share")
     if options.log_with:
@@ -80,9 +90,11 @@ def main(options):
         where = cell.path(options.out, precision)
         learned = labels[cell.labels_key], whitening[cell.recipe.views.zca]
         finished.append(kept[cell] or train(cell, *learned, benchmark, test, where, options, accelerator))
-    if accelerator.is_main_process:
+    if main_process:
         card.publish(finished, cells, labels, benchmark, protocol, options)
     accelerator.end_training()
+    if target and main_process:  # alone from here on: others need not wait for an upload
+        student_repo.push(target, pushed, cells, finished, benchmark, options, precision)
 
 
 def train(cell, labels, whitening, benchmark, test, where, options, accelerator):

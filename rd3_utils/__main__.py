@@ -1,14 +1,15 @@
-"""python -m rd3_utils COMMAND: what there is (list), and distilled sets made here (synthesize)."""
+"""python -m rd3_utils COMMAND: what there is (list), distilled sets made here (synthesize) and put on the Hub (publish)."""
 
 import argparse
 import shlex
 
-from rd3_utils import launch
-from rd3_utils.data import catalogue, selections
+from rd3_utils import hub, launch
+from rd3_utils.data import catalogue, selections, tables
 from rd3_utils.data import images as image_sets
 from rd3_utils.learning import losses, students, synthesis
-from rd3_utils.options import positive, seed
+from rd3_utils.options import add_how, positive, push_target, seed
 from rd3_utils.protocols import benchmark, protocol
+from rd3_utils.publishing import dataset_repo
 
 
 def parse():
@@ -27,6 +28,14 @@ def parse():
         make.add_argument("--data-dir", metavar="DIR", help="read the benchmark's real data from here")
         for option, arguments in SETTINGS[name].items():
             make.add_argument(option, **arguments)
+    publish = commands.add_parser("publish", help="put an image set on the Hub, with a card")
+    publish.add_argument(
+        "source", metavar="SOURCE", help="a folder, a selection such as random:ipc=10,seed=0, or an embedded set"
+    )
+    publish.add_argument("push_to", metavar="OWNER/REPO", help="dataset repo, made if missing; other sets in it stay")
+    publish.add_argument("--benchmark", help="the real data (default: what distilled.json says, else digits)")
+    publish.add_argument("--data-dir", metavar="DIR", help="read the benchmark's real data from here")
+    add_how(publish)
     return parser.parse_args()
 
 
@@ -91,7 +100,17 @@ def synthesize(options):
           f"{shlex.join(words)}")  # fmt: skip
 
 
-COMMANDS = {"list": list_all, "synthesize": synthesize}
+def publish(options):
+    """Push an image set to a dataset repo of the Hub."""
+    target = push_target(options, "dataset")
+    hub.may_push(target)
+    stated = dataset_repo.stated(options.source)
+    bench = benchmark.load(options.benchmark or stated.get("benchmark", "digits"))
+    images = selections.image_set(options.source, bench, lambda: tables.real(bench, "train", options.data_dir))
+    dataset_repo.publish_images(target, images, dataset_repo.about_images(options.source, images), bench)
+
+
+COMMANDS = {"list": list_all, "synthesize": synthesize, "publish": publish}
 
 if __name__ == "__main__":
     launch.run(main, parse())

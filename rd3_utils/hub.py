@@ -1,27 +1,45 @@
-"""What the Hugging Face Hub has: the only code that asks it. `datasets` and `timm` then read at the commit named here.
+"""The Hugging Face Hub, in and out: the only code that asks it. `datasets` and `timm` then read at the commit named here.
 
 Every other module receives a 40-hex commit and never a moving name. Nothing that comes from the Hub is unpickled or run.
+What goes out goes in one commit on top of a known one, so that repeating a call after a lost answer changes nothing.
 """
 
 import contextlib
+import hashlib
 import re
+import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    constants,
+    get_token,
+    hf_hub_download,
+    snapshot_download,
+)
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import httpx
+from huggingface_hub.utils import httpx, validate_repo_id
 
 from rd3_utils.errors import UserError
 
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
+PASSING = {408, 429, 500, 502, 503, 504}  # answers that a later try may not get
+WAITS = (1, 2, 4, 8)  # seconds before the next tries
+LONGEST = 60  # seconds: a Retry-After beyond that is not waited for
+RECENT = 10  # pull requests in which equal files are looked for
 
 
 def parse(source):
@@ -78,7 +96,7 @@ def asking(repo, revision, repo_type):
             f"no {repo_type} repo '{repo}' at {constants.ENDPOINT}, or it is private and this login may not read it."
         ) from error
     except RemoteEntryNotFoundError as error:
-        raise UserError(f"{repo}@{revision[:8]} lacks a file that it names: {one_line(error)}") from error
+        raise UserError(f"{repo}@{(revision or 'main')[:8]} lacks a file that it names: {one_line(error)}") from error
     except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
         if constants.HF_HUB_OFFLINE:
             raise UserError(
@@ -88,6 +106,284 @@ def asking(repo, revision, repo_type):
         raise UserError(f"the Hub at {constants.ENDPOINT} did not answer for {repo}: {one_line(error)}") from error
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
         raise UserError(f"the Hub at {constants.ENDPOINT} did not answer for {repo}: {one_line(error)}") from error
+
+
+@dataclass(frozen=True)
+class Target:
+    """A repo to push to, and how."""
+
+    repo: str
+    kind: str  # model | dataset
+    private: bool = False  # of a repo that is made
+    create_pr: bool = False
+    tag: str | None = None
+
+    @property
+    def url(self):
+        return f"{constants.ENDPOINT}/{'datasets/' if self.kind == 'dataset' else ''}{self.repo}"
+
+
+class Pushed(NamedTuple):
+    """What a push did: the commit that has the files, where people see it, and whether it is a new one."""
+
+    commit: str
+    url: str
+    new: bool
+
+
+def may_push(target):
+    """Check that this login may push to `target`; what the Hub says of it, or None where it has to be made.
+
+    UserError for a name that is none, no token or a wrong one, a token that only reads, a repo of somebody else or one
+    that this token may not write, and a tag or visibility that is another one already. Changes nothing; but whether a
+    fine-grained token may make a repo can only be tried, so with one a missing repo is made here.
+    """
+    api, repo = HfApi(), target.repo
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise UserError(f"'{repo}' cannot be the name of a repo: {one_line(error)}") from error
+    if not REPO_ID.fullmatch(repo):
+        raise UserError(f"'{repo}' cannot be the name of a repo; wanted OWNER/REPO.")
+    if constants.HF_HUB_OFFLINE:
+        raise UserError(f"HF_HUB_OFFLINE is set, so nothing can be pushed to {repo}; unset it.")
+    if not get_token():
+        raise UserError(f"pushing to {repo} needs a token: hf auth login, or HF_TOKEN with one that may write.")
+    with writing(target):
+        try:
+            me = retried(api.whoami)
+        except HfHubHTTPError as error:
+            if status(error) == 401:
+                raise UserError(
+                    f"the Hub at {constants.ENDPOINT} does not know this token; get one with hf auth login."
+                ) from error
+            raise
+        role = me.get("auth", {}).get("accessToken", {}).get("role", "write")
+        if role == "read":
+            raise UserError(f"the token of '{me['name']}' may only read; pushing to {repo} needs one that may write.")
+        names, owner = [me["name"], *(org["name"] for org in me.get("orgs", []))], repo.split("/")[0]
+        if owner not in names and not target.create_pr:
+            raise UserError(
+                f"{repo} belongs to '{owner}', this login to {', '.join(names)}: push to one of these, or add --create-pr."
+            )
+        about = info(target)
+        if about is None:
+            if target.create_pr:
+                raise UserError(f"there is no {target.kind} repo '{repo}' to open a pull request on; leave out --create-pr.")
+            if role != "write":
+                create(target)
+            return None
+        retried(lambda: api.auth_check(repo, repo_type=target.kind, write=not target.create_pr))
+        if target.private and not about.private:
+            raise UserError(f"{repo} exists and is public, --private only makes new repos private; change it on its page.")
+        at = tagged(target) if target.tag else None
+        if at not in (None, about.sha):
+            raise UserError(f"{repo} has a tag '{target.tag}' already, at {at[:8]}; give another --tag.")
+    return about
+
+
+def info(target):
+    """What the Hub says of a repo (sha, siblings, tags, private, ...), or None where it has none of that name."""
+    try:
+        return retried(lambda: HfApi().repo_info(target.repo, repo_type=target.kind))
+    except GatedRepoError:
+        raise
+    except RepositoryNotFoundError:
+        return None
+
+
+def listing(target, commit):
+    """{path: the Hub's entry} of all files of a repo at `commit`."""
+    entries = retried(lambda: list(HfApi().list_repo_tree(target.repo, recursive=True, revision=commit, repo_type=target.kind)))
+    return {entry.path: entry for entry in entries if hasattr(entry, "blob_id")}  # folders have none
+
+
+def text(target, commit, path):
+    """A text file of a repo at `commit`."""
+    with asking(target.repo, commit, target.kind):
+        return Path(hf_hub_download(target.repo, path, repo_type=target.kind, revision=commit)).read_text("utf-8")
+
+
+def same(entry, source):
+    """Whether a file on the Hub has the bytes of `source`, a local path or bytes."""
+    size = len(source) if isinstance(source, bytes) else source.stat().st_size
+    if entry.size != size:
+        return False
+    if entry.lfs is None:
+        data = source if isinstance(source, bytes) else source.read_bytes()
+        return entry.blob_id == hashlib.sha1(b"blob %d\0" % size + data).hexdigest()
+    if isinstance(source, bytes):
+        return entry.lfs.sha256 == hashlib.sha256(source).hexdigest()
+    with open(source, "rb") as file:
+        return entry.lfs.sha256 == hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def difference(files, there):
+    """What is to be done so that a repo that holds `there` holds `files`: {path: source, or None to remove it}."""
+    return {
+        path: source
+        for path, source in files.items()
+        if (path in there if source is None else path not in there or not same(there[path], source))
+    }
+
+
+def push(target, build, message):
+    """Make `target` hold what `build(commit, listing)` says, {path: local path, bytes, or None for no such file}; a Pushed.
+
+    One commit on top of a known one, and none where nothing differs. After a fault that may pass, the repo is looked at
+    first: a commit whose answer was lost is found there and not made again. If somebody else committed meanwhile, `build`
+    is asked again, once. The repo is made where there is none, the tag set last.
+    """
+    with writing(target):
+        if not target.create_pr and info(target) is None:
+            create(target)
+        pushed = pull_request(target, build, message) if target.create_pr else committed(target, build, message)
+        if target.tag:
+            set_tag(target, pushed.commit)
+    return pushed
+
+
+def create(target):
+    """Make the repo."""
+    private = True if target.private else None  # None: as the owner's account has it
+    retried(lambda: HfApi().create_repo(target.repo, repo_type=target.kind, private=private, exist_ok=True))
+
+
+def committed(target, build, message):
+    """`push` to the default branch of a repo that exists."""
+    parent, moves, failed = None, 0, None
+    for wait in (*WAITS, WAITS[-1], None):
+        head = info(target).sha
+        if head != parent:
+            moves += parent is not None
+            there = listing(target, head)
+            todo = difference(build(head, there), there)
+            if not todo:
+                return Pushed(head, target.url, failed is not None)
+            if moves > 1:
+                raise UserError(
+                    f"{target.repo} changed twice while this was pushed to it; wait for the other, then push again."
+                )
+            parent, operations = head, operations_for(todo)
+        if wait is None:
+            raise failed
+        try:
+            made = HfApi().create_commit(target.repo, operations, commit_message=message, repo_type=target.kind,
+                                         parent_commit=parent)  # fmt: skip
+            return Pushed(made.oid, target.url, True)
+        except (HfHubHTTPError, httpx.TransportError) as error:
+            moved, failed = status(error) == 412, error
+            if not (moved or may_pass(error)):
+                raise
+            time.sleep(0 if moved else pause(error, wait))
+
+
+def pull_request(target, build, message):
+    """`push` as a pull request; none where an open or earlier one has the same files already."""
+    head = info(target).sha
+    there = listing(target, head)
+    files = build(head, there)
+    todo, seen, failed = difference(files, there), {}, None
+    if not todo:
+        return Pushed(head, target.url, False)
+    operations = operations_for(todo)
+    for wait in (*WAITS, WAITS[-1], None):
+        for number, commit in pull_requests(target)[-RECENT:]:
+            if seen.get(number) != commit and not difference(files, listing(target, commit)):
+                return Pushed(commit, f"{target.url}/discussions/{number}", failed is not None)
+            seen[number] = commit
+        if wait is None:
+            raise failed
+        try:
+            made = HfApi().create_commit(target.repo, operations, commit_message=message, repo_type=target.kind,
+                                         parent_commit=head, create_pr=True)  # fmt: skip
+            return Pushed(made.oid, made.pr_url, True)
+        except (HfHubHTTPError, httpx.TransportError) as error:
+            failed = error
+            if status(error) == 412:
+                raise UserError(f"{target.repo} changed while this was pushed to it; push again.") from error
+            if not may_pass(error):
+                raise
+            time.sleep(pause(error, wait))
+
+
+def pull_requests(target):
+    """[(number, commit)] of all pull requests of a repo, oldest first."""
+    refs = retried(lambda: HfApi().list_repo_refs(target.repo, repo_type=target.kind, include_pull_requests=True))
+    return sorted((int(ref.ref.rsplit("/", 1)[1]), ref.target_commit) for ref in refs.pull_requests or [])
+
+
+def operations_for(todo):
+    """What `difference` found as operations of one commit; they remember what is uploaded, so use them for a retry."""
+    return [
+        CommitOperationDelete(path) if source is None else CommitOperationAdd(path, source)
+        for path, source in sorted(todo.items())
+    ]
+
+
+def set_tag(target, commit):
+    """Tag `commit`; UserError where the tag is elsewhere already."""
+    retried(lambda: HfApi().create_tag(target.repo, tag=target.tag, revision=commit, repo_type=target.kind, exist_ok=True))
+    at = tagged(target)
+    if at != commit:
+        raise UserError(f"pushed as {commit[:8]}, but the tag '{target.tag}' is at {at[:8]} already; give another --tag.")
+
+
+def tagged(target):
+    """The commit that the tag of `target` points to, or None without such a tag."""
+    try:
+        return retried(lambda: HfApi().repo_info(target.repo, repo_type=target.kind, revision=target.tag)).sha
+    except RevisionNotFoundError:
+        return None
+
+
+def retried(call):
+    """`call()`, again after a while where the Hub was busy or the connection broke; `call` must bear being repeated."""
+    for wait in (*WAITS, None):
+        try:
+            return call()
+        except (HfHubHTTPError, httpx.TransportError) as error:
+            if wait is None or not may_pass(error):
+                raise
+            time.sleep(pause(error, wait))
+
+
+def status(error):
+    """The HTTP status of what a client raised, or None where no answer came."""
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def may_pass(error):
+    """Whether the same call may succeed later."""
+    return status(error) is None or status(error) in PASSING
+
+
+def pause(error, wait):
+    """Seconds to wait: what the Hub asks for (Retry-After), else `wait`."""
+    asked = error.response.headers.get("Retry-After", "") if status(error) else ""
+    return min(int(asked), LONGEST) if asked.isdigit() else wait
+
+
+@contextlib.contextmanager
+def writing(target):
+    """What the Hub's clients raise while something is pushed to `target`, as UserError."""
+    try:
+        with asking(target.repo, None, target.kind):
+            try:
+                yield
+            except (GatedRepoError, RepositoryNotFoundError):
+                raise
+            except HfHubHTTPError as error:
+                if status(error) in (401, 403):
+                    raise UserError(
+                        f"this login may not write to {target.repo} ({target.kind} repo at {constants.ENDPOINT}): "
+                        "use a token with write permission, or add --create-pr."
+                    ) from error
+                raise
+    except (ValueError, RuntimeError) as error:  # a card that the Hub refuses; what hf_xet raises for a failed upload
+        raise UserError(
+            f"the Hub at {constants.ENDPOINT} did not take the files for {target.repo}: {one_line(error)}"
+        ) from error
 
 
 def one_line(error):

@@ -2,6 +2,8 @@
 
 import argparse
 
+from rd3_utils import hub
+from rd3_utils.errors import UserError
 from rd3_utils.protocols import benchmark, protocol
 
 
@@ -27,10 +29,45 @@ def add_labels(group):
     group.add_argument("--shard-mb", type=positive, default=256, help="size of a label shard in MB (default: %(default)s)")
 
 
+def add_publish(parser, what):
+    """Options that push `what` to the Hub; never a part of what a card tells to repeat."""
+    publish = parser.add_argument_group("publish")
+    publish.add_argument(
+        "--push-to", metavar="OWNER/REPO", help=f"push {what} to this repo of the Hub, which is made if missing"
+    )
+    add_how(publish)
+    return publish
+
+
+def add_how(group):
+    """Options that say how to push."""
+    group.add_argument("--private", action="store_true", help="make a repo that is missing private")
+    group.add_argument("--create-pr", action="store_true", help="open a pull request instead of a commit")
+    group.add_argument("--tag", help="tag the commit, for --distilled and --soft-labels OWNER/REPO@TAG")
+
+
+PUBLISH = ("push_to", "private", "create_pr", "tag", "push_only", "with_images")
+
+
+def push_target(options, kind):
+    """The hub.Target of parsed options, or None without --push-to; UserError for options that contradict each other."""
+    given = [name for name in PUBLISH[1:] if getattr(options, name, None)]
+    if options.push_to is None and given:
+        raise UserError(f"--{given[0].replace('_', '-')} needs --push-to OWNER/REPO.")
+    if options.create_pr and options.tag:
+        raise UserError("a pull request cannot be tagged: leave out --tag, or --create-pr.")
+    if options.push_to is None:
+        return None
+    return hub.Target(options.push_to, kind, options.private, options.create_pr, options.tag)
+
+
 def parse(parser):
-    """The parsed options; `options.defaults` holds what each is when it is not given, for the command on a card."""
+    """The parsed options; `options.defaults` holds what each is when it is not given, for the command on a card.
+
+    Options that publish are not among them.
+    """
     options = parser.parse_args()
-    options.defaults = {action.dest: action.default for action in parser._actions}
+    options.defaults = {action.dest: action.default for action in parser._actions if action.dest not in PUBLISH}
     return options
 
 

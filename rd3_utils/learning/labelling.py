@@ -69,11 +69,12 @@ def is_complete(where, plan):
     return index["epochs"] >= plan.epochs and soft_labels.intact(where, index)
 
 
-def make(where, plan, images, recipe, found, benchmark, test, accelerator):
+def make(where, plan, images, recipe, found, benchmark, test, accelerator, finished=None):
     """Write the shards of `plan` that `where` lacks, split over the processes, then the index. Returns the folder.
 
     First every teacher is examined on the whole `test` split, and its accuracy goes into the store. Resumable: a shard that
-    is there and whole is kept. An error in one process is raised in all.
+    is there and whole is kept. An error in one process is raised in all. After each of its own shards the main process calls
+    `finished(paths)` with all that are whole by then, whoever made them.
     """
     found = [teachers.examined(teacher, benchmark, test, accelerator) for teacher in found]
     plan = dataclasses.replace(plan, teachers=tuple(teacher.describe() for teacher in found))
@@ -95,6 +96,9 @@ def make(where, plan, images, recipe, found, benchmark, test, accelerator):
             logits = label(network, pixels, recipe, plan, first, stop, drawn, accelerator.device)
             epochs = [drawn[epoch] for epoch in range(first, stop)]
             soft_labels.write_shard(where / name, plan, first, stop, epochs, logits)
+            if finished is not None and accelerator.is_main_process:
+                whole = [s[0] for s in plan.shards if soft_labels.is_written(where / s[0], plan, *s[1:], known)]
+                finished([where / name for name in whole])
 
     raise_on_all(accelerator, write_mine)
     if accelerator.is_main_process:

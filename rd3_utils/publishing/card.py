@@ -28,7 +28,7 @@ LABELS = {
 
 
 def publish(finished, cells, labels, benchmark, protocol, options):
-    """Write the card of this command's images, print its scores, return its folder; for the main process only.
+    """Write the card of this command's images and print its scores; for the main process only.
 
     `finished` are the Runs of `cells`, `labels` {labels_key: reader}. The images are those of the first distilled arm,
     else of the first arm.
@@ -36,13 +36,24 @@ def publish(finished, cells, labels, benchmark, protocol, options):
     cell = next((cell for cell in cells if cell.arm.startswith("distilled-")), cells[0])
     folder = cell.path(options.out, finished[0]["environment"]["precision"]).parents[2]
     runs, others = gather(finished, cell, options.out)
+    main = f"distilled-{cell.protocol.labels.kind}"
+    head = next((run for run in runs if run["arm"] == main), runs[0])  # its arm stands in the title
+    weights = weights_section(runs, head, folder, options.out)
+    report, pictures = write(folder, runs, others, head, weights, cell, cells, labels, benchmark, options)
+    terminal.say(report, cell, folder, pictures, terminal.tips(report, benchmark, protocol.labels.kind))
+
+
+def write(folder, runs, others, head, weights, cell, cells, labels, benchmark, options):
+    """Write README.md, report.json and plots/ of `runs` into `folder`; (Report, pictures).
+
+    The title and the front matter speak of the arm of the Run `head`; `weights` are the Markdown parts on its network.
+    """
     report = reports.report(runs, others)
     pictures = draw(runs, report, cell, cells, labels, folder)
-    text = card(runs, report, cell, benchmark, pictures, options, folder)
+    text = card(runs, report, head, weights, cell, benchmark, pictures, options)
     plots.write(folder / "report.json", f"{json.dumps(report, indent=1, allow_nan=False)}\n".encode())
     plots.write(folder / "README.md", text.encode())
-    terminal.say(report, cell, folder, pictures, terminal.tips(report, benchmark, protocol.labels.kind))
-    return folder
+    return report, pictures
 
 
 def gather(finished, cell, root):
@@ -76,7 +87,10 @@ def identity(run):
 
 
 def draw(runs, report, cell, cells, labels, folder):
-    """Draw all pictures; {title: [(file below `folder`, caption)]} with those of earlier commands that still belong."""
+    """Draw all pictures; {title: [(file below `folder`, caption)]} with those of earlier commands that still belong.
+
+    Views are drawn where `labels` has them.
+    """
     pictures = {"Scores": [("plots/scores.png", "top-1 of every arm")], "Learning curves": []}
     plots.scores(report, runs, folder / "plots/scores.png")
     for student in report["arms"]:
@@ -88,7 +102,7 @@ def draw(runs, report, cell, cells, labels, folder):
     for arm in dict.fromkeys(r["arm"] for r in runs if r["images"]["fingerprint"] == cell.images.fingerprint):
         name = f"plots/views_{arm}.png"
         mine = next((c for c in cells if c.arm == arm and c.images.fingerprint == cell.images.fingerprint), None)
-        if mine:
+        if mine and mine.labels_key in labels:
             views, logits = labels[mine.labels_key].epoch(0)
             plots.view_grid(mine.images, views, logits, mine.recipe, folder / name)
         if (folder / name).is_file():
@@ -96,10 +110,8 @@ def draw(runs, report, cell, cells, labels, folder):
     return pictures
 
 
-def card(runs, report, cell, benchmark, pictures, options, folder):
+def card(runs, report, head, weights, cell, benchmark, pictures, options):
     """The text of README.md: front matter and body."""
-    main = f"distilled-{cell.protocol.labels.kind}"
-    head = next((run for run in runs if run["arm"] == main), runs[0])  # its arm stands in the title
     top1 = reports.percent(report["arms"][head["student"]][head["arm"]]["mean"])
     title = f"{cell.images.name} under {reports.protocol_of(head)}: {top1} % top-1 ({head['student']})"
     embedded = {
@@ -118,7 +130,7 @@ def card(runs, report, cell, benchmark, pictures, options, folder):
         *provenance_section(runs),
         "## Reproduce",
         fenced("\n".join(terminal.commands(runs, options, benchmark)), "bash"),
-        *weights_section(runs, head, folder, options.out),
+        *weights,
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -133,6 +145,7 @@ def front_matter(report, head, cell, benchmark):
             dataset_name=benchmark.title,
             dataset_config=data.config,
             dataset_split=data.test,
+            dataset_revision=head["test"]["commit"],
             metric_type="accuracy",
             metric_name=f"top-1, mean over {arms[arm]['n']} students{f' ({student})' if several else ''}",
             metric_value=arms[arm]["mean"],
@@ -293,6 +306,11 @@ def weights_section(runs, head, folder, root):
     kept = [path for path in networks if path.is_relative_to(folder) and (path / "config.json").is_file()]
     if not kept:
         return []
-    name = json.dumps(f"local-dir:{kept[0].relative_to(folder).as_posix()}")
     text = "The weights of the first seed after its last epoch, whatever its score, read from this card's folder:"
-    return [text, fenced(f"import rd3_utils, timm\n\nstudent = timm.create_model({name}, pretrained=True)", "python")]
+    return [text, how_to_load(f"local-dir:{kept[0].relative_to(folder).as_posix()}")]
+
+
+def how_to_load(name):
+    """The Python that makes the student called `name` in timm."""
+    code = f"import rd3_utils, timm\n\nstudent = timm.create_model({json.dumps(name)}, pretrained=True)"
+    return fenced(code, "python")

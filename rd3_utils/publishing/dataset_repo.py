@@ -1,0 +1,291 @@
+"""Image sets and soft labels on the Hub: dataset repos that --distilled OWNER/REPO and --soft-labels OWNER/REPO read.
+
+    <images>/train-*.parquet, images.png, distilled.json, card.md      a config of `datasets`
+    soft_labels/<images>@<fingerprint8>/<teachers8>-<views12>-s<seed>/labels-*.safetensors, card.md, index.json
+    README.md                                                          the dataset card
+
+A repo may hold several of both. The card joins their card.md between two marks; what its owner writes elsewhere on it, and
+keys of its front matter, stay.
+"""
+
+import contextlib
+import dataclasses
+import json
+import re
+import shlex
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from rd3_utils import hub
+from rd3_utils.data import images as image_sets
+from rd3_utils.data import selections, tables
+from rd3_utils.errors import UserError
+from rd3_utils.publishing import plots
+from rd3_utils.publishing.markdown import escape, fenced, show, table
+from rd3_utils.scoring import report as reports
+
+BATCH = 2e9  # bytes of label shards in one commit, so that a lost connection costs no more
+BEGIN = "<!-- rd3: from here to the end mark a command wrote this, and writes it again -->"
+END = "<!-- rd3: end -->"
+LABELS = "soft_labels/"
+
+
+class LabelUpload:
+    """Shards of the store in folder `where` on their way to the Hub while others are made: a context manager.
+
+    `finished(paths)` comes from the main process and returns at once; one upload at a time runs in the background and
+    takes all shards that are whole. A crash loses what was finished since the upload before it began, on the Hub only: the
+    shards of other processes after the main process's last own one, and the one being uploaded. A fault here is told and
+    mended by `publish`, which sends whatever is not there. Pull requests get everything at once, at the end.
+    """
+
+    def __init__(self, target, where):
+        self.target, self.where = target, where
+        self.pool, self.coming, self.sent = ThreadPoolExecutor(1), None, set()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.pool.shutdown(wait=True, cancel_futures=True)
+
+    def finished(self, paths):
+        """Send those of `paths` that were not sent, unless an upload is still running."""
+        if self.target.create_pr or (self.coming is not None and not self.coming.done()):
+            return
+        if self.coming is not None:
+            self.coming.result()  # an error that is none of the user's
+        self.coming = self.pool.submit(self.send, [path for path in paths if path not in self.sent])
+
+    def send(self, paths):
+        try:
+            push_shards(self.target, self.where, paths)
+            self.sent |= set(paths)
+        except UserError as error:
+            print(f"labels go on, the upload is tried again at the end: {error}", file=sys.stderr, flush=True)
+
+
+def in_repo(where):
+    """The folder in a repo of the label store in the local folder `where`."""
+    return f"{LABELS}{where.parent.name}/{where.name}"
+
+
+def push_shards(target, where, paths):
+    """Push shards in commits of about BATCH bytes. Where one replaces another, the index that names the other goes first."""
+    target, store, group = dataclasses.replace(target, tag=None), in_repo(where), []
+    for path in paths:
+        group.append(path)
+        if path == paths[-1] or sum(p.stat().st_size for p in group) > BATCH:
+            files = {f"{store}/{p.name}": p for p in group}
+
+            def build(commit, there, files=files):
+                replaced = any(path in there and not hub.same(there[path], file) for path, file in files.items())
+                return {**files, **({f"{store}/index.json": None} if replaced else {})}
+
+            hub.push(target, build, f"labels {group[0].name} and on" if len(group) > 1 else f"labels {group[0].name}")
+            group = []
+
+
+def publish_labels(target, where, images, about, benchmark, words):
+    """Push the finished store in `where`: shards that are not there, then in one commit index, card and the `images`.
+
+    `images` is None where they are published elsewhere, `about` what is known of how they were made; `words` are the options
+    of train_student.py that use the labels.
+    """
+    index = json.loads((where / "index.json").read_text())
+    store = in_repo(where)
+    shards = [where / entry["file"] for entry in index["shards"]]
+    size = sum(entry["bytes"] for entry in index["shards"])
+    print(f"pushing {len(shards)} shards, {bytes_text(size)}, to {target.url}", flush=True)
+    with tempfile.TemporaryDirectory() as folder, said_how_to_repeat():
+        files = {f"{store}/{path.name}": path for path in (*shards, where / "index.json")}
+        files[f"{store}/card.md"] = label_section(index, store, benchmark, words).encode()
+        if images is not None:
+            files |= image_files(target, images, about, benchmark, Path(folder))
+        if not target.create_pr:
+            push_shards(target, where, shards)
+        tags = {"rd3", "soft-labels", "dataset-distillation", f"benchmark-{benchmark.name}"}
+        done(hub.push(target, building(target, files, tags), f"index of the soft labels of {index['images']['name']}"))
+
+
+def publish_images(target, images, about, benchmark):
+    """Push an image set, with what `about` (distilled.json, or {}) says of how it was made, in one commit."""
+    with tempfile.TemporaryDirectory() as folder, said_how_to_repeat():
+        files = image_files(target, images, about, benchmark, Path(folder))
+        size = sum(len(f) if isinstance(f, bytes) else f.stat().st_size for f in files.values())
+        print(f"pushing {len(images)} images, {bytes_text(size)}, to {target.url}", flush=True)
+        tags = {"rd3", *(["dataset-distillation"] if about else []), f"benchmark-{benchmark.name}", f"ipc-{images.nominal_ipc}"}
+        done(hub.push(target, building(target, files, tags), f"{images.name}: {len(images)} images"))
+
+
+def bytes_text(size):
+    """Bytes as people read them."""
+    return f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size:,} bytes"
+
+
+def done(pushed):
+    print(f"{'pushed' if pushed.new else 'nothing to push, all is there:'} {pushed.url} at {pushed.commit}")
+
+
+@contextlib.contextmanager
+def said_how_to_repeat():
+    """A context in which a failed push ends with the command that tries again: the same one, which sends what is missing."""
+    try:
+        yield
+    except UserError as error:
+        module = sys.argv[0].endswith("__main__.py")
+        words = ["python", "-m", "rd3_utils"] if module else ["accelerate", "launch", sys.argv[0]]
+        command = shlex.join([*words, *sys.argv[1:]])
+        raise UserError(f"{error} Nothing is lost, what was made is here. Push what is missing with: {command}") from error
+
+
+def building(target, files, tags):
+    """The function that hub.push asks: `files`, the card of the repo as it then is, and no old shards beside ours."""
+    folders = {path.rsplit("/", 1)[0] for path in files}
+    ours = re.compile(r"(labels-[^/]*\.safetensors|train-[^/]*\.parquet|distilled\.json)")
+
+    def build(commit, there):
+        stale = {
+            path: None
+            for path in there
+            if path not in files and path.rpartition("/")[0] in folders and ours.fullmatch(path.rpartition("/")[2])
+        }
+        sections = {path: hub.text(target, commit, path) for path in there if path.endswith("/card.md")}
+        sections |= {path: data.decode() for path, data in files.items() if path.endswith("/card.md")}
+        old = hub.text(target, commit, "README.md") if "README.md" in there else ""
+        return {**files, **stale, "README.md": dataset_card(target.repo, old, sections, tags).encode()}
+
+    return build
+
+
+def dataset_card(repo, old, sections, tags):
+    """README.md of a dataset repo: its `old` text with our part, the `sections` {path of card.md: text}, made anew."""
+    ours = sorted(sections, key=lambda path: (path.startswith(LABELS), path))
+    body = "\n\n".join([BEGIN, *(sections[path].strip() for path in ours), END])
+    before = DatasetCard(old or "---\n{}\n---\n", ignore_metadata_errors=True)
+    front, text = before.data.to_dict(), before.text.strip()
+    if BEGIN in text and END in text:
+        text = text[: text.index(BEGIN)] + body + text[text.index(END) + len(END) :]
+    else:
+        text = "\n\n".join([text or f"# {escape(repo.split('/')[1])}", body])
+    names = [path.removesuffix("/card.md") for path in ours if not path.startswith(LABELS)]
+    configs = [entry for entry in front.get("configs") or [] if entry.get("config_name") not in names]
+    configs += [{"config_name": name, "data_files": [{"split": "train", "path": f"{name}/train-*"}]} for name in names]
+    front |= {"tags": sorted({*(front.get("tags") or []), *tags}), **({"configs": configs} if configs else {})}
+    front.setdefault("task_categories", ["image-classification"])
+    return f"---\n{DatasetCardData(**front).to_yaml()}\n---\n\n{text.strip()}\n"
+
+
+def image_files(target, images, about, benchmark, folder):
+    """{path in the repo: local path or bytes} of an image set; parquet and picture are written into `folder`."""
+    parquet = image_sets.save(images, folder)
+    plots.image_grid(images, folder / "images.png")
+    files = {f"{images.name}/{path.name}": path for path in (parquet, folder / "images.png")}
+    if about:
+        files[f"{images.name}/distilled.json"] = f"{json.dumps(about, indent=1)}\n".encode()
+    files[f"{images.name}/card.md"] = image_section(target.repo, images, about, benchmark).encode()
+    return files
+
+
+def stated(source):
+    """distilled.json of the folder or embedded set `source`, or {}; UserError if it is no JSON object."""
+    for path in (Path(source) / "distilled.json", image_sets.EMBEDDED / source / "distilled.json"):
+        if path.is_file():
+            try:
+                about = json.loads(path.read_text())
+                return dict(about)
+            except (ValueError, TypeError) as error:
+                raise UserError(f"{path} cannot be read ({hub.one_line(error)}); mend or remove it.") from error
+    return {}
+
+
+def about_images(source, images):
+    """What distilled.json says of how `images`, read from `source`, were made; {} where there is no such file.
+
+    UserError where it speaks of other images.
+    """
+    about = stated(source)
+    if about and about.get("fingerprint") != images.fingerprint:
+        found = str(about.get("fingerprint"))[:12]
+        raise UserError(f"distilled.json of {source} speaks of other images ({found}) than lie beside it; remove it.")
+    embedded = stated(images.name)  # METHOD:ipc=K
+    return about or (embedded if embedded.get("fingerprint") == images.fingerprint else {})
+
+
+def image_section(repo, images, about, benchmark):
+    """The part of a dataset card on one image set."""
+    about, data = dict(about or {}), benchmark.data
+    selected = images.source if selections.is_selection(images.source) else None
+    elsewhere = {"repo": images.source.partition("@")[0], "commit": images.commit} if images.commit else {"repo": data.repo}
+    source = about.pop("source", {"repo": data.repo, "commit": images.commit} if selected else elsewhere)
+    rows = [
+        ["", images.name],
+        ["method", about.pop("method", None) or (f"real images, {selected}" if selected else "not stated")],
+        ["images", f"{len(images)} of {images.images.shape[-1]} px, {images.ipc or 'various'} per class"],
+        ["classes", len(images.class_names)],
+        ["benchmark", f"{benchmark.name}: {benchmark.title}"],
+        ["made from", source["repo"] + (f" at {source['commit']}" if source.get("commit") else "")],
+        ["fingerprint (SHA-256 of pixels, labels, class names)", images.fingerprint],
+    ]
+    seconds, device = about.pop("seconds", None), about.pop("device", None)
+    rows += [["synthesis", f"{seconds} s on {device}"]] if seconds is not None else []
+    known = ("benchmark", "ipc", "fingerprint")
+    rows += [[f"setting: {key}", setting(value)] for key, value in about.items() if key not in known]
+    words = ["--benchmark", benchmark.name, "--distilled", f"{repo}:{images.name}", "--teacher", "default"]
+    return "\n\n".join(
+        [
+            f"## Images: {escape(images.name)}",
+            table(rows),
+            f"![{escape(images.name)}]({images.name}/images.png)",
+            "Train on them and score the student on the real test split:",
+            fenced(shlex.join(["accelerate", "launch", "train_student.py", *words]), "bash"),
+            "No licence is stated here: that is for the owner of this repo, who also knows that of the data behind the images.",
+        ]
+    )
+
+
+def setting(value):
+    """A setting of a synthesis as text; of a network, what tells it from others."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {show(value[key])}" for key in value)
+    return show(value)
+
+
+def label_section(index, store, benchmark, words):
+    """The part of a dataset card on one label store."""
+    images, size = index["images"], sum(entry["bytes"] for entry in index["shards"])
+    rows = [
+        ["", store.removeprefix(LABELS)],
+        ["images", f"{images['name']}, {images['images']} of them, fingerprint {images['fingerprint']}"],
+        ["images from", f"commit {images['commit']}" if images.get("commit") else "not on the Hub when they were labelled"],
+        ["benchmark", f"{benchmark.name}: {benchmark.title}"],
+        ["epochs", index["epochs"]],
+        ["size", f"{bytes_text(size)} in {len(index['shards'])} files"],
+        ["stored as", f"logits at temperature 1, {index['label_dtype']}"],
+        ["views", f"{index['views_digest']}, seed {index['views_seed']}"],
+        ["views per teacher pass", f"{index['forward_batch']} on {index['device']}"],
+    ]
+    rows += [["rule of the ensemble", index["ensemble"]]] if len(index["teachers"]) > 1 else []
+    teachers = [["teacher", "architecture", "commit", "SHA-256 of the weights", f"top-1 % on {benchmark.name}"]]
+    for t in index["teachers"]:
+        teachers.append([t["source"], t["architecture"], t["commit"], t["sha256"], reports.percent(t["top1"])])
+    command = shlex.join(["accelerate", "launch", "train_student.py", *words])
+    parts = [f"## Soft labels: {escape(images['name'])}", table(rows), table(teachers)]
+    return "\n\n".join([*parts, "Train on them; shards are fetched as they are needed:", fenced(command, "bash")])
+
+
+def train_options(options, repo, images, with_images, names):
+    """The options of train_student.py that use labels in `repo`; `names` are those of `options` that say what is measured."""
+    words = ["--soft-labels", repo]
+    for name in names:
+        value = getattr(options, name)
+        if name == "distilled" and with_images:
+            value = f"{repo}:{images.name}"
+        if value is not None and value != options.defaults[name]:
+            values = value if isinstance(value, list) else [value]
+            words += [word for one in values for word in (f"--{name.replace('_', '-')}", tables.without_machine(str(one)))]
+    return words

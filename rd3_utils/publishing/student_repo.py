@@ -1,0 +1,185 @@
+"""A student on the Hub: one network in timm's layout, its card, its scores and the Runs behind them, in one commit.
+
+    config.json, model.safetensors   the first seed of the headline arm: timm.create_model("hf-hub:OWNER/REPO", pretrained=True)
+    README.md, report.json, plots/   the card of this student
+    .eval_results/<benchmark>-ipc<N>-<protocol>.yaml
+    runs/                            the Run files, laid out as in a folder of results
+
+Pushing again replaces all of it: what does not belong any more is removed in the same commit.
+"""
+
+import re
+import shlex
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from huggingface_hub import EvalResultEntry, ModelCard, constants, eval_result_entries_to_yaml
+from huggingface_hub.utils import yaml_dump
+
+from rd3_utils import hub, launch
+from rd3_utils.errors import UserError
+from rd3_utils.publishing import card
+from rd3_utils.publishing.markdown import escape
+from rd3_utils.scoring import report as reports
+from rd3_utils.scoring import runs as run_files
+
+OURS = ("runs/", "plots/", ".eval_results/")  # folders of the repo that hold nothing but what is pushed here
+
+
+def check(target, cells, options, precision, accelerator):
+    """The cell whose network is to be pushed to `target`; UserError, in every process and before any work, if none may be.
+
+    It is the first seed of the protocol's own distilled arm, else of another distilled arm, else of full-hard: never the
+    best seed, never random images.
+    """
+    found = [cell for cell in cells if cell.seed == options.seeds[0] and not cell.arm.startswith("random-")]
+    students = list(dict.fromkeys(cell.student for cell in cells))
+    if len(students) > 1:
+        raise UserError(
+            f"a repo holds one network, this command trains {len(students)} ({', '.join(students)}); push each with a "
+            "command and a repo of its own."
+        )
+    if not found:
+        raise UserError("students of random images are not pushed; add a distilled arm to --arms, or leave out --push-to.")
+    cell = min(found, key=lambda cell: (cell.arm == "full-hard", cell.arm != f"distilled-{cell.protocol.labels.kind}"))
+    if not cell.keeps_weights(options.seeds):
+        raise UserError(f"{cell.protocol.label} whitens the images: nobody could use the network without the matrix.")
+    run = cell.path(options.out, precision)
+    if run.is_file() and not (run.with_suffix("") / "config.json").is_file():
+        raise UserError(
+            f"{run} is there already, but not the network: it was not the first of its --seeds; give the --seeds of the "
+            "first command, or another --out."
+        )
+
+    def ask():
+        about = hub.may_push(target) if accelerator.is_main_process else None
+        strange = [f.rfilename for f in about.siblings if f.rfilename not in (".gitattributes", "README.md")] if about else []
+        if strange and "rd3" not in about.tags:
+            raise UserError(
+                f"{target.repo} holds something else already ({strange[0]}, and no tag rd3 on its card); give the name of a "
+                "new repo."
+            )
+
+    launch.raise_on_all(accelerator, ask)
+    return cell
+
+
+def kept(cells, options, precision):
+    """The Runs of all `cells`, for --push-only; UserError unless every one is there."""
+    found = {cell: run_files.read(cell.path(options.out, precision)) for cell in cells}
+    missing = [cell for cell, run in found.items() if run is None]
+    if missing:
+        raise UserError(
+            f"--push-only trains nothing, and {len(missing)} of {len(cells)} runs are not there, the first at "
+            f"{missing[0].path(options.out, precision)}; leave --push-only out to train them."
+        )
+    for cell, run in found.items():
+        if run["views_seed"] != options.views_seed:
+            raise UserError(
+                f"{cell.path(options.out, precision)} learned from views of seed {run['views_seed']}, this command has "
+                f"{options.views_seed}; give the --views-seed of the first command."
+            )
+    return list(found.values())
+
+
+def push(target, cell, cells, finished, benchmark, options, precision):
+    """Push the student of `cell` with what belongs to it; for the main process, after the card is written.
+
+    Needs nothing but files that are there. If it fails, the UserError ends with the command that tries again.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            files = assembled(target, cell, cells, finished, benchmark, options, precision, Path(folder))
+            size = sum(len(f) if isinstance(f, bytes) else f.stat().st_size for f in files.values())
+            print(f"pushing {len(files)} files, {size / 1e6:.1f} MB, to {target.url}", flush=True)
+
+            def build(commit, there):
+                stale = {path: None for path in there if path.startswith(OURS) and path not in files}
+                return {**files, **stale, "README.md": with_licence(files["README.md"], target, commit, there)}
+
+            run = run_files.read(cell.path(options.out, precision))
+            pushed = hub.push(target, build, f"{cell.student}, {cell.arm} of {cell.images.name}, {reports.protocol_of(run)}")
+    except UserError as error:
+        words = ["accelerate", "launch"] + (["--mixed_precision", precision] if precision != "fp32" else [])
+        words += [*sys.argv, *(["--push-only"] if "--push-only" not in sys.argv else [])]
+        raise UserError(
+            f"{error} Nothing is lost: {options.out} keeps the results. Push them with: {shlex.join(words)}"
+        ) from error
+    print(f"{'pushed' if pushed.new else 'nothing to push, all is there:'} {pushed.url} at {pushed.commit}")
+
+
+def assembled(target, cell, cells, finished, benchmark, options, precision, folder):
+    """{path in the repo: local path or bytes} of everything but old files; the card is written to the empty `folder`."""
+    runs, others = card.gather(finished, cell, options.out)
+    runs = [run for run in runs if run["student"] == cell.student]
+    network = cell.path(options.out, precision).with_suffix("")
+    head = run_files.read(cell.path(options.out, precision))
+    drawn = cell.path(options.out, precision).parents[2] / "plots"
+    (folder / "plots").mkdir()
+    for picture in drawn.glob("views_*.png"):  # the others are drawn anew, for this student alone
+        shutil.copyfile(picture, folder / "plots" / picture.name)
+    weights = weights_section(target, runs, head)
+    report, pictures = card.write(folder, runs, others, head, weights, cell, cells, {}, benchmark, options)
+    shown = [folder / name for section in pictures.values() for name, _ in section]
+    files = {path.relative_to(folder).as_posix(): path for path in (folder / "report.json", *shown)}
+    files["README.md"] = (folder / "README.md").read_bytes()
+    files |= {name: network / name for name in ("config.json", "model.safetensors")}
+    for run in runs:
+        path = run_files.path_of(options.out, run)
+        files[f"runs/{path.relative_to(options.out).as_posix()}"] = path
+    name, text = eval_result(target, report, head, cell, benchmark)
+    files[f".eval_results/{name}.yaml"] = text.encode()
+    return files
+
+
+def weights_section(target, runs, head):
+    """Which network the repo holds and what it scores beside the mean, and how to load it."""
+    same = [run["top1"] for run in runs if run["arm"] == head["arm"]]
+    text = (
+        f"The weights in this repo are those of seed {head['seed']}, the first of its command, after the last epoch and "
+        f"whatever its score: top-1 {reports.percent(head['top1'])} % of the {head['images_scored']} test images."
+    )
+    if len(same) > 1:
+        text += (
+            f" The mean over all {len(same)} students of {head['arm']} is {reports.percent(sum(same) / len(same))} %, the "
+            f"standard deviation {reports.percent(run_files.spread(same))}."
+        )
+    return ["## Weights", escape(text), card.how_to_load(f"hf-hub:{target.repo}")]
+
+
+def eval_result(target, report, head, cell, benchmark):
+    """(name, text) of the file in .eval_results: the mean top-1 in percent under a task of this protocol and IPC.
+
+    A benchmark that is not on the Hub goes by its name alone.
+    """
+    summary = report["arms"][cell.student][cell.arm]
+    custom = f"-custom-{cell.protocol.digest}" if cell.protocol.overrides else ""
+    task = f"{benchmark.name}-ipc{cell.images.nominal_ipc}-{cell.protocol.name}{custom}"
+    seeds = ", ".join(map(str, summary["seeds"]))
+    notes = f"mean top-1 in % of {summary['n']} students ({cell.student}, {cell.arm}, seeds {seeds})"
+    if summary["std"] is not None:
+        notes += f", standard deviation {reports.percent(summary['std'])}"
+    entry = EvalResultEntry(
+        dataset_id=benchmark.data.repo if "/" in benchmark.data.repo else benchmark.name,
+        task_id=task,
+        value=round(100 * summary["mean"], 4),
+        dataset_revision=head["test"]["commit"],
+        source_url=f"{constants.ENDPOINT}/{target.repo}",
+        source_name="card with all runs",
+        notes=notes,
+    )
+    return re.sub(r"[^\w.-]", "-", task), yaml_dump(eval_result_entries_to_yaml([entry]))
+
+
+def with_licence(text, target, commit, there):
+    """The card `text` with the licence that the owner stated on the card that is there, if any."""
+    if "README.md" not in there:
+        return text
+    stated = ModelCard(hub.text(target, commit, "README.md"), ignore_metadata_errors=True).data.to_dict()
+    stated = {key: value for key, value in stated.items() if key.startswith("license")}
+    if not stated:
+        return text
+    front = yaml_dump(stated).encode()
+    return text.replace(b"---\n", b"---\n" + front, 1)
