@@ -12,6 +12,7 @@ and Runs on the Hub.
 
 import argparse
 import contextlib
+import functools
 import time
 
 import torch
@@ -77,7 +78,7 @@ def main(options):
             finished = student_repo.kept(cells, options, precision)
             student_repo.push(target, pushed, cells, finished, benchmark, options, precision)
         return
-    test = image_sets.test_split(benchmark, options.data_dir, options.workers)
+    test = functools.cache(lambda: image_sets.test_split(benchmark, options.data_dir, options.workers))  # read when needed
     labels = arms.find_labels(cells, options, benchmark, test, accelerator)
     whitening = arms.find_whitening(cells, options, benchmark)
     kept = {cell: arms.kept_run(cell, labels[cell.labels_key], options.out, precision) for cell in cells}
@@ -89,7 +90,7 @@ def main(options):
     for cell in tqdm(cells, desc="students", unit="run", disable=len(cells) < 2):
         where = cell.path(options.out, precision)
         learned = labels[cell.labels_key], whitening[cell.recipe.views.zca]
-        finished.append(kept[cell] or train(cell, *learned, benchmark, test, where, options, accelerator))
+        finished.append(kept[cell] or train(cell, *learned, benchmark, test(), where, options, accelerator))
     if main_process:
         card.publish(finished, cells, labels, benchmark, protocol, options)
     accelerator.end_training()

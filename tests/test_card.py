@@ -81,3 +81,14 @@ def test_no_name_breaks_out_of_a_table(text):
 
 def test_a_code_block_cannot_be_closed_from_inside():
     assert markdown.fenced("x ``` y", "bash").startswith("````bash")
+
+
+def test_a_card_says_that_an_arm_lacks_an_augmentation_of_the_headline(script, tmp_path):
+    """Knobs that do nothing are not in a Run's recipe: the difference must be told all the same."""
+    done = script("train_student", "--teacher", "default", "--arms", "distilled-soft,distilled-plain", "--set",
+                  "training.epochs=2", "--set", "views.randaugment=2", "--set", "views.dsa=color_flip")  # fmt: skip
+    assert done.code == 0, done.err
+    card = next(tmp_path.glob("results/**/README.md")).read_text()
+    (line,) = [line for line in card.splitlines() if "distilled-plain has instead" in line]
+    assert "views.randaugment = 0" in line and "views.dsa = none" in line
+    assert "without flip" in card

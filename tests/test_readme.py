@@ -39,14 +39,23 @@ def test_every_module_stands_in_the_tree():
         assert path.name == "__init__.py" or path.name in README, path
 
 
-def test_the_numbers_on_real_data_are_those_of_the_committed_runs():
-    for ipc in (1, 10):
-        found = [run_files.read(path) for path in sorted((PROJECT / "measured").rglob(f"random-ipc{ipc}-*/**/seed*.json"))]
-        s = run_files.summary(found)
-        assert f"| {ipc} | {100 * s['mean']:.2f} +- {100 * s['std']:.2f} ({len(s['draws'])} draws" in README
-        for run in found:
-            assert run["protocol"]["digest"] == protocol.load("hard-label-v1").digest and not run["monitored_test"]
-            assert run["images_scored"] == benchmark.load("cifar10").data.test_images
+MEASURED = [(name, "random-hard", ipc) for name, ipc in (("hard-label-v1", 1), ("hard-label-v1", 10), ("hard-label-v1", 50))]
+MEASURED += [("rd3-v1", arm, ipc) for arm in ("random-soft", "distilled-soft") for ipc in (1, 10)]
+
+
+@pytest.mark.parametrize("name, arm, ipc", MEASURED)
+def test_the_numbers_on_real_data_are_those_of_the_committed_runs(name, arm, ipc):
+    found = [run_files.read(path) for path in sorted((PROJECT / "measured").glob(f"cifar10/{name}-*/**/{arm}/seed*.json"))]
+    found = [run for run in found if run["images"]["ipc"] == ipc]
+    s = run_files.summary(found)
+    assert len(found) >= 3 and (s["draws"] == {} or len(s["draws"]) >= 3)
+    row = next(line for line in README.split("## On real data")[1].splitlines() if line.startswith(f"| {ipc} |")
+               and f"{100 * s['mean']:.2f} +- {100 * s['std']:.2f}" in line)  # fmt: skip
+    assert ("draws" in row) or arm == "distilled-soft"
+    for run in found:
+        assert run["protocol"]["digest"] == protocol.load(name).digest and not run["monitored_test"]
+        assert run["images_scored"] == benchmark.load("cifar10").data.test_images
+        assert all(100 * teacher["top1"] == pytest.approx(85.65) for teacher in run["teachers"])
 
 
 @pytest.mark.slow

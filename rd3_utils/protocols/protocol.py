@@ -103,6 +103,12 @@ CHOICES = {
 }
 CONDITION_TYPES = {"benchmark": tuple[str, ...], "student": tuple[str, ...], "ipc_min": int, "ipc_max": int,
                    "image_size_min": int, "image_size_max": int}  # fmt: skip
+NEUTRAL = {  # knobs that came later: what older files mean by not stating them
+    f"{name}.{field.name}": field.default
+    for name, section in SECTIONS.items()
+    for field in dataclasses.fields(section)
+    if field.default is not dataclasses.MISSING
+}
 ARMS = ("soft", "hard", "plain")
 LARGEST_WHITENED = 64  # pixels: there, the matrix of views.zca has 12,288^2 numbers
 DSA = ("color", "crop", "cutout", "flip", "scale", "rotate")  # operations of views.dsa
@@ -288,8 +294,8 @@ def names():
 
 def stated(section):
     """{field: value} of a section without the knobs that came later and do nothing: older files need not know them."""
-    later = {field.name: field.default for field in dataclasses.fields(section) if field.default is not dataclasses.MISSING}
-    return {key: value for key, value in dataclasses.asdict(section).items() if key not in later or value != later[key]}
+    name = next(name for name, cls in SECTIONS.items() if isinstance(section, cls))
+    return {k: v for k, v in dataclasses.asdict(section).items() if f"{name}.{k}" not in NEUTRAL or v != NEUTRAL[f"{name}.{k}"]}
 
 
 def all_knobs():

@@ -239,7 +239,9 @@ def protocol_section(runs, head, protocol, benchmark):
     rows = [[key, value, source_of(key, labels, protocol, benchmark)] for key, value in recipe.items()]
     changed = []
     for run in {(run["student"], run["arm"]): run for run in reversed(runs)}.values():
-        changes = [f"{key} = {show(value)}" for key, value in flat(run["recipe"]).items() if value != recipe.get(key)]
+        mine = flat(run["recipe"])
+        changes = [f"{key} = {show(mine.get(key, protocols.NEUTRAL.get(key)))}" for key in {**mine, **recipe}
+                   if mine.get(key) != recipe.get(key)]  # fmt: skip
         if run["protocol"]["digest"] != head["protocol"]["digest"]:
             changes = [f"all of {run['protocol']['name']}, digest {run['protocol']['digest']}"]
         if changes:
@@ -260,6 +262,8 @@ def source_of(key, labels, protocol, benchmark):
     stated = protocol.sources.get(key, "not used by the protocol")
     if key == "views.flip" and not benchmark.image.mirror:
         return f"{benchmark.name} forbids mirror images; else {stated}"
+    if key == "views.dsa" and not benchmark.image.mirror:
+        return f"{benchmark.name} forbids mirror images: without flip; else {protocol.sources.get(key, 'changed with --set')}"
     if key in protocol.arms[labels]:
         return f"what the protocol states for {labels} labels"
     return f"changed with --set; else {stated}" if key in dict(protocol.overrides) else stated

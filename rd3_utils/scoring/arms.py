@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 
 from rd3_utils import hub
-from rd3_utils.data import images as image_sets
 from rd3_utils.data import selections, shards, soft_labels, tables, whitening
 from rd3_utils.data.images import ImageSet
 from rd3_utils.errors import UserError, unknown
@@ -144,7 +143,8 @@ def plan(options, benchmark, protocol, students):
 def find_labels(cells, options, benchmark, test, accelerator):
     """{labels_key: reader} for all cells; soft labels that are missing are made if `--teacher` was given.
 
-    UserError, before anything is trained, where labels are missing, of other images, or too few.
+    UserError, before anything is trained, where labels are missing, of other images, or too few. `test` is a function that
+    returns the test split; it is called only where a teacher must be examined.
     """
     root, asked = Path(options.soft_labels), {}
 
@@ -204,7 +204,7 @@ def find_whitening(cells, options, benchmark):
     """{views.zca: Whitening of the train split, or None for 0} for all cells."""
     found = {0.0: None}
     for eps in {cell.recipe.views.zca for cell in cells} - {0.0}:
-        train = image_sets.of_table(tables.real(benchmark, "train", options.data_dir, options.workers))
+        train = selections.select("full", benchmark, lambda: tables.real(benchmark, "train", options.data_dir, options.workers))
         found[eps] = whitening.fitted(train, benchmark.image.mean, benchmark.image.std, eps)
     return found
 
@@ -218,8 +218,8 @@ def made(cell, options, found, benchmark, test, root, accelerator):
                           options.label_dtype, options.shard_mb)  # fmt: skip
     where = soft_labels.folder(root, cell.images, plan.teachers_id, cell.recipe, options.views_seed)
     if not labelling.is_complete(where, plan):
-        found[:] = [teachers.examined(teacher, benchmark, test, accelerator) for teacher in found]
-        labelling.make(where, plan, cell.images, cell.recipe, found, benchmark, test, accelerator)
+        found[:] = [teachers.examined(teacher, benchmark, test(), accelerator) for teacher in found]
+        labelling.make(where, plan, cell.images, cell.recipe, found, benchmark, test(), accelerator)
     return where
 
 
