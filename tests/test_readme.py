@@ -48,14 +48,15 @@ def test_the_numbers_on_real_data_are_those_of_the_committed_runs(name, arm, ipc
     found = [run_files.read(path) for path in sorted((PROJECT / "measured").glob(f"cifar10/{name}-*/**/{arm}/seed*.json"))]
     found = [run for run in found if run["images"]["ipc"] == ipc]
     s = run_files.summary(found)
-    assert len(found) >= 3 and (s["draws"] == {} or len(s["draws"]) >= 3)
+    assert len(found) >= 3 and (not s["draws"] or len(s["draws"]) >= 3)
     row = next(line for line in README.split("## On real data")[1].splitlines() if line.startswith(f"| {ipc} |")
                and f"{100 * s['mean']:.2f} +- {100 * s['std']:.2f}" in line)  # fmt: skip
     assert ("draws" in row) or arm == "distilled-soft"
+    assert name == "hard-label-v1" or "85.63 % on the test split" in README
     for run in found:
         assert run["protocol"]["digest"] == protocol.load(name).digest and not run["monitored_test"]
         assert run["images_scored"] == benchmark.load("cifar10").data.test_images
-        assert all(100 * teacher["top1"] == pytest.approx(85.65) for teacher in run["teachers"])
+        assert all(100 * teacher["top1"] == pytest.approx(85.63) for teacher in run["teachers"])
 
 
 @pytest.mark.slow
