@@ -1,4 +1,4 @@
-"""The first page of a card as a picture for README: python docs/render_card.py CARD.md OUT.png (pip install pymupdf markdown)."""
+"""The first page of a card as a picture: python docs/render_card.py CARD.md OUT.png (needs pip install pymupdf markdown)."""
 
 import re
 import sys

@@ -1,6 +1,7 @@
 """What tests share: the embedded benchmark, small recipes, and two ways to run a script: in this process, or launched."""
 
 import contextlib
+import dataclasses
 import importlib
 import io
 import os
@@ -59,6 +60,17 @@ def recipe(digits):
     def make(name, images, *overrides, student="convnet3", labels="soft"):
         protocol = protocols.load(name).override(overrides)
         return protocol.resolve(digits, student, images.nominal_ipc, len(images), labels)
+
+    return make
+
+
+@pytest.fixture
+def sized(digits):
+    """sized(images, size, "views.crop=pad", ...) -> a Recipe at any size."""
+
+    def make(n, size, *overrides):
+        enlarged = dataclasses.replace(digits, image=dataclasses.replace(digits.image, size=size, mirror=True))
+        return protocols.load("rd3-v1").override(overrides).resolve(enlarged, "convnet3", 1, n, "soft")
 
     return make
 

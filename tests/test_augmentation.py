@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_views import MEAN, STD, noise
 from torchvision.transforms import InterpolationMode, RandAugment, autoaugment
 
 from rd3_utils.data import augmentation, views, whitening
@@ -15,23 +16,7 @@ from rd3_utils.errors import UserError
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols import protocol
 
-MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.4, 0.3)
 PLAIN = "views.crop=none", "views.flip=0.0", "views.mix=none", "views.patch_shuffle=1"
-
-
-@pytest.fixture
-def made(digits):
-    """made(images, size, "views.dsa=color", ...) -> a Recipe at any size, mirror images allowed."""
-
-    def make(n, size, *overrides):
-        sized = dataclasses.replace(digits, image=dataclasses.replace(digits.image, size=size, mirror=True))
-        return protocol.load("rd3-v1").override(overrides).resolve(sized, "convnet3", 1, n, "soft")
-
-    return make
-
-
-def noise(n, size, seed=0):
-    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
 def normalised(x):
@@ -41,8 +26,11 @@ def normalised(x):
 # MixUp
 
 
-def test_mixup_is_its_formula_and_one_weight_serves_a_group(made):
-    images, v = noise(20, 16), views.draw(made(20, 16, *PLAIN, "views.mix=mixup", "views.mix_alpha=0.8", "views.group=8"), 0, 3)
+def test_mixup_is_its_formula_and_one_weight_serves_a_group(sized):
+    images, v = (
+        noise(20, 16),
+        views.draw(sized(20, 16, *PLAIN, "views.mix=mixup", "views.mix_alpha=0.8", "views.group=8"), 0, 3),
+    )
     x = views.apply(images, v, torch.arange(20), MEAN, STD)
     for i in range(20):
         w = float(v.mix_weight[i])
@@ -54,17 +42,17 @@ def test_mixup_is_its_formula_and_one_weight_serves_a_group(made):
     assert torch.equal(v.own_share(torch.arange(20), 16), v.mix_weight)
 
 
-def test_mixup_weights_follow_the_beta_distribution(made):
+def test_mixup_weights_follow_the_beta_distribution(sized):
     """Mean 1/2 and variance 1 / (4 (2 alpha + 1)) of Beta(alpha, alpha)."""
     overrides = "views.mix=mixup", "views.mix_alpha=0.8", "views.mix_per=row", "views.group=20000"
-    weight = views.draw(made(20000, 8, *PLAIN[:2], *overrides), 0, 0).mix_weight
+    weight = views.draw(sized(20000, 8, *PLAIN[:2], *overrides), 0, 0).mix_weight
     assert float(weight.mean()) == pytest.approx(0.5, abs=0.01)
     assert float(weight.var()) == pytest.approx(1 / (4 * 2.6), abs=0.003)
 
 
-def test_unmixed_groups_are_left_alone(made):
+def test_unmixed_groups_are_left_alone(sized):
     images = noise(30, 8)
-    v = views.draw(made(30, 8, *PLAIN, "views.mix=mixup", "views.mix_probability=0.5", "views.group=3"), 0, 0)
+    v = views.draw(sized(30, 8, *PLAIN, "views.mix=mixup", "views.mix_probability=0.5", "views.group=3"), 0, 0)
     alone = v.mix_weight == 1
     assert 0 < int(alone.sum()) < 30 and torch.equal(v.mix_partner[alone], torch.arange(30)[alone])
     assert torch.equal(views.apply(images, v, torch.arange(30), MEAN, STD)[alone], normalised(images)[alone])
@@ -91,9 +79,9 @@ def test_every_operation_is_torchvisions(level, size):
             assert np.array_equal(ours.permute(1, 2, 0), np.asarray(wanted)), (name, minus)
 
 
-def test_operations_come_before_the_crop_and_in_order(made):
+def test_operations_come_before_the_crop_and_in_order(sized):
     images = noise(12, 16)
-    recipe = made(12, 16, "views.randaugment=2", "views.mix=none", "views.crop_scale=[0.3, 1]")
+    recipe = sized(12, 16, "views.randaugment=2", "views.mix=none", "views.crop_scale=[0.3, 1]")
     v = views.draw(recipe, 0, 1)
     plain = dataclasses.replace(v, operations=None)
     done = augmentation.randaugment(augmentation.randaugment(images, v.operations[:, :1]), v.operations[:, 1:])
@@ -102,8 +90,8 @@ def test_operations_come_before_the_crop_and_in_order(made):
     assert torch.equal(ours, views.apply(done, plain, rows, MEAN, STD)) and v.operations.shape == (12, 2)
 
 
-def test_all_operations_are_drawn_evenly_and_signs_are_fair(made):
-    codes = views.draw(made(14000, 8, *PLAIN, "views.randaugment=2", "views.randaugment_magnitude=7"), 0, 0).operations
+def test_all_operations_are_drawn_evenly_and_signs_are_fair(sized):
+    codes = views.draw(sized(14000, 8, *PLAIN, "views.randaugment=2", "views.randaugment_magnitude=7"), 0, 0).operations
     kind, level, minus = codes // 2 // 31, codes // 2 % 31, codes % 2
     assert bool((level == 7).all()) and bool(((torch.bincount(kind.flatten()) / 28000 - 1 / 14).abs() < 0.005).all())
     signed = torch.tensor([augmentation.OPERATIONS[name][0] for name in augmentation.NAMES])[kind]
@@ -177,16 +165,16 @@ def test_every_dsa_operation_is_its_formula_pixel_by_pixel(name, size):
         assert np.allclose(ours[i], by_hand(name, x[i].double().numpy(), u[i].double().numpy()), atol=2e-5)
 
 
-def test_a_group_shares_the_operation_and_every_row_has_its_own_numbers(made):
-    v = views.draw(made(64, 8, *PLAIN, "views.dsa=color_crop_cutout_flip_scale_rotate", "views.group=16"), 0, 0)
+def test_a_group_shares_the_operation_and_every_row_has_its_own_numbers(sized):
+    v = views.draw(sized(64, 8, *PLAIN, "views.dsa=color_crop_cutout_flip_scale_rotate", "views.group=16"), 0, 0)
     for group in v.order.split(16):
         assert len(v.dsa[group].unique()) == 1 and len(v.dsa_numbers[group].unique(dim=0)) == 16
-    seen = torch.cat([views.draw(made(64, 8, *PLAIN, "views.dsa=crop_rotate", "views.group=1"), 0, e).dsa for e in range(3)])
+    seen = torch.cat([views.draw(sized(64, 8, *PLAIN, "views.dsa=crop_rotate", "views.group=1"), 0, e).dsa for e in range(3)])
     assert set(seen.tolist()) == {1 + list(augmentation.DSA).index(name) for name in ("crop", "rotate")}
 
 
-def test_dsa_comes_after_mixing_and_normalisation(made):
-    images, v = noise(10, 8), views.draw(made(10, 8, "views.dsa=color_scale", "views.group=5"), 0, 0)
+def test_dsa_comes_after_mixing_and_normalisation(sized):
+    images, v = noise(10, 8), views.draw(sized(10, 8, "views.dsa=color_scale", "views.group=5"), 0, 0)
     x = views.apply(images, dataclasses.replace(v, dsa=None, dsa_numbers=None), torch.arange(10), MEAN, STD)
     assert torch.equal(views.apply(images, v, torch.arange(10), MEAN, STD), augmentation.dsa(x, v.dsa, v.dsa_numbers))
 
@@ -201,8 +189,8 @@ def test_dsa_does_not_mirror_where_the_benchmark_forbids_it(digits):
 
 @pytest.mark.parametrize("change", [("views.randaugment=2",), ("views.dsa=color_crop",), ("views.mix=mixup",),
                                     ("views.dsa=color", "views.crop_scale=[0.9, 1]", "views.mix=none")])  # fmt: skip
-def test_the_pixels_of_a_row_do_not_depend_on_its_batch(made, change):
-    images, v = noise(90, 16), views.draw(made(90, 16, *change), 0, 0)
+def test_the_pixels_of_a_row_do_not_depend_on_its_batch(sized, change):
+    images, v = noise(90, 16), views.draw(sized(90, 16, *change), 0, 0)
     together = views.apply(images, v, torch.arange(90), MEAN, STD)
     alone = torch.cat([views.apply(images, v, torch.tensor([i]), MEAN, STD) for i in range(90)])
     assert torch.equal(together, alone)
@@ -239,9 +227,9 @@ def test_whitening_is_fitted_once_and_keyed_by_the_data(train, ten, digits, tmp_
     assert len(list(tmp_path.glob("*.safetensors"))) == 4 and all(not torch.equal(o.matrix, first.matrix) for o in others)
 
 
-def test_a_view_is_whitened_between_normalisation_and_dsa(made, train, digits):
+def test_a_view_is_whitened_between_normalisation_and_dsa(sized, train, digits):
     w = whitening.fit(train, digits.image.mean, digits.image.std, 0.1)
-    v = views.draw(made(10, 8, *PLAIN, "views.dsa=color_scale"), 0, 0)
+    v = views.draw(sized(10, 8, *PLAIN, "views.dsa=color_scale"), 0, 0)
     unwhitened = views.apply(train.images, dataclasses.replace(v, dsa=None), torch.arange(10), MEAN, STD)
     ours = views.apply(train.images, v, torch.arange(10), MEAN, STD, whitening=w)
     assert torch.equal(ours, augmentation.dsa(w(unwhitened), v.dsa, v.dsa_numbers))

@@ -9,20 +9,8 @@ import torch
 from PIL import Image
 
 from rd3_utils.data import views
-from rd3_utils.protocols import protocol
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.4, 0.3)
-
-
-@pytest.fixture
-def made(digits):
-    """made(images, size, "views.crop=pad", ...) -> a Recipe at any size."""
-
-    def make(n, size, *overrides):
-        sized = dataclasses.replace(digits, image=dataclasses.replace(digits.image, size=size, mirror=True))
-        return protocol.load("rd3-v1").override(overrides).resolve(sized, "convnet3", 1, n, "soft")
-
-    return make
 
 
 def noise(n, size, seed=0):
@@ -42,9 +30,9 @@ def pil_view(image, box, flip, size):
 
 
 @pytest.mark.parametrize("size", [8, 32, 64, 224])
-def test_a_resized_crop_is_pils(made, size):
+def test_a_resized_crop_is_pils(sized, size):
     n = 24
-    images, v = noise(n, size), views.draw(made(n, size, "views.crop_scale=[0.08, 1]", "views.mix=none",
+    images, v = noise(n, size), views.draw(sized(n, size, "views.crop_scale=[0.08, 1]", "views.mix=none",
                                                 "views.patch_shuffle=1"), 0, 5)  # fmt: skip
     ours = views.cropped(images, v, torch.arange(n), "cpu")
     pil = torch.stack([pil_view(images[i], v.box[i], v.flip[i], size) for i in range(n)])
@@ -52,10 +40,10 @@ def test_a_resized_crop_is_pils(made, size):
     assert (ours != pil).float().mean() < 0.001
 
 
-def test_a_shrinking_crop_is_antialiased_as_pils(made):
+def test_a_shrinking_crop_is_antialiased_as_pils(sized):
     images, size = noise(6, 96), 96
     box = torch.tensor([[0, 0, 96, 96], [3, 5, 80, 90]] * 3)
-    v = dataclasses.replace(views.draw(made(6, 96, "views.mix=none"), 0, 0), box=box)
+    v = dataclasses.replace(views.draw(sized(6, 96, "views.mix=none"), 0, 0), box=box)
     weights = [views.resize_weights(box[:, k], box[:, 2 + k], size, 32, v.patch_order[:, 0]) for k in (0, 1)]
     ours = views.rounded(weights[0][:, None] @ views.rounded(images.float() @ weights[1].mT[:, None]))
     pil = torch.stack([pil_view(images[i], box[i], False, 32) for i in range(6)])
@@ -64,9 +52,9 @@ def test_a_shrinking_crop_is_antialiased_as_pils(made):
 
 @pytest.mark.parametrize("overrides", [(), ("views.crop_scale=[0.3, 1]",), ("views.crop=pad", "views.padding=0.25"),
                                        ("views.mix_per=row",), ("views.patch_shuffle=2",), ("views.group=7",)])  # fmt: skip
-def test_the_pixels_of_a_row_do_not_depend_on_its_batch(made, overrides):
+def test_the_pixels_of_a_row_do_not_depend_on_its_batch(sized, overrides):
     n, size = 20, 16
-    images, v = noise(n, size), views.draw(made(n, size, *overrides), 3, 7)
+    images, v = noise(n, size), views.draw(sized(n, size, *overrides), 3, 7)
     together = views.apply(images, v, torch.arange(n), MEAN, STD)
     alone = torch.cat([views.apply(images, v, torch.tensor([i]), MEAN, STD) for i in range(n)])
     shuffled = torch.randperm(n)
@@ -74,9 +62,9 @@ def test_the_pixels_of_a_row_do_not_depend_on_its_batch(made, overrides):
     assert torch.equal(together[shuffled], views.apply(images, v, shuffled, MEAN, STD))
 
 
-def test_cutmix_is_the_triple_loop(made):
+def test_cutmix_is_the_triple_loop(sized):
     n, size = 12, 8
-    recipe = made(n, size, "views.crop_scale=[0.4, 1]")
+    recipe = sized(n, size, "views.crop_scale=[0.4, 1]")
     images, v = noise(n, size), views.draw(recipe, 0, 2)
     ours = unnormalised(views.apply(images, v, torch.arange(n), MEAN, STD))
     single = [pil_view(images[i], v.box[i], v.flip[i], size) for i in range(n)]
@@ -92,15 +80,15 @@ def test_cutmix_is_the_triple_loop(made):
         assert float(v.own_share(torch.tensor([i]), size)) == pytest.approx(own / size**2)
 
 
-def test_the_whole_image_without_a_flip_is_the_image(made):
+def test_the_whole_image_without_a_flip_is_the_image(sized):
     images = noise(5, 32)
-    v = views.draw(made(5, 32, "views.crop=none", "views.flip=0.0", "views.mix=none"), 0, 0)
+    v = views.draw(sized(5, 32, "views.crop=none", "views.flip=0.0", "views.mix=none"), 0, 0)
     assert torch.equal(views.cropped(images, v, torch.arange(5), "cpu"), images.float())
 
 
-def test_the_short_way_for_whole_images_gives_the_bits_of_the_long_one(made):
+def test_the_short_way_for_whole_images_gives_the_bits_of_the_long_one(sized):
     images = noise(9, 16)
-    v = views.draw(made(9, 16, "views.mix=none"), 0, 1)
+    v = views.draw(sized(9, 16, "views.mix=none"), 0, 1)
     assert bool((v.box == torch.tensor([0, 0, 16, 16])).all()) and v.flip.any() and not v.flip.all()
     strips = torch.zeros(9, 1, dtype=torch.int64)
     weights = views.resize_weights(v.box[:, 1], v.box[:, 3], 16, 16, strips)
@@ -109,11 +97,11 @@ def test_the_short_way_for_whole_images_gives_the_bits_of_the_long_one(made):
     assert torch.equal(views.cropped(images, v, torch.arange(9), "cpu"), long)
 
 
-def test_pad_and_crop_is_a_black_border_and_a_window(made):
+def test_pad_and_crop_is_a_black_border_and_a_window(sized):
     n, size, border = 40, 16, 4
     images, v = (
         noise(n, size),
-        views.draw(made(n, size, "views.crop=pad", "views.padding=0.25", "views.mix=none"), 0, 0),
+        views.draw(sized(n, size, "views.crop=pad", "views.padding=0.25", "views.mix=none"), 0, 0),
     )
     padded = torch.nn.functional.pad(images, (border,) * 4).float()
     assert int(v.box[:, :2].min()) == -border and int(v.box[:, :2].max()) == border
@@ -123,10 +111,10 @@ def test_pad_and_crop_is_a_black_border_and_a_window(made):
         assert torch.equal(x, window.flip(-1) if v.flip[i] else window)
 
 
-def test_patch_shuffle_moves_strips_and_keeps_every_pixel(made):
+def test_patch_shuffle_moves_strips_and_keeps_every_pixel(sized):
     n, size = 16, 8
     overrides = "views.patch_shuffle=2", "views.mix=none", "views.flip=0.0", "views.crop=none"
-    images, v = noise(n, size), views.draw(made(n, size, *overrides), 0, 0)
+    images, v = noise(n, size), views.draw(sized(n, size, *overrides), 0, 0)
     ours = views.cropped(images, v, torch.arange(n), "cpu")
     changed = 0
     for i in range(n):
@@ -137,8 +125,8 @@ def test_patch_shuffle_moves_strips_and_keeps_every_pixel(made):
     assert changed > n // 2
 
 
-def test_partners_are_a_permutation_inside_each_group_and_share_its_box(made):
-    v = views.draw(made(50, 32, "views.group=16"), 1, 1)
+def test_partners_are_a_permutation_inside_each_group_and_share_its_box(sized):
+    v = views.draw(sized(50, 32, "views.group=16"), 1, 1)
     for group in v.order.split(16):
         boxes = v.mix_box[group].unique(dim=0)
         assert len(boxes) == 1
@@ -146,23 +134,23 @@ def test_partners_are_a_permutation_inside_each_group_and_share_its_box(made):
             assert torch.equal(v.mix_partner[group].sort().values, group.sort().values)
 
 
-def test_every_row_has_a_box_of_its_own_when_mixing_is_per_row(made):
-    v = views.draw(made(50, 32, "views.mix_per=row"), 1, 1)
+def test_every_row_has_a_box_of_its_own_when_mixing_is_per_row(sized):
+    v = views.draw(sized(50, 32, "views.mix_per=row"), 1, 1)
     assert len(v.mix_box.unique(dim=0)) > 40
 
 
-def test_cutmix_keeps_on_average_the_expected_share(made):
+def test_cutmix_keeps_on_average_the_expected_share(sized):
     """Without clipping the mean share of the partner is E[1 - lambda] = 1/2; clipping at the border lowers it."""
-    v = views.draw(made(4000, 32, "views.mix_per=row", "views.group=4000"), 0, 0)
+    v = views.draw(sized(4000, 32, "views.mix_per=row", "views.group=4000"), 0, 0)
     side = np.sqrt(1 - (np.arange(20000) + 0.5) / 20000)
     centre = (np.arange(200) + 0.5) / 200
     seen = np.mean([np.mean(np.minimum(1, centre + s / 2) - np.maximum(0, centre - s / 2)) ** 2 for s in side[::100]])
     assert float(1 - v.own_share(torch.arange(4000), 32).mean()) == pytest.approx(seen, abs=0.02)
 
 
-def test_the_box_is_the_lineages(made):
+def test_the_box_is_the_lineages(sized):
     """Half a side, rounded down, on each side of the centre: rand_bbox of clovaai/CutMix-PyTorch train.py:279-295."""
-    recipe, size = made(200, 32, "views.mix_per=row", "views.group=200"), 32
+    recipe, size = sized(200, 32, "views.mix_per=row", "views.group=200"), 32
     v, u = views.draw(recipe, 0, 0), views.Stream(0, 0).uniform("mix", 200, 4)
     for place, row in enumerate(v.order.tolist()):
         cut = int(size * np.sqrt(1.0 - u[place, 0]))
@@ -171,10 +159,10 @@ def test_the_box_is_the_lineages(made):
         assert v.mix_box[row].tolist() == (edges if cut > 1 else [0, 0, 0, 0])
 
 
-def test_crops_have_torchvisions_distribution(made):
+def test_crops_have_torchvisions_distribution(sized):
     from torchvision.transforms import RandomResizedCrop
 
-    v = views.draw(made(3000, 64, "views.crop_scale=[0.08, 1]"), 0, 0)
+    v = views.draw(sized(3000, 64, "views.crop_scale=[0.08, 1]"), 0, 0)
     torch.manual_seed(0)
     theirs = torch.tensor(
         [RandomResizedCrop.get_params(torch.zeros(3, 64, 64), (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(3000)]
@@ -185,15 +173,15 @@ def test_crops_have_torchvisions_distribution(made):
     assert bool(((v.box[:, :2] >= 0) & (v.box[:, :2] + v.box[:, 2:] <= 64)).all())
 
 
-def test_views_have_the_same_bits_on_every_machine(made):
-    v = views.draw(made(100, 32, "views.crop_scale=[0.08, 1]"), 5, 17)
+def test_views_have_the_same_bits_on_every_machine(sized):
+    v = views.draw(sized(100, 32, "views.crop_scale=[0.08, 1]"), 5, 17)
     arrays = [getattr(v, field.name) for field in dataclasses.fields(v)]
     sha = hashlib.sha256(b"".join(array.numpy().tobytes() for array in arrays if array is not None))
     assert sha.hexdigest()[:16] == "2c1f5fb7cac36062"
 
 
-def test_views_depend_on_seed_and_epoch_and_not_on_what_was_drawn_before(made):
-    recipe = made(30, 32, "views.crop_scale=[0.08, 1]")
+def test_views_depend_on_seed_and_epoch_and_not_on_what_was_drawn_before(sized):
+    recipe = sized(30, 32, "views.crop_scale=[0.08, 1]")
     first = views.draw(recipe, 0, 4)
     views.draw(recipe, 0, 3), torch.rand(5), np.random.rand(5)
     again, other_epoch, other_seed = views.draw(recipe, 0, 4), views.draw(recipe, 0, 5), views.draw(recipe, 1, 4)
@@ -201,20 +189,20 @@ def test_views_depend_on_seed_and_epoch_and_not_on_what_was_drawn_before(made):
     assert not torch.equal(first.box, other_epoch.box) and not torch.equal(first.box, other_seed.box)
 
 
-def test_one_knob_does_not_shift_the_draws_of_another(made):
-    plain = views.draw(made(30, 32, "views.crop_scale=[0.08, 1]"), 0, 4)
-    unmixed = views.draw(made(30, 32, "views.crop_scale=[0.08, 1]", "views.mix=none", "views.flip=0.0"), 0, 4)
+def test_one_knob_does_not_shift_the_draws_of_another(sized):
+    plain = views.draw(sized(30, 32, "views.crop_scale=[0.08, 1]"), 0, 4)
+    unmixed = views.draw(sized(30, 32, "views.crop_scale=[0.08, 1]", "views.mix=none", "views.flip=0.0"), 0, 4)
     assert torch.equal(plain.box, unmixed.box) and torch.equal(plain.order, unmixed.order)
 
 
-def test_views_are_exact_under_autocast(made):
-    images, v = noise(8, 32), views.draw(made(8, 32, "views.crop_scale=[0.08, 1]"), 0, 0)
+def test_views_are_exact_under_autocast(sized):
+    images, v = noise(8, 32), views.draw(sized(8, 32, "views.crop_scale=[0.08, 1]"), 0, 0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = views.apply(images, v, torch.arange(8), MEAN, STD)
     assert torch.equal(mixed, views.apply(images, v, torch.arange(8), MEAN, STD))
 
 
-def test_rows_of_resize_weights_sum_to_one_exactly(made):
-    v = views.draw(made(200, 64, "views.crop_scale=[0.02, 1]"), 0, 0)
+def test_rows_of_resize_weights_sum_to_one_exactly(sized):
+    v = views.draw(sized(200, 64, "views.crop_scale=[0.02, 1]"), 0, 0)
     weights = views.resize_weights(v.box[:, 0], v.box[:, 2], 64, 64, v.patch_order[:, 1])
     assert bool((weights.sum(2) == 2**views.WEIGHT_BITS).all()) and bool((weights >= 0).all())
