@@ -52,7 +52,7 @@ def test_rded_keeps_the_patches_its_description_keeps(digits, table, train, fact
     side = 8 // factor
     for k in (0, 7):
         best = []
-        for row in selections.shuffled(table, k, 5)[:12]:
+        for row in selections.shuffled(table, 5)[k][:12]:
             tried = []
             for patch in synthesis.random_patches(table, np.array([row]), 4, side, 5)[0]:
                 canvas = torch.zeros(3, 8, 8)

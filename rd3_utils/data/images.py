@@ -4,7 +4,6 @@ A set is read from wherever it is published (`tables`), decoded exactly, and fin
 mapped from disk (`decoded`).
 """
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -157,8 +156,3 @@ def save(images, folder):
     table.to_parquet(str(temporary))
     os.replace(temporary, path)
     return path
-
-
-def renamed(images, name, source):
-    """The same set under another name and source."""
-    return dataclasses.replace(images, name=name, source=source)

@@ -54,18 +54,18 @@ def random(benchmark, train, source, ipc, seed):
     images.check_size(ipc * len(benchmark.classes), benchmark)
     train = train()
     rows = []
-    for k, class_name in enumerate(train.class_names):
-        mine = shuffled(train, k, seed)
+    for class_name, mine in zip(train.class_names, shuffled(train, seed)):
         if len(mine) < ipc:
             raise UserError(f"class '{class_name}' has {len(mine)} images, ipc={ipc} asks for more; use ipc <= {len(mine)}.")
         rows.append(mine[:ipc])
     return images.of_table(train, np.concatenate(rows), f"random-ipc{ipc}-seed{seed}", f"random:ipc={ipc},seed={seed}")
 
 
-def shuffled(train, k, seed):
-    """int64: the rows of class `k` of a Table in the random order of `seed`."""
-    mine = np.flatnonzero(train.labels == k)
-    return mine[np.argsort(np.random.Philox(key=seed).random_raw(len(train))[mine])]
+def shuffled(train, seed):
+    """For every class of a Table its rows, int64, in the random order of `seed`."""
+    key = np.random.Philox(key=seed).random_raw(len(train))
+    rows_of = [np.flatnonzero(train.labels == k) for k in range(len(train.class_names))]
+    return [rows[np.argsort(key[rows])] for rows in rows_of]
 
 
 def full(benchmark, train, source):

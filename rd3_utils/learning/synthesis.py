@@ -78,7 +78,7 @@ def rded(train, benchmark, ipc, seed, accelerator, data_dir, teacher="default", 
             f"{ipc} images per class of {factor} x {factor} patches need {wanted} candidates per class, "
             f"{candidates} are drawn; use --candidates {wanted} or more."
         )
-    rows_of = [selections.shuffled(train, k, seed)[:candidates] for k in range(len(benchmark.classes))]
+    rows_of = [rows[:candidates] for rows in selections.shuffled(train, seed)]
     few = min(range(len(rows_of)), key=lambda k: len(rows_of[k]))
     if len(rows_of[few]) < wanted:
         raise UserError(

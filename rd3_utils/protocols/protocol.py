@@ -223,7 +223,7 @@ class Protocol:
                 changes.update(rule["set"])
         changes.update(self.overrides)
         if labels == "plain":  # identity views by definition, also without the knobs that its file was too early for
-            changes.update({"views.randaugment": 0, "views.randaugment_magnitude": 9, "views.dsa": "none"})
+            changes.update({key: NEUTRAL[key] for key in ("views.randaugment", "views.randaugment_magnitude", "views.dsa")})
         changes.update(self.arms[labels])
         if not benchmark.image.mirror:
             strategy = changes.get("views.dsa", self.views.dsa).split("_")

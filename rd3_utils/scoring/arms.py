@@ -165,26 +165,24 @@ def find_labels(cells, options, benchmark, test, accelerator):
         if cell.recipe.labels.kind == "hard":
             found[cell.labels_key] = soft_labels.HardLabels(cell.recipe, options.views_seed)
             continue
-        there = hub_stores(cell, published, options) if published else [root] if given else []
-        if there and (published or cell.arm == "distilled-soft"):
-            mine = asked_teachers(cell.recipe) if options.teacher else None
-            mine = mine and teachers.teachers_id(mine, cell.recipe.labels.ensemble)
-            found[cell.labels_key] = soft_labels.load(there[0], cell.images, cell.recipe, options.views_seed, mine)
+        mine = asked_teachers(cell.recipe) if options.teacher else None
+        stores, teachers_id = Path("soft_labels") if given or published else root, None
+        where = hub_store(cell, published, options) if published else None
+        where = root if given and cell.arm == "distilled-soft" else where
+        if where is not None:
+            teachers_id = mine and teachers.teachers_id(mine, cell.recipe.labels.ensemble)
+        elif mine:
+            where = made(cell, options, mine, benchmark, test, stores, accelerator)
         else:
-            stores = Path("soft_labels") if given or published else root
-            if options.teacher:
-                mine = asked_teachers(cell.recipe)
-                where = made(cell, options, mine, benchmark, test, stores, accelerator)
-            else:
-                where = stored(cell, options, stores)
-            found[cell.labels_key] = soft_labels.load(where, cell.images, cell.recipe, options.views_seed)
+            where = stored(cell, options, stores)
+        found[cell.labels_key] = soft_labels.load(where, cell.images, cell.recipe, options.views_seed, teachers_id)
     return found
 
 
-def hub_stores(cell, published, options):
-    """Of the stores `published` {path: HubFolder}, the one for `cell` in a list; [] where it can be made here."""
+def hub_store(cell, published, options):
+    """Of the stores `published` {path: HubFolder}, the one for `cell`; None where it can be made here."""
     if len(published) == 1 and cell.arm == "distilled-soft":
-        return list(published.values())  # loading says in what it differs
+        return next(iter(published.values()))  # loading says in what it differs
     tail = f"-{cell.recipe.views_digest}-s{options.views_seed}"
     mine = [path for path in published if f"@{cell.images.fingerprint[:8]}/" in path and path.endswith(tail)]
     if len(mine) > 1:
@@ -197,7 +195,7 @@ def hub_stores(cell, published, options):
             f"{options.soft_labels} has no labels for {cell.images.identity} with views {cell.recipe.views_digest} of seed "
             f"{options.views_seed}; it has {', '.join(list(published)[:3])}. Add --teacher default to make them here."
         )
-    return [published[path] for path in mine]
+    return published[mine[0]] if mine else None
 
 
 def find_whitening(cells, options, benchmark):
