@@ -37,14 +37,17 @@ class Training:
     eps: float  # adam, adamw
     weight_decay: float
     decay: str  # "ndim>1": weight matrices and kernels only | "all": every parameter
-    schedule: str  # cosine | linear | step | constant
+    schedule: str  # cosine | linear | ssrs | step | constant
     schedule_unit: str  # "epoch" | "step": how often the learning rate changes
-    zeta: float  # cosine, linear: the schedule runs over zeta times the training
+    zeta: float  # cosine, linear, ssrs: the schedule runs over zeta times the training
     milestones: tuple[float, ...]  # step: fractions of the training after which the rate drops
     drop: float  # step: factor of each drop
     warmup_epochs: int  # linear from 0
     ema_decay: float  # 0: the student itself is scored; else the moving average of its weights
     batch_norm: str  # global | local | groups:N: which rows batch normalisation sees together
+    warmup_start: float = 0.0  # factor in the first epoch of the warm-up; 0: it rises from the first step on
+    warmup_apart: bool = False  # the schedule covers what the warm-up leaves; else the two are multiplied over all epochs
+    learning_rates: tuple[float, ...] = ()  # the best of these on held-out real train images replaces learning_rate
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,10 @@ class Views:
     randaugment: int = 0  # operations of torchvision's RandAugment before all else; 0: none
     randaugment_magnitude: int = 9  # 0 to 30
     dsa: str = "none"  # none | some of color_crop_cutout_flip_scale_rotate: one of them after all else, per group
+    randaugment_kind: str = "torchvision"  # torchvision | timm: whose operations and magnitudes
+    color_jitter: float = 0.0  # brightness, contrast and saturation each by a factor in 1 +- this; 0: none
+    lighting: float = 0.0  # std of AlexNet's PCA noise on the colours; 0: none
+    mix_pairing: str = "permutation"  # permutation | roll: with which row of its group an image is mixed
     zca: float = 0.0  # epsilon of the ZCA whitening that is fitted on the train split; 0: none
 
 
@@ -72,10 +79,12 @@ class Views:
 class Labels:
     """What the student is told about a view."""
 
-    kind: str  # soft: teacher logits of exactly that view | hard: the class of the image
+    kind: str  # soft: teacher logits of exactly that view | static: of the plain image | learned: the set's own | hard
     teachers: int  # how many teachers make the label
-    ensemble: str  # mean (of logits)
+    ensemble: str  # mean | norm_balanced | accuracy_weighted (all of logits)
     distinct_epochs: int  # views and labels of this many epochs, cycled; 0: every epoch has its own
+    teacher_bn: str = "eval"  # eval | groups:N: the teachers' batch norm sees N views of the epoch's order together
+    architectures: tuple[str, ...] = ()  # that the teachers must have, in any order; (): any
 
 
 @dataclass(frozen=True)
@@ -85,21 +94,26 @@ class Loss:
     name: str
     temperature: float
     t_squared: bool  # multiply by temperature^2
-    hard_weight: float  # gamma of mse_gt: weight of the hard-label term
+    hard_weight: float  # gamma of mse_gt and joint_ce: weight of the hard-label term
+    hard_target: str = "own"  # own | mixed: whether that term knows of the image that was mixed in
+    image_weights: bool = False  # rows are weighted by the image set's own weights (mean 1 over the batch)
 
 
 SECTIONS = {"training": Training, "views": Views, "labels": Labels, "loss": Loss}
 CHOICES = {
     "training.optimizer": ("adamw", "adam", "sgd"),
     "training.decay": ("ndim>1", "all"),
-    "training.schedule": ("cosine", "linear", "step", "constant"),
+    "training.schedule": ("cosine", "linear", "ssrs", "step", "constant"),
     "training.schedule_unit": ("epoch", "step"),
     "views.crop": ("none", "random_resized", "pad"),
     "views.mix": ("none", "cutmix", "mixup"),
     "views.mix_per": ("group", "row"),
-    "labels.kind": ("soft", "hard"),
-    "labels.ensemble": ("mean",),
-    "loss.name": ("kl", "soft_ce", "mse_gt", "ce", "ce_mixed"),
+    "views.mix_pairing": ("permutation", "roll"),
+    "views.randaugment_kind": ("torchvision", "timm"),
+    "labels.kind": ("soft", "static", "learned", "hard"),
+    "labels.ensemble": ("mean", "norm_balanced", "accuracy_weighted"),
+    "loss.hard_target": ("own", "mixed"),
+    "loss.name": ("kl", "soft_ce", "mse_gt", "joint_ce", "cosine", "ce", "ce_mixed"),
 }
 CONDITION_TYPES = {"benchmark": tuple[str, ...], "student": tuple[str, ...], "ipc_min": int, "ipc_max": int,
                    "image_size_min": int, "image_size_max": int}  # fmt: skip
