@@ -17,6 +17,7 @@ from huggingface_hub import (
     CommitOperationDelete,
     HfApi,
     constants,
+    get_session,
     get_token,
     hf_hub_download,
     snapshot_download,
@@ -38,6 +39,7 @@ from rd3_utils.errors import UserError
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PASSING = {408, 429, 500, 502, 503, 504}  # answers that a later try may not get
 WAITS = (1, 2, 4, 8)  # seconds before the next tries
+SILENCE = 60  # seconds without a byte after which a call counts as lost
 LONGEST = 60  # seconds: a Retry-After beyond that is not waited for
 RECENT = 10  # pull requests in which equal files are looked for
 
@@ -82,9 +84,31 @@ def download(repo, commit, path, folder=None, again=False):
     return Path(found)
 
 
+def network_folder(repo, commit):
+    """A local folder with config.json and model.safetensors of a model repo, and nothing else of it.
+
+    UserError where it lacks one of them: weights in another format are pickles, which are not read from the Hub.
+    """
+    files = "config.json", "model.safetensors"
+    with asking(repo, commit, "model"):
+        folder = Path(snapshot_download(repo, revision=commit, allow_patterns=list(files)))
+    lacking = [name for name in files if not (folder / name).is_file()]
+    if lacking and constants.HF_HUB_OFFLINE:
+        raise UserError(f"HF_HUB_OFFLINE is set and {lacking[0]} of '{repo}@{commit[:8]}' is not in the cache; go online once.")
+    if lacking:
+        raise UserError(
+            f"{repo}@{commit[:8]} has no {lacking[0]}, wanted a network as timm saves it, with weights as safetensors; ask its "
+            "owner to convert it, or give another."
+        )
+    return folder
+
+
 @contextlib.contextmanager
 def asking(repo, revision, repo_type):
-    """What the Hub's clients raise about `repo`, as UserError."""
+    """What the Hub's clients raise about `repo`, as UserError; none of their calls waits for ever."""
+    hooks = get_session().event_hooks["request"]
+    if not_for_ever not in hooks:
+        hooks.append(not_for_ever)
     try:
         yield
     except GatedRepoError as error:
@@ -106,6 +130,13 @@ def asking(repo, revision, repo_type):
         raise UserError(f"the Hub at {constants.ENDPOINT} did not answer for {repo}: {one_line(error)}") from error
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
         raise UserError(f"the Hub at {constants.ENDPOINT} did not answer for {repo}: {one_line(error)}") from error
+
+
+def not_for_ever(request):
+    """Give a request of the Hub's clients a limit where it has none: some ask for no timeout at all."""
+    limits = request.extensions.get("timeout", {})
+    limits = {key: limits.get(key) or SILENCE for key in ("connect", "read", "write", "pool")}
+    request.extensions = {**request.extensions, "timeout": limits}
 
 
 @dataclass(frozen=True)

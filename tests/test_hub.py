@@ -102,6 +102,28 @@ def test_images_and_teacher_come_from_the_hub_at_a_commit_that_runs_record(serve
     assert commits == {published.v1, published.main}
 
 
+PICKLED = """
+import pathlib, torch
+from huggingface_hub import HfApi
+from rd3_utils.data import images
+from safetensors.torch import load_file
+api, folder = HfApi(), images.EMBEDDED / "digits-teacher-convnet3"
+torch.save(load_file(folder / "model.safetensors"), "pytorch_model.bin")
+api.create_repo("bench/pickled")
+for path in (folder / "config.json", pathlib.Path("pytorch_model.bin")):
+    api.upload_file(repo_id="bench/pickled", path_or_fileobj=str(path), path_in_repo=path.name)
+"""
+
+
+def test_a_teacher_whose_weights_are_a_pickle_is_refused_and_not_fetched(server, tmp_path):
+    done = server.python(PICKLED, tmp_path)
+    assert done.code == 0, done.err
+    cache = tmp_path / "cache"
+    done = script(server, tmp_path, "train_student", "--teacher", "hf-hub:bench/pickled", HF_HOME=str(cache))
+    assert done.code == 2 and "has no model.safetensors" in done.err and "Traceback" not in done.err, done.err
+    assert list(cache.rglob("config.json")) and not list(cache.rglob("*.bin"))
+
+
 def test_a_commit_that_is_cached_needs_no_hub(server, published, tmp_path):
     what = "--distilled", f"bench/digits-dm@{published.v1}", "--protocol", "hard-label-v1", "--set", "training.epochs=1"
     assert script(server, tmp_path, "train_student", *what).code == 0

@@ -23,7 +23,7 @@ WORKER = """
 import contextlib, io, json, os, sys, traceback
 import generate_soft_labels, train_student
 from rd3_utils import __main__ as rd3_utils, hub, launch
-hub.WAITS = (0.05, 0.1, 0.2, 0.4)
+hub.WAITS, hub.SILENCE = (0.05, 0.1, 0.2, 0.4), 2
 
 def script(name, *arguments):
     module = {"generate_soft_labels": generate_soft_labels, "train_student": train_student, "rd3_utils": rd3_utils}[name]
@@ -281,6 +281,10 @@ FAULTS = {
     "answer to the commit lost": {"match": "POST .*/commit/", "lose_answer": True},
     "answer to the repo's making lost": {"match": "POST /api/repos/create", "lose_answer": True},
     "answer to the tag lost": {"match": "POST .*/tag/", "lose_answer": True},
+    "no answer to who this is": {"match": "GET /api/models/bench/", "stall": 5},
+    "no answer on preupload": {"match": "POST .*/preupload/", "stall": 5},
+    "no answer to the LFS upload": {"match": "PUT /upload/", "stall": 5},
+    "no answer to the commit until it is too late": {"match": "POST .*/commit/", "stall": 5},
 }
 PUSH = """
 target = hub.Target({repo!r}, "model", create_pr={create_pr}, tag={tag!r})
@@ -308,6 +312,12 @@ def test_a_fault_that_stays_stops_in_one_line(hub):
     assert "did not answer for bench/stays" in done.err and "503" in done.err and "hf_writer" not in done.err
     assert done.err.strip().endswith("with: python -m rd3_utils publish digits-dm-ipc1 bench/stays")
     assert files_of(hub, "bench/stays", "datasets") == {".gitattributes"}
+
+
+def test_a_hub_that_takes_calls_and_never_answers_stops_in_one_line(hub):
+    hub.fault(match="GET /api/whoami", stall=25, times=5)
+    done = hub.script("rd3_utils", "publish", "digits-dm-ipc1", "bench/silent")
+    assert done.code == 2 and done.err.count("\n") == 1 and "ReadTimeout" in done.err, done.err
 
 
 MOVED = """

@@ -96,7 +96,7 @@ def from_timm(source, benchmark):
     elif kind == "hf-hub":
         repo, revision, _ = hub.parse(rest)
         commit = hub.commit(repo, revision, repo_type="model")
-        name = f"hf-hub:{repo}@{commit}"
+        name = f"local-dir:{hub.network_folder(repo, commit)}"
     elif not timm.is_model(source.partition(".")[0]):
         raise unknown("teacher", source, ["default", "hf-hub:OWNER/REPO", "local-dir:FOLDER", "torchvision:NAME",
                                           *timm.list_models(source[:3] + "*")])  # fmt: skip
