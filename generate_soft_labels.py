@@ -69,7 +69,8 @@ def main(options):
         say(json.dumps(recipe.as_dict(), indent=1))
         return
     if target:
-        launch.raise_on_all(accelerator, lambda: accelerator.is_main_process and hub.may_push(target))
+        missing = not labelling.is_complete(where, plan)
+        launch.raise_on_all(accelerator, lambda: accelerator.is_main_process and hub.may_push(target, missing))
         pushed = images if options.with_images else None
         about = dataset_repo.about_images(options.distilled or benchmark.defaults.distilled, images) if pushed else {}
     if labelling.is_complete(where, plan):

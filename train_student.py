@@ -80,6 +80,8 @@ def main(options):
         return
     test = functools.cache(lambda: image_sets.test_split(benchmark, options.data_dir, options.workers))  # read when needed
     labels = arms.find_labels(cells, options, benchmark, test, accelerator)
+    known = [(labels[cell.labels_key].describe(), labels[cell.labels_key].origin) for cell in cells]
+    launch.agree(accelerator, known, "the soft labels they read (a Hub revision that moved?)")
     whitening = arms.find_whitening(cells, options, benchmark)
     kept = {cell: arms.kept_run(cell, labels[cell.labels_key], options.out, precision) for cell in cells}
     launch.agree(accelerator, [run is None for run in kept.values()], "the runs they find: put --out on a disk that all share")

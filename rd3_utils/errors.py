@@ -7,6 +7,10 @@ class UserError(Exception):
     """One clear line: what was found, what was wanted, what to do. The scripts print it and exit with code 2."""
 
 
+class TagTaken(UserError):
+    """The tag that a push is to set is elsewhere already."""
+
+
 def unknown(kind, name, known):
     """The UserError for a name that is not in a table: the nearest known name first, then all of them."""
     known = sorted(known)

@@ -6,11 +6,14 @@ What goes out goes in one commit on top of a known one, so that repeating a call
 
 import contextlib
 import hashlib
+import os
 import re
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 from huggingface_hub import (
     CommitOperationAdd,
@@ -34,10 +37,13 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import httpx, validate_repo_id
 
-from rd3_utils.errors import UserError
+from rd3_utils.errors import TagTaken, UserError
 
+COMMIT = re.compile(r"[0-9a-f]{40}")
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
+RESOLVED = Path(constants.HF_HOME) / "rd3" / "commits"  # what names pointed to when last asked
 PASSING = {408, 429, 500, 502, 503, 504}  # answers that a later try may not get
+LOST = (HfHubHTTPError, httpx.TransportError, ConnectionError)  # what a busy Hub and a broken line raise; the last is hf_xet's
 WAITS = (1, 2, 4, 8)  # seconds before the next tries
 SILENCE = 60  # seconds without a byte after which a call counts as lost
 LONGEST = 60  # seconds: a Retry-After beyond that is not waited for
@@ -61,11 +67,30 @@ def looks_like_repo(source):
 
 
 def commit(repo, revision=None, repo_type="dataset"):
-    """The 40-hex commit that `revision` (tag, branch, commit; default branch if None) of `repo` points to now."""
-    if revision and re.fullmatch(r"[0-9a-f]{40}", revision):
+    """The 40-hex commit that `revision` (tag, branch, commit; default branch if None) of `repo` points to now.
+
+    Offline, or where the Hub does not answer, it is the one that it pointed to when it was last asked here, and stderr says so.
+    """
+    if revision and COMMIT.fullmatch(revision):
         return revision
-    with asking(repo, revision, repo_type):
-        return HfApi().repo_info(repo, revision=revision, repo_type=repo_type).sha
+    known = RESOLVED / quote(f"{constants.ENDPOINT} {repo_type} {repo}@{revision or ''}", safe=" @")
+    try:
+        with asking(repo, revision, repo_type):
+            found = retried(lambda: HfApi().repo_info(repo, revision=revision, repo_type=repo_type), WAITS[:2]).sha
+    except UserError as error:
+        cause = error.__cause__
+        reachable = not isinstance(cause, LOST) or (status(cause) is not None and not may_pass(cause))
+        last = known.read_text() if known.is_file() else ""
+        if reachable or not COMMIT.fullmatch(last):
+            raise
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else one_line(cause)
+        print(f"{repo}@{revision or 'main'} is taken as it last was, {last[:8]}: {why}", file=sys.stderr, flush=True)
+        return last
+    known.parent.mkdir(parents=True, exist_ok=True)
+    temporary = known.with_name(f".{known.name}.{os.getpid()}")
+    temporary.write_text(found)
+    os.replace(temporary, known)
+    return found
 
 
 def index_files(repo, commit):
@@ -162,12 +187,14 @@ class Pushed(NamedTuple):
     new: bool
 
 
-def may_push(target):
+def may_push(target, changes=False):
     """Check that this login may push to `target`; what the Hub says of it, or None where it has to be made.
+
+    `changes` says that the push will surely change something, so that a tag on the present head cannot stay true.
 
     UserError for a name that is none, no token or a wrong one, a token that only reads, a repo of somebody else or one
     that this token may not write, and a tag or visibility that is another one already. Changes nothing; but whether a
-    fine-grained token may make a repo can only be tried, so with one a missing repo is made here.
+    fine-grained token, or a member of an organisation, may make a repo can only be tried: there a missing one is made here.
     """
     api, repo = HfApi(), target.repo
     try:
@@ -201,15 +228,15 @@ def may_push(target):
         if about is None:
             if target.create_pr:
                 raise UserError(f"there is no {target.kind} repo '{repo}' to open a pull request on; leave out --create-pr.")
-            if role != "write":
+            if role != "write" or owner != me["name"]:
                 create(target)
             return None
         retried(lambda: api.auth_check(repo, repo_type=target.kind, write=not target.create_pr))
         if target.private and not about.private:
             raise UserError(f"{repo} exists and is public, --private only makes new repos private; change it on its page.")
         at = tagged(target) if target.tag else None
-        if at not in (None, about.sha):
-            raise UserError(f"{repo} has a tag '{target.tag}' already, at {at[:8]}; give another --tag.")
+        if at is not None and (at != about.sha or changes):
+            raise TagTaken(f"{repo} has a tag '{target.tag}' already, at {at[:8]}; give another --tag.")
     return about
 
 
@@ -232,7 +259,8 @@ def listing(target, commit):
 def text(target, commit, path):
     """A text file of a repo at `commit`."""
     with asking(target.repo, commit, target.kind):
-        return Path(hf_hub_download(target.repo, path, repo_type=target.kind, revision=commit)).read_text("utf-8")
+        found = retried(lambda: hf_hub_download(target.repo, path, repo_type=target.kind, revision=commit))
+    return Path(found).read_text("utf-8")
 
 
 def same(entry, source):
@@ -284,13 +312,17 @@ def committed(target, build, message):
     """`push` to the default branch of a repo that exists."""
     parent, moves, failed = None, 0, None
     for wait in (*WAITS, WAITS[-1], None):
-        head = info(target).sha
+        head = head_of(target)
         if head != parent:
             moves += parent is not None
             there = listing(target, head)
             todo = difference(build(head, there), there)
             if not todo:
                 return Pushed(head, target.url, failed is not None)
+            if target.tag and (at := tagged(target)):
+                raise TagTaken(
+                    f"{target.repo} has a tag '{target.tag}' already, at {at[:8]}, with other files; give another --tag."
+                )
             if moves > 1:
                 raise UserError(
                     f"{target.repo} changed twice while this was pushed to it; wait for the other, then push again."
@@ -302,16 +334,24 @@ def committed(target, build, message):
             made = HfApi().create_commit(target.repo, operations, commit_message=message, repo_type=target.kind,
                                          parent_commit=parent)  # fmt: skip
             return Pushed(made.oid, target.url, True)
-        except (HfHubHTTPError, httpx.TransportError) as error:
+        except LOST as error:
             moved, failed = status(error) == 412, error
             if not (moved or may_pass(error)):
                 raise
             time.sleep(0 if moved else pause(error, wait))
 
 
+def head_of(target):
+    """The commit at the head of a repo; UserError where it went away."""
+    about = info(target)
+    if about is None:
+        raise UserError(f"{target.url} went away while this was pushed to it, or may no longer be read; push again.")
+    return about.sha
+
+
 def pull_request(target, build, message):
     """`push` as a pull request; none where an open or earlier one has the same files already."""
-    head = info(target).sha
+    head = head_of(target)
     there = listing(target, head)
     files = build(head, there)
     todo, seen, failed = difference(files, there), {}, None
@@ -329,7 +369,7 @@ def pull_request(target, build, message):
             made = HfApi().create_commit(target.repo, operations, commit_message=message, repo_type=target.kind,
                                          parent_commit=head, create_pr=True)  # fmt: skip
             return Pushed(made.oid, made.pr_url, True)
-        except (HfHubHTTPError, httpx.TransportError) as error:
+        except LOST as error:
             failed = error
             if status(error) == 412:
                 raise UserError(f"{target.repo} changed while this was pushed to it; push again.") from error
@@ -357,7 +397,7 @@ def set_tag(target, commit):
     retried(lambda: HfApi().create_tag(target.repo, tag=target.tag, revision=commit, repo_type=target.kind, exist_ok=True))
     at = tagged(target)
     if at != commit:
-        raise UserError(f"pushed as {commit[:8]}, but the tag '{target.tag}' is at {at[:8]} already; give another --tag.")
+        raise TagTaken(f"pushed as {commit[:8]}, but the tag '{target.tag}' is at {at[:8]} already; give another --tag.")
 
 
 def tagged(target):
@@ -368,12 +408,12 @@ def tagged(target):
         return None
 
 
-def retried(call):
+def retried(call, waits=None):
     """`call()`, again after a while where the Hub was busy or the connection broke; `call` must bear being repeated."""
-    for wait in (*WAITS, None):
+    for wait in (*(WAITS if waits is None else waits), None):
         try:
             return call()
-        except (HfHubHTTPError, httpx.TransportError) as error:
+        except LOST as error:
             if wait is None or not may_pass(error):
                 raise
             time.sleep(pause(error, wait))
@@ -386,7 +426,7 @@ def status(error):
 
 def may_pass(error):
     """Whether the same call may succeed later."""
-    return status(error) is None or status(error) in PASSING
+    return not isinstance(error, OfflineModeIsEnabled) and (status(error) is None or status(error) in PASSING)
 
 
 def pause(error, wait):

@@ -18,7 +18,7 @@ from accelerate import Accelerator, DistributedType
 from accelerate.utils import gather_object
 from huggingface_hub.utils import disable_progress_bars
 
-from rd3_utils.errors import UserError
+from rd3_utils.errors import TagTaken, UserError
 
 OTHERS_WAIT = 5  # seconds
 
@@ -118,6 +118,16 @@ def raise_on_all(accelerator, function):
     messages = [m for m in gather_object([message]) if m] if accelerator.num_processes > 1 else [message]
     if messages and messages[0]:
         raise UserError(messages[0])
+
+
+def again(error, *more):
+    """This command as words that repeat it after `error`, with `more` options, and a --tag to choose where it was the tag."""
+    module = sys.argv[0].endswith("__main__.py")
+    words = ["python", "-m", "rd3_utils"] if module else ["accelerate", "launch", sys.argv[0]]
+    words += [*sys.argv[1:], *(word for word in more if word not in sys.argv)]
+    if isinstance(error, TagTaken) and "--tag" in words:
+        words[words.index("--tag") + 1] = "ANOTHER"
+    return words
 
 
 def run(main, options):

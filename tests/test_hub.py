@@ -129,7 +129,7 @@ def test_a_commit_that_is_cached_needs_no_hub(server, published, tmp_path):
     assert script(server, tmp_path, "train_student", *what).code == 0
     offline = script(server, tmp_path, "train_student", *what, "--out", "again", HF_HUB_OFFLINE="1")
     assert offline.code == 0, offline.err
-    moving = script(server, tmp_path, "train_student", "--distilled", "bench/digits-dm@v1", HF_HUB_OFFLINE="1")
+    moving = script(server, tmp_path, "train_student", "--distilled", "bench/digits-dm@v7", HF_HUB_OFFLINE="1")
     assert moving.code == 2 and "give the 40-hex commit" in moving.err
 
 

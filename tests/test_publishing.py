@@ -320,6 +320,16 @@ def test_a_hub_that_takes_calls_and_never_answers_stops_in_one_line(hub):
     assert done.code == 2 and done.err.count("\n") == 1 and "ReadTimeout" in done.err, done.err
 
 
+def test_a_tag_that_is_there_stops_a_push_before_it_commits(hub):
+    """It says so, and the command that it prints asks for another tag."""
+    assert hub.script("rd3_utils", "publish", "digits-dm-ipc1", "bench/twice", "--tag", "v1").code == 0
+    assert hub.script("rd3_utils", "publish", "digits-dm-ipc1", "bench/twice", "--tag", "v1").code == 0
+    done = hub.script("rd3_utils", "publish", "digits-dm-ipc10", "bench/twice", "--tag", "v1")
+    assert done.code == 2 and "has a tag 'v1' already" in done.err, done.err
+    assert done.err.strip().endswith("publish digits-dm-ipc10 bench/twice --tag ANOTHER")
+    assert hub.commits("bench/twice", "datasets") == 1
+
+
 MOVED = """
 from huggingface_hub import CommitOperationAdd, HfApi
 from rd3_utils.errors import UserError
@@ -382,6 +392,8 @@ api.create_repo("bench/elsewhere")
 api.upload_file(repo_id="bench/elsewhere", path_or_fileobj=b"x", path_in_repo="pytorch_model.bin")
 hub.push(hub.Target("bench/tagged", "model", tag="v1"), lambda commit, there: {"README.md": b"---\\ntags: [rd3]\\n---\\n"}, "x")
 hub.push(hub.Target("bench/tagged", "model"), lambda commit, there: {"a": b"b"}, "y")
+mine = {"README.md": b"---\\ntags: [rd3]\\n---\\n"}
+hub.push(hub.Target("bench/at-head", "model", tag="v1"), lambda commit, there: mine, "x")
 """
     )
 
@@ -403,6 +415,8 @@ hub.push(hub.Target("bench/tagged", "model"), lambda commit, there: {"a": b"b"},
         (["--push-to", "bench/elsewhere"], "hf_writer", "holds something else already (pytorch_model.bin"),
         (["--push-to", "bench/public", "--private"], "hf_writer", "exists and is public"),
         (["--push-to", "bench/tagged", "--tag", "v1"], "hf_writer", "has a tag 'v1' already"),
+        (["--push-to", "bench/at-head", "--tag", "v1"], "hf_writer", "has a tag 'v1' already"),
+        (["--push-to", "bench/new", "--distilled", "random:ipc=1,seed=0"], "hf_writer", "are random real images"),
         (["--push-to", "bench/new", "--tag", "v1", "--create-pr"], "hf_writer", "a pull request cannot be tagged"),
         (["--push-to", "bench/new", "--student", "convnet2,convnet3"], "hf_writer", "a repo holds one network"),
         (["--push-to", "bench/new", "--arms", "random-hard"], "hf_writer", "students of random images are not pushed"),
@@ -488,7 +502,7 @@ def test_a_push_that_fails_after_training_loses_nothing_and_its_command_pushes(s
     assert len(list(tmp_path.glob("results/**/seed0.json"))) == 2 and len(list(tmp_path.glob("results/**/README.md"))) == 1
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("results/**/seed0*")}
     again = done.err.strip().splitlines()[-1].partition("Push them with: ")[2]
-    assert again == shlex.join(["accelerate", "launch", *command, "--push-only"])
+    assert again == shlex.join(["accelerate", "launch", "--mixed_precision", "no", *command, "--push-only"])
     environment = {**os.environ, **server.settings, "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-m", "accelerate.commands.launch", *shlex.split(again)[2:]]
     done = subprocess.run(words, cwd=tmp_path, env=environment, text=True, capture_output=True, timeout=200)

@@ -201,6 +201,28 @@ def test_an_index_that_is_none_is_refused(made, ten):
             soft_labels.load(where, ten, r, 0)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"images": [1]}, {"shards": 7}, {"shards": []}, {"epochs_per_shard": 0}, {"epochs_per_shard": "2"}, {"class_names": None}],
+)
+def test_an_index_whose_parts_are_of_another_kind_is_refused(made, ten, changes):
+    where, r = made(ten, "training.epochs=2")
+    index = json.loads((where / "index.json").read_text())
+    (where / "index.json").write_text(json.dumps({**index, **changes}))
+    with pytest.raises(UserError, match="is damaged|are for"):
+        soft_labels.load(where, ten, r, 0)
+
+
+def test_a_file_that_is_no_safetensors_is_refused_also_where_the_index_has_its_hash(made, ten):
+    where, r = made(ten, "training.epochs=2")
+    index = json.loads((where / "index.json").read_text())
+    (where / index["shards"][0]["file"]).write_bytes(b"x" * 500)
+    index["shards"][0]["sha256"] = soft_labels.file_sha256(where / index["shards"][0]["file"])
+    (where / "index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="is no safetensors file"):
+        soft_labels.load(where, ten, r, 0).epoch(0)
+
+
 def test_a_name_in_the_index_cannot_leave_the_folder(made, ten):
     where, r = made(ten, "training.epochs=2")
     shutil.move(where / "labels-00000-of-00002.safetensors", where.parent / "labels-00000-of-00002.safetensors")

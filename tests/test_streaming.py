@@ -63,7 +63,9 @@ def same_student(run, other):
 def test_labels_from_the_hub_make_the_same_student_as_local_ones(server, labels, tmp_path, source):  # noqa: F811
     done = train(server, tmp_path, "--soft-labels", source.format(**labels))
     assert done.code == 0, done.err
-    assert same_student(run_of(tmp_path), labels["run"])
+    run = run_of(tmp_path)
+    assert same_student(run, labels["run"])
+    assert run["labels"]["commit"] == labels["commit"] and run["labels"]["source"].startswith("bench/labels:soft_labels/")
 
 
 def test_a_cached_store_at_a_commit_needs_no_hub(server, labels, tmp_path):  # noqa: F811
@@ -74,6 +76,18 @@ def test_a_cached_store_at_a_commit_needs_no_hub(server, labels, tmp_path):  # n
     assert offline.code == 0 and same_student(run_of(tmp_path), labels["run"]), offline.err
     nothing = train(server, tmp_path, "--soft-labels", source, home="empty", HF_HUB_OFFLINE="1")
     assert nothing.code == 2 and "HF_HUB_OFFLINE is set" in nothing.err and "Traceback" not in nothing.err
+
+
+def test_a_name_that_was_asked_before_works_offline_and_with_a_dead_hub(server, labels, tmp_path):  # noqa: F811
+    """At the commit it pointed to then, which is said."""
+    assert train(server, tmp_path, "--soft-labels", "bench/labels@main").code == 0
+    for how, why in (({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"), ({}, "HfHubHTTPError: Server error '503")):
+        shutil.rmtree(tmp_path / "results")
+        fault(server, match="(GET|HEAD) ", status=503, times=0 if how else 99)
+        done = train(server, tmp_path, "--soft-labels", "bench/labels@main", **how)
+        urllib.request.urlopen(urllib.request.Request(f"{server.url}/_mini/fault", method="DELETE")).read()
+        assert done.code == 0 and same_student(run_of(tmp_path), labels["run"]), done.err
+        assert f"bench/labels@main is taken as it last was, {labels['commit'][:8]}: {why}" in done.err
 
 
 WATCH = """
@@ -100,6 +114,28 @@ def test_a_bounded_cache_holds_two_shards_at_most(server, labels, tmp_path):  # 
     assert re.search(r"most (\d+)", done.out)[1] == "2"
     assert len(list((tmp_path / "home" / "rd3" / "labels").rglob("labels-*.safetensors"))) <= 2
     assert not list((tmp_path / "home" / "hub").rglob("labels-*.safetensors"))
+
+
+ROBBED = """
+from rd3_utils.data import shards
+path, gone = shards.HubFolder.path, 0
+def robbed(self, entry):
+    global gone
+    found = path(self, entry)
+    if gone < 2:
+        gone += 1
+        found.unlink()
+    return found
+shards.HubFolder.path = robbed
+"""
+
+
+def test_a_shard_that_another_command_drops_is_fetched_again(server, labels, tmp_path):  # noqa: F811
+    argv = ["x", *SETS, "--soft-labels", "bench/labels", "--label-cache-gb", "0"]
+    code = ROBBED + RUN.format(module="train_student", argv=argv)
+    done = server.python(code + "\nprint('gone', gone)", tmp_path, HF_HOME=str(tmp_path / "home"))
+    assert done.code == 0 and "gone 2" in done.out, done.err
+    assert same_student(run_of(tmp_path), labels["run"])
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,13 @@ class Folder:
     def soon(self, entry):
         """Nothing to do: the file is there."""
 
-    def drop(self, keep):
+    def drop(self, keep, coming=0):
         """Nothing to do: the files are the user's."""
+
+    @property
+    def origin(self):
+        """Where the labels came from, as a Run records it: nothing, they lie here."""
+        return {}
 
 
 def on_hub(source, limit=None):
@@ -128,15 +133,31 @@ class HubFolder:
             "the repo is damaged; ask its owner to publish it again."
         )
 
-    def drop(self, keep):
-        """Remove shards other than `keep` (file names) if those here exceed the limit; readers of a removed file go on."""
+    @property
+    def origin(self):
+        """Where the labels came from, as a Run records it."""
+        return {"source": f"{self.repo}:{self.where}", "commit": self.commit}
+
+    def drop(self, keep, coming=0):
+        """Remove shards other than `keep` (file names) if those of the repo here and `coming` bytes exceed the limit.
+
+        Readers of a removed file go on.
+        """
         if self.folder is None or not is_first_here():
             return
-        here = list((self.folder / self.where).glob("labels-*.safetensors"))
-        if sum(path.stat().st_size for path in here) > self.limit:
+        here = {path: size_of(path) for path in self.folder.rglob("labels-*.safetensors")}
+        if sum(here.values()) + coming > self.limit:
             for path in here:
-                if path.name not in keep:
+                if path.parent != self.folder / self.where or path.name not in keep:
                     path.unlink(missing_ok=True)
+
+
+def size_of(path):
+    """Bytes of a file, 0 where another command has removed it meanwhile."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def is_first_here():

@@ -39,6 +39,7 @@ from rd3_utils.errors import UserError
 from rd3_utils.protocols import protocol
 
 FORMAT = 1
+OPENINGS = 5  # tries to open a shard that another command may drop
 LEAST_SHARDS = 16  # a kill or a lost process costs at most a sixteenth of the labels, also where all would fit one file
 INTEGERS = {True: torch.uint8, False: torch.uint16}
 OPTIONAL = {  # key in a shard -> field of Views and type on disk, where a recipe uses it
@@ -236,6 +237,11 @@ class SoftLabelStore:
     def teachers(self):
         return self.index["teachers"]
 
+    @property
+    def origin(self):
+        """Where they came from, if from the Hub: of no weight for what is learned."""
+        return self.files.origin
+
     def describe(self):
         """What a Run records of its labels."""
         keys = "epochs views_digest views_seed teachers_id ensemble label_dtype forward_batch device".split()
@@ -264,13 +270,28 @@ class SoftLabelStore:
         """The memory-mapped shard number `i`, verified; the one after it is on its way."""
         entries = self.index["shards"]
         if self.name != entries[i]["file"]:
-            path = self.files.path(entries[i])
-            self.shard, self.name = safe_open(path, "pt"), entries[i]["file"]
+            self.shard, self.name = self.opened(entries[i]), entries[i]["file"]
             after = [entry for entry in entries[i + 1 : i + 2] if entry["epochs"][0] < self.epochs]
-            self.files.drop([Path(entry["file"]).name for entry in (entries[i], *after)])
+            kept = [Path(entry["file"]).name for entry in (entries[i], *after)]
+            self.files.drop(kept, sum(entry["bytes"] for entry in after))
             for entry in after:
                 self.files.soon(entry)
         return self.shard
+
+    def opened(self, entry):
+        """The memory-mapped shard of an index entry; fetched again where another command dropped it from a bounded cache."""
+        for attempt in range(OPENINGS):
+            path = self.files.path(entry)
+            try:
+                return safe_open(path, "pt")
+            except FileNotFoundError as error:
+                if attempt == OPENINGS - 1:
+                    raise UserError(
+                        f"{path} was removed {OPENINGS} times before it could be read: several commands share a bounded "
+                        "cache; give a larger --label-cache-gb."
+                    ) from error
+            except SafetensorError as error:
+                raise UserError(f"{path} is no safetensors file, though its SHA-256 is the index's: {error}.") from error
 
 
 def load(where, images, recipe, views_seed, teachers_id=None):
@@ -281,6 +302,17 @@ def load(where, images, recipe, views_seed, teachers_id=None):
     """
     files = where if isinstance(where, HubFolder) else Folder(where)
     index = read_index(files)
+    try:
+        check_use(where, index, images, recipe, views_seed, teachers_id)
+    except (TypeError, KeyError, AttributeError, IndexError) as error:
+        raise UserError(
+            f"index.json of {where} is damaged ({type(error).__name__}: {error}); make the labels again."
+        ) from error
+    return SoftLabelStore(files, index, recipe.label_epochs)
+
+
+def check_use(where, index, images, recipe, views_seed, teachers_id):
+    """UserError, with both values, where the labels that `index` describes are not those that a training asks for."""
     check(
         where,
         "images",
@@ -312,7 +344,13 @@ def load(where, images, recipe, views_seed, teachers_id=None):
             "generate_soft_labels.py for the same protocol, or train with --set training.epochs="
             f"{index['epochs']} (a custom protocol)."
         )
-    return SoftLabelStore(files, index, recipe.label_epochs)
+    first, entries = 0, index["shards"]
+    for entry in entries:
+        if entry["epochs"] != [first, min(first + index["epochs_per_shard"], index["epochs"])] or entry["bytes"] < 0:
+            raise UserError(f"index.json of {where} is damaged (epochs {entry['epochs']} of a shard); make the labels again.")
+        first = entry["epochs"][1]
+    if first != index["epochs"] or not all(isinstance(entry["sha256"] + entry["file"], str) for entry in entries):
+        raise UserError(f"index.json of {where} is damaged ({first} of {index['epochs']} epochs); make the labels again.")
 
 
 def intact(where, index):
@@ -360,7 +398,7 @@ class HardLabels:
 
     def __init__(self, recipe, views_seed):
         self.recipe, self.views_seed = recipe, views_seed
-        self.teachers = []
+        self.teachers, self.origin = [], {}
 
     def describe(self):
         """What a Run records of its labels."""

@@ -260,7 +260,7 @@ def on_hub(repo, commit, config, split, revision):
         table = datasets.Dataset.from_parquet([glob.escape(file) for file in files])
         features = about["features"] and datasets.Features.from_dict(about["features"])
         return table.cast(features) if features and features != table.features else table
-    except (ValueError, RuntimeError, OSError, datasets.exceptions.DatasetsError) as error:
+    except (ValueError, RuntimeError, OSError, hub.httpx.HTTPError, datasets.exceptions.DatasetsError) as error:
         raise UserError(f"{repo}@{commit[:8]} cannot be read as a dataset: {hub.one_line(error)}") from error
 
 

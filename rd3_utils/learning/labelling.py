@@ -97,7 +97,7 @@ def make(where, plan, images, recipe, found, benchmark, test, accelerator, finis
             epochs = [drawn[epoch] for epoch in range(first, stop)]
             soft_labels.write_shard(where / name, plan, first, stop, epochs, logits)
             if finished is not None and accelerator.is_main_process:
-                whole = [s[0] for s in plan.shards if soft_labels.is_written(where / s[0], plan, *s[1:], known)]
+                whole = [s[0] for s in plan.shards if s not in missing or soft_labels.is_written(where / s[0], plan, *s[1:])]
                 finished([where / name for name in whole])
 
     raise_on_all(accelerator, write_mine)

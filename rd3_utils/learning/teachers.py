@@ -23,6 +23,7 @@ from rd3_utils.errors import UserError, unknown
 from rd3_utils.learning import evaluation, students
 from rd3_utils.protocols import benchmark as benchmarks
 
+MISLOADED = (RuntimeError, OSError, ValueError, KeyError, TypeError, AssertionError, SafetensorError)  # what timm raises
 IMAGENET = "imagenet-1k"  # the benchmark whose classes a network of 1000 unnamed outputs is taken to know
 
 
@@ -102,7 +103,7 @@ def from_timm(source, benchmark):
                                           *timm.list_models(source[:3] + "*")])  # fmt: skip
     try:
         return timm.create_model(name, pretrained=True), commit
-    except (RuntimeError, OSError, ValueError, KeyError, TypeError, AssertionError, SafetensorError) as error:
+    except (*MISLOADED, hub.httpx.HTTPError) as error:
         raise UserError(f"teacher {source} cannot be loaded: {hub.one_line(error)}") from error
 
 
@@ -126,6 +127,8 @@ def columns_of(names, outputs, source, benchmark):
     imagenet = whole.classes
     if not names and outputs == len(imagenet) and set(benchmark.classes) <= set(imagenet):
         names = imagenet
+    if names is not None and not isinstance(names, (list, tuple, dict)):
+        raise UserError(f"teacher {source}: label_names in its config.json are {names!r}, wanted a list of class names.")
     if not names:
         if outputs != len(benchmark.classes):
             raise UserError(

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from rd3_utils.data import selections
 from rd3_utils.protocols import protocol as protocols
 from rd3_utils.publishing import plots, terminal
 from rd3_utils.publishing.markdown import escape, fenced, listed, show, table
@@ -154,16 +155,23 @@ def front_matter(report, head, cell, benchmark):
         if arm in arms
     ]
     custom = "custom-" if cell.protocol.overrides else ""
-    tags = ["rd3", "dataset-distillation", f"benchmark-{benchmark.name}", f"ipc-{images.nominal_ipc}"]
-    from_hub = images.commit and "/" in images.source  # a selection of the benchmark's images has no "/"
+    tags = ["rd3", *(["dataset-distillation"] if is_distilled(head) else []), f"benchmark-{benchmark.name}"]
+    tags += [f"ipc-{images.nominal_ipc}"] if images.ipc else []
+    real = data.repo if selections.is_selection(images.source) and "/" in data.repo else None
+    learned_from = re.split("[@:]", images.source)[0] if images.commit and "/" in images.source else real
     return ModelCardData(
         library_name="timm",
         pipeline_tag="image-classification",
         tags=[*tags, f"protocol-{custom}{cell.protocol.name}"],
-        datasets=[re.split("[@:]", images.source)[0]] if from_hub else None,
+        datasets=[learned_from] if learned_from else None,
         model_name=f"{images.name} under {reports.protocol_of(head)}",
         eval_results=results,
     )
+
+
+def is_distilled(run):
+    """Whether the images of a Run were made to be distilled ones; real images may be given as --distilled, too."""
+    return run["arm"].startswith("distilled-") and not selections.is_selection(run["images"]["source"])
 
 
 def result(arms, student, head, benchmark):
@@ -172,6 +180,7 @@ def result(arms, student, head, benchmark):
     if arm not in arms:
         return f"{student}: no run of {arm} yet."
     side, labels = arm.split("-")
+    side = "random" if side == "distilled" and not is_distilled(head) else side
     s, other = arms[arm], arms.get(arm.replace("distilled", "random"))
     spread = f"mean of {s['n']}, standard deviation {reports.percent(s['std'])}" if s["n"] > 1 else "one student"
     text = (
@@ -273,7 +282,7 @@ def provenance_section(runs):
     """Which runs, images, labels, teachers and machines."""
     arms = [["student", "arm", "images", "labels", "seeds", "optimizer steps", "seconds per student"]]
     images = [["images", "source", "commit", "fingerprint", "number", "per class"]]
-    labels = [["images", "labels", "epochs", "bytes", "stored as", "views per teacher pass", "made on"]]
+    labels = [["images", "labels", "epochs", "bytes", "stored as", "views per teacher pass", "made on", "from", "commit"]]
     teachers = [["teacher", "architecture", "commit", "SHA-256 of the weights", "top-1 %"]]
     machines = [["environment", ""]]
     for key, mine in run_files.grouped(runs, lambda run: (run["student"], run["arm"], run["images"]["name"])).items():
@@ -285,7 +294,8 @@ def provenance_section(runs):
         images.append([of[key] for key in ("name", "source", "commit", "fingerprint", "images", "ipc")])
         if label["kind"] == "soft":
             keys = ("epochs", "bytes", "label_dtype", "forward_batch", "device")
-            labels.append([of["name"], store_of(run), *(label[key] for key in keys)])
+            origin = label.get("source", "made here"), label.get("commit")
+            labels.append([of["name"], store_of(run), *(label[key] for key in keys), *origin])
         for t in run["teachers"]:
             teachers.append([t["source"], t["architecture"], t["commit"], t["sha256"], reports.percent(t["top1"])])
     machines.append(["test images scored", listed(run["images_scored"] for run in runs)])

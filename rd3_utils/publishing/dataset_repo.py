@@ -20,7 +20,7 @@ from pathlib import Path
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from rd3_utils import hub
+from rd3_utils import hub, launch
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import selections, tables
 from rd3_utils.errors import UserError
@@ -108,7 +108,7 @@ def publish_labels(target, where, images, about, benchmark, words):
             files |= image_files(target, images, about, benchmark, Path(folder))
         if not target.create_pr:
             push_shards(target, where, shards)
-        tags = {"rd3", "soft-labels", "dataset-distillation", f"benchmark-{benchmark.name}"}
+        tags = {"rd3", "soft-labels", "knowledge-distillation", f"benchmark-{benchmark.name}"}
         done(hub.push(target, building(target, files, tags), f"index of the soft labels of {index['images']['name']}"))
 
 
@@ -136,11 +136,10 @@ def said_how_to_repeat():
     """A context in which a failed push ends with the command that tries again: the same one, which sends what is missing."""
     try:
         yield
-    except UserError as error:
-        module = sys.argv[0].endswith("__main__.py")
-        words = ["python", "-m", "rd3_utils"] if module else ["accelerate", "launch", sys.argv[0]]
-        command = shlex.join([*words, *sys.argv[1:]])
-        raise UserError(f"{error} Nothing is lost, what was made is here. Push what is missing with: {command}") from error
+    except Exception as error:
+        said = str(error) if isinstance(error, UserError) else hub.one_line(error)
+        command = shlex.join(launch.again(error))
+        raise UserError(f"{said} Nothing is lost, what was made is here. Push what is missing with: {command}") from error
 
 
 def building(target, files, tags):

@@ -11,7 +11,6 @@ Pushing again replaces all of it: what does not belong any more is removed in th
 import re
 import shlex
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -44,6 +43,10 @@ def check(target, cells, options, precision, accelerator):
     if not found:
         raise UserError("students of random images are not pushed; add a distilled arm to --arms, or leave out --push-to.")
     cell = min(found, key=lambda cell: (cell.arm == "full-hard", cell.arm != f"distilled-{cell.protocol.labels.kind}"))
+    if cell.images.source.startswith("random:"):
+        raise UserError(
+            f"{cell.images.name} are random real images, and students of those are not pushed as weights; leave out --push-to."
+        )
     if not cell.keeps_weights(options.seeds):
         raise UserError(f"{cell.protocol.label} whitens the images: nobody could use the network without the matrix.")
     run = cell.path(options.out, precision)
@@ -54,7 +57,8 @@ def check(target, cells, options, precision, accelerator):
         )
 
     def ask():
-        about = hub.may_push(target) if accelerator.is_main_process else None
+        missing = any(not cell.path(options.out, precision).is_file() for cell in cells)
+        about = hub.may_push(target, missing) if accelerator.is_main_process else None
         strange = [f.rfilename for f in about.siblings if f.rfilename not in (".gitattributes", "README.md")] if about else []
         if strange and "rd3" not in about.tags:
             raise UserError(
@@ -101,11 +105,12 @@ def push(target, cell, cells, finished, benchmark, options, precision):
 
             run = run_files.read(cell.path(options.out, precision))
             pushed = hub.push(target, build, f"{cell.student}, {cell.arm} of {cell.images.name}, {reports.protocol_of(run)}")
-    except UserError as error:
-        words = ["accelerate", "launch"] + (["--mixed_precision", precision] if precision != "fp32" else [])
-        words += [*sys.argv, *(["--push-only"] if "--push-only" not in sys.argv else [])]
+    except Exception as error:
+        said = str(error) if isinstance(error, UserError) else hub.one_line(error)
+        words = launch.again(error, "--push-only")
+        words[2:2] = ["--mixed_precision", "no" if precision == "fp32" else precision]
         raise UserError(
-            f"{error} Nothing is lost: {options.out} keeps the results. Push them with: {shlex.join(words)}"
+            f"{said} Nothing is lost: {options.out} keeps the results. Push them with: {shlex.join(words)}"
         ) from error
     print(f"{'pushed' if pushed.new else 'nothing to push, all is there:'} {pushed.url} at {pushed.commit}")
 

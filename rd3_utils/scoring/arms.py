@@ -86,7 +86,7 @@ class Cell:
             "seed": self.seed,
             "views_seed": labels.describe()["views_seed"],
             "images": self.images.describe(),
-            "labels": labels.describe(),
+            "labels": {**labels.describe(), **labels.origin},
             "teachers": labels.teachers,
         }
 
