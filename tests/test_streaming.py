@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import urllib.request
+from pathlib import Path
 
 import pytest
 from test_hub import RUN, script, server  # noqa: F401  (the fixture)
@@ -114,6 +115,57 @@ def test_a_bounded_cache_holds_two_shards_at_most(server, labels, tmp_path):  # 
     assert re.search(r"most (\d+)", done.out)[1] == "2"
     assert len(list((tmp_path / "home" / "rd3" / "labels").rglob("labels-*.safetensors"))) <= 2
     assert not list((tmp_path / "home" / "hub").rglob("labels-*.safetensors"))
+
+
+LARGE = """
+import dataclasses, json, torch
+from pathlib import Path
+from huggingface_hub import HfApi
+from rd3_utils.data import soft_labels, views
+from rd3_utils.protocols import benchmark, protocol
+digits = benchmark.load("digits")
+recipe = protocol.load("rd3-v1").resolve(digits, "convnet3", 100, 1000, "soft")
+plan = soft_labels.Plan(
+    images={"name": "large", "fingerprint": "0" * 64, "images": 1000}, class_names=(), epochs=64, rows=1000, classes=2000,
+    image_size=8, border=0, views=protocol.stated(recipe.views), views_digest=recipe.views_digest, views_seed=0, teachers=(),
+    teachers_id="0" * 64, ensemble="mean", label_dtype="fp16", forward_batch=100, device="cpu", shard_mb=8)
+where = Path("large")
+for name, first, stop in plan.shards:
+    drawn = [views.draw(recipe, 0, epoch) for epoch in range(first, stop)]
+    soft_labels.write_shard(where / name, plan, first, stop, drawn, torch.randn(stop - first, 1000, 2000))
+soft_labels.finish(where, plan)
+api = HfApi()
+api.create_repo("bench/large", repo_type="dataset")
+api.upload_folder(repo_id="bench/large", repo_type="dataset", folder_path=str(where), path_in_repo="soft_labels/large/x")
+"""
+READ = """
+import time, torch
+from pathlib import Path
+from rd3_utils.data import shards, soft_labels
+(files,) = shards.on_hub("bench/large", 0).values()
+store = soft_labels.SoftLabelStore(files, soft_labels.read_index(files), 64)
+shard, most = max(entry["bytes"] for entry in store.index["shards"]), 0
+def memory(key):
+    return 1024 * int(Path("/proc/self/status").read_text().partition(key + ":")[2].split()[0])
+store.epoch(0)
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+before = memory("VmRSS")
+for epoch in range(64):
+    store.epoch(epoch)
+    time.sleep(0.02)  # a student trains
+    most = max(most, sum(shards.size_of(path) for path in files.folder.rglob("labels-*")))
+print(len(store.index["shards"]), most / shard, (memory("VmHWM") - before) / shard)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of a process's memory is read from /proc")
+def test_a_streamed_store_takes_two_shards_of_disk_and_about_as_much_memory(server, tmp_path):  # noqa: F811
+    """256 MB of labels in 32 shards of 8 MB, read epoch by epoch."""
+    assert server.python(LARGE, tmp_path).code == 0
+    done = server.python(READ, tmp_path, HF_HOME=str(tmp_path / "home"))
+    assert done.code == 0, done.err
+    count, disk, memory = map(float, done.out.split())
+    assert count == 32 and disk <= 2.01 and memory < 6, done.out  # an epoch as float32 is a shard of memory by itself
 
 
 ROBBED = """
