@@ -1,4 +1,4 @@
-"""MixUp, RandAugment, colour jitter, lighting, DSA, ZCA: each against its formula written out, or the library that others use."""
+"""MixUp, RandAugment, jitter, lighting, DSA, ZCA: each against its formula written out, or the library that others use."""
 
 import dataclasses
 import json
@@ -13,6 +13,7 @@ from scipy.stats import ks_2samp, kstest
 from test_views import MEAN, STD, noise
 from timm.data import auto_augment
 from torchvision.transforms import InterpolationMode, RandAugment, autoaugment
+from torchvision.transforms import functional as ops
 
 from rd3_utils.data import augmentation, views, whitening
 from rd3_utils.errors import UserError
@@ -224,7 +225,10 @@ def test_every_timm_operation_is_timms(magnitude):
             code = torch.tensor([[kind * 8 + 4 + rest]])
             done = augmentation.randaugment_timm(image[None], code, torch.tensor([[magnitude]]), (0.485, 0.456, 0.406))[0]
             ours.add(done.permute(1, 2, 0).numpy().tobytes())
-        assert ours == timms(name, magnitude, picture, (124, 116, 104)), name
+        if (name, magnitude) == ("Posterize", 0.0):
+            assert ours == {bytes(3 * 24 * 24)}  # no bits: black, where a new Pillow raises
+        else:
+            assert ours == timms(name, magnitude, picture, (124, 116, 104)), name
 
 
 def test_timm_operations_are_drawn_as_timm_draws_them(sized):
@@ -283,9 +287,7 @@ def test_the_jitters_numbers_are_uniform_and_every_order_comes_up(sized):
     counts = torch.bincount(v.jitter_order, minlength=6)
     assert len(counts) == 6 and bool(((counts - 1000).abs() < 150).all())
     narrow = views.draw(sized(6000, 8, *PLAIN, "views.color_jitter=0.4"), 0, 0).jitter
-    assert (
-        float(narrow.min()) >= 0.6 and float(narrow.max()) <= 1.4 and float(narrow.std()) == pytest.approx(0.8 / 12**0.5, 0.05)
-    )
+    assert kstest(narrow.flatten().numpy(), "uniform", (0.6, 0.8)).pvalue > 0.001
 
 
 def test_lighting_has_the_covariance_of_alexnets_noise(sized):
