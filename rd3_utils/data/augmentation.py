@@ -131,7 +131,7 @@ def randaugment_timm(images, codes, magnitudes, mean):
                 signed, argument = TIMM[name]
                 value = [] if argument is None else [argument(magnitude) * (-1 if signed and minus else 1)]
                 resample = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
-                if name == "Posterize" and value == [0]:  # no bits are left, which Pillow refuses since 13
+                if name == "Posterize" and value == [0]:  # no bits are left, which Pillow 13 refuses
                     picture = Image.new("RGB", picture.size)
                 else:
                     picture = auto_augment.NAME_TO_OP[name](picture, *value, fillcolor=fill, resample=resample)

@@ -17,6 +17,10 @@ from rd3_utils.errors import UserError
 from rd3_utils.learning.students import has_batch_norm
 
 
+class Diverged(UserError):
+    """A training whose loss is no number any more."""
+
+
 def learning_rate(recipe, step):
     """The learning rate of optimizer step `step` (from 0).
 
