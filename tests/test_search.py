@@ -11,7 +11,7 @@ from rd3_utils.errors import UserError
 from rd3_utils.learning import search
 
 GRID = "training.learning_rates=[0.01, 0.00001, 1e30]"
-SHORT = "--protocol", "hard-label-v1", "--distilled", "random:ipc=10,seed=0", "--set", "training.epochs=20"
+SHORT = "--protocol", "hard-label-v1", "--distilled", "random:ipc=10", "--student", "convnet1", "--set", "training.epochs=8"
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_a_search_is_found_again_in_a_kept_run(script, tmp_path):
 
 
 def test_two_processes_agree_with_one_on_the_search(script, launched, tmp_path):
-    command = *SHORT, "--set", "training.epochs=5", "--set", GRID, "--student", "convnet2"
+    command = *SHORT, "--set", GRID
     assert script("train_student", *command, "--out", "one").code == 0
     done = launched("cpu_2_processes.yaml", "train_student.py", *command, "--out", "two")
     assert done.code == 0, done.err

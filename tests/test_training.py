@@ -269,6 +269,12 @@ def test_image_weights_that_are_not_there_are_asked_for(recipe, hundred):
         training.image_weights(recipe("rd3-v1", hundred, "loss.image_weights=true"), hundred)
 
 
+def test_image_weights_that_are_not_there_end_a_command_before_anything_is_trained(script, tmp_path):
+    done = script("train_student", "--protocol", "hard-label-v1", "--set", "loss.image_weights=true")
+    assert done.code == 2 and done.err.count("\n") == 1 and "has no weights of its images" in done.err
+    assert not list(tmp_path.rglob("*.json"))
+
+
 def test_a_process_without_a_row_computes_one_that_does_not_count(recipe, hundred):
     parts = [training.share(torch.tensor([8, 9]), recipe("rd3-v1", hundred), p, 3) for p in range(3)]
     weights = [float(w.sum()) for part in parts for _, w in part]
