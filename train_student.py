@@ -12,6 +12,7 @@ and Runs on the Hub.
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import time
 
@@ -21,9 +22,9 @@ from accelerate.utils import tqdm
 from rd3_utils import launch
 from rd3_utils import options as shared
 from rd3_utils.data import images as image_sets
+from rd3_utils.data import tables
 from rd3_utils.data import views as view_sets
-from rd3_utils.errors import UserError
-from rd3_utils.learning import evaluation, losses, students, training
+from rd3_utils.learning import evaluation, losses, search, students, training
 from rd3_utils.publishing import card, student_repo
 from rd3_utils.scoring import arms, runs
 
@@ -68,6 +69,7 @@ def main(options):
     launch.agree(accelerator, [cell.images.fingerprint for cell in cells], "the images they read (a Hub revision that moved?)")
     for cell in (cell for cell in cells if cell.seed == options.seeds[0]):
         training.check_launch(cell.recipe, students.create(cell.student, benchmark, cell.seed), accelerator)
+        training.image_weights(cell.recipe, cell.images)
     if options.dry_run:
         accelerator.print(arms.describe(cells, options, launch.precision(accelerator)))
         return
@@ -102,15 +104,78 @@ def main(options):
 
 def train(cell, labels, whitening, benchmark, test, where, options, accelerator):
     """Train one student from its seed, score its last epoch, write and return the Run."""
+    launched = f"{accelerator.num_processes}-{launch.precision(accelerator)}"
+    checkpoint = where.with_name(f"seed{cell.seed}-{launched}.checkpoint")
+    searched = {}
+    if cell.recipe.training.learning_rates:
+        found = best_rate(cell, labels, whitening, benchmark, checkpoint, options, accelerator)
+        searched = {"learning_rate_search": found}
+        cell = dataclasses.replace(cell, recipe=search.with_rate(cell.recipe, found["learning_rate"]))
+
+    def watch(entry, student, average):
+        if options.monitor_test and entry["epoch"] % max(1, cell.recipe.training.epochs // MONITORED) == 0:
+            entry["test_top1"] = score(student, average, test, benchmark, whitening, accelerator)["top1"]
+        if options.log_with:
+            accelerator.log({f"{cell.name}/seed{cell.seed}/{k}": v for k, v in entry.items()}, step=entry["epoch"])
+
+    student, average, history, started = fit(cell, labels, whitening, benchmark, checkpoint, accelerator, watch)
+    result = score(student, average, test, benchmark, whitening, accelerator)
+    run = {
+        **cell.describe(labels),
+        **result,
+        **searched,
+        "test": test.describe(),
+        "monitored_test": any("test_top1" in entry for entry in history),
+        "history": history,
+        "seconds": time.time() - started,
+        "environment": launch.environment(accelerator),
+    }
+    if accelerator.is_main_process:
+        if cell.keeps_weights(options.seeds):
+            scored = accelerator.unwrap_model(student) if average is None else average.module
+            students.save(scored, where.with_suffix(""), benchmark)
+        runs.write(where, run)
+        checkpoint.unlink(missing_ok=True)
+    accelerator.free_memory()
+    return run
+
+
+def best_rate(cell, labels, whitening, benchmark, checkpoint, options, accelerator):
+    """The learning-rate search of the recipe's grid: as another seed's Run records it, or made now by all processes."""
+    found = launch.from_main(accelerator, lambda: runs.learning_rate_search(checkpoint.parent, options.views_seed))
+    if found:
+        return found
+    held_out = search.held_out(tables.real(benchmark, "train", options.data_dir, options.workers), cell.images)
+    launch.agree(accelerator, held_out.fingerprint, "the train images they hold out")
+
+    def top1(rate):
+        candidate = dataclasses.replace(cell, recipe=search.with_rate(cell.recipe, rate), seed=search.SEED)
+        temporary = checkpoint.with_stem(f"{checkpoint.stem}-rate{rate:g}")
+        try:
+            student, average, *_ = fit(candidate, labels, whitening, benchmark, temporary, accelerator)
+            return score(student, average, held_out, benchmark, whitening, accelerator)["top1"]
+        except training.Diverged:
+            return None
+        finally:
+            accelerator.free_memory()
+            if accelerator.is_main_process:
+                temporary.unlink(missing_ok=True)
+
+    return search.best(cell.recipe.training.learning_rates, top1, held_out)
+
+
+def fit(cell, labels, whitening, benchmark, checkpoint, accelerator, watch=None):
+    """Train one student from its seed: (network, moving average or None, history, when it started).
+
+    `watch(entry, network, average)` is called after every epoch with its entry of the history.
+    """
     recipe, seed, started = cell.recipe, cell.seed, time.time()
     processes, device = accelerator.num_processes, accelerator.device
-    main_process = accelerator.is_main_process
     student = students.create(cell.student, benchmark, seed).to(device)
     student = training.with_batch_norm(recipe, student, accelerator)
     average = training.moving_average(recipe, student)
     optimizer = training.optimizer(recipe, student)
     network, optimizer = accelerator.prepare(student, optimizer)
-    checkpoint = where.with_name(f"seed{seed}-{processes}-{launch.precision(accelerator)}.checkpoint")
     state = student, optimizer, training.fresh_scaler(accelerator), average
     first, seconds, history = training.load_checkpoint(checkpoint, labels.describe(), *state)
     launch.agree(accelerator, first, "the epoch to resume from: put --out on a disk that all share")
@@ -118,6 +183,7 @@ def train(cell, labels, whitening, benchmark, test, where, options, accelerator)
 
     pixels = training.on_device(cell.images.images, device)
     classes = cell.images.labels.to(device)
+    image_weights = training.image_weights(recipe, cell.images)
     loss_of = losses.LOSSES[recipe.loss.name]
     epochs = range(first, recipe.training.epochs)
     for epoch in tqdm(epochs, desc=f"{cell.name} seed {seed}", unit="epoch", leave=False, mininterval=1):
@@ -129,7 +195,7 @@ def train(cell, labels, whitening, benchmark, test, where, options, accelerator)
             rate = training.learning_rate(recipe, epoch * recipe.steps_per_epoch + i)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            passes = training.share(batch, recipe, accelerator.process_index, processes)
+            passes = training.share(batch, recipe, accelerator.process_index, processes, image_weights)
             for rows, weights in passes:
                 last = rows is passes[-1][0]
                 with contextlib.nullcontext() if last else accelerator.no_sync(network):
@@ -149,34 +215,14 @@ def train(cell, labels, whitening, benchmark, test, where, options, accelerator)
         mean = accelerator.reduce(total, "mean").item() / recipe.steps_per_epoch
         entry = {"epoch": epoch, "loss": mean, "learning_rate": rate}
         if not torch.isfinite(torch.tensor(mean)):
-            raise UserError(f"{cell.name} seed {seed}: the loss is {mean} in epoch {epoch}; the training diverged.")
-        if options.monitor_test and epoch % max(1, recipe.training.epochs // MONITORED) == 0:
-            entry["test_top1"] = score(student, average, test, benchmark, whitening, accelerator)["top1"]
+            raise training.Diverged(f"{cell.name} seed {seed}: the loss is {mean} in epoch {epoch}; the training diverged.")
+        if watch:
+            watch(entry, student, average)
         history.append(entry)
-        if options.log_with:
-            accelerator.log({f"{cell.name}/seed{seed}/{k}": v for k, v in entry.items()}, step=epoch)
-        if main_process and time.time() - saved > CHECKPOINT_SECONDS:
+        if accelerator.is_main_process and time.time() - saved > CHECKPOINT_SECONDS:
             training.save_checkpoint(checkpoint, epoch + 1, time.time() - started, labels.describe(), *state, history)
             saved = time.time()
-
-    result = score(student, average, test, benchmark, whitening, accelerator)
-    run = {
-        **cell.describe(labels),
-        **result,
-        "test": test.describe(),
-        "monitored_test": any("test_top1" in entry for entry in history),
-        "history": history,
-        "seconds": time.time() - started,
-        "environment": launch.environment(accelerator),
-    }
-    if main_process:
-        if cell.keeps_weights(options.seeds):
-            scored = accelerator.unwrap_model(network) if average is None else average.module
-            students.save(scored, where.with_suffix(""), benchmark)
-        runs.write(where, run)
-        checkpoint.unlink(missing_ok=True)
-    accelerator.free_memory()
-    return run
+    return student, average, history, started
 
 
 def score(student, average, test, benchmark, whitening, accelerator):

@@ -15,7 +15,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 import datasets
 import torch
 from accelerate import Accelerator, DistributedType
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from huggingface_hub.utils import disable_progress_bars
 
 from rd3_utils.errors import TagTaken, UserError
@@ -106,6 +106,19 @@ def agree(accelerator, value, what):
     values = gather_object([value]) if accelerator.num_processes > 1 else [value]
     if any(other != value for other in values):
         raise UserError(f"the processes differ in {what}: {', '.join(str(v)[:80] for v in values)}.")
+
+
+def from_main(accelerator, function):
+    """What `function()` returns in the main process, in every process; a UserError there becomes one in all."""
+    found = [None]
+
+    def ask():
+        found[0] = function() if accelerator.is_main_process else None
+
+    raise_on_all(accelerator, ask)
+    if accelerator.num_processes > 1:
+        broadcast_object_list(found)
+    return found[0]
 
 
 def raise_on_all(accelerator, function):

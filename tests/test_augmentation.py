@@ -1,15 +1,19 @@
-"""MixUp, RandAugment, DSA, ZCA: each against its formula written out, or the library that others use."""
+"""MixUp, RandAugment, jitter, lighting, DSA, ZCA: each against its formula written out, or the library that others use."""
 
 import dataclasses
 import json
 import math
+import random
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import ks_2samp, kstest
 from test_views import MEAN, STD, noise
+from timm.data import auto_augment
 from torchvision.transforms import InterpolationMode, RandAugment, autoaugment
+from torchvision.transforms import functional as ops
 
 from rd3_utils.data import augmentation, views, whitening
 from rd3_utils.errors import UserError
@@ -196,6 +200,118 @@ def test_the_pixels_of_a_row_do_not_depend_on_its_batch(sized, change):
     assert torch.equal(together, alone)
 
 
+# timm's RandAugment
+
+
+def timms(name, magnitude, picture, fill):
+    """What timm's own AugmentOp makes of a picture: one image for every sign and resampling that it may draw."""
+    operation = auto_augment.AugmentOp(name, 1.0, magnitude, {"translate_const": 117, "img_mean": fill})
+    state, found = random.getstate(), set()
+    random.seed(0)
+    for _ in range(30):
+        found.add(operation(picture).tobytes())
+    random.setstate(state)
+    return found
+
+
+@pytest.mark.parametrize("magnitude", [0.0, 3.25, 10.0])
+def test_every_timm_operation_is_timms(magnitude):
+    image = noise(1, 24)[0]
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    assert augmentation.TIMM_NAMES == auto_augment._RAND_TRANSFORMS
+    for kind, name in enumerate(augmentation.TIMM_NAMES):
+        ours = set()
+        for rest in range(4):  # sign, resampling
+            code = torch.tensor([[kind * 8 + 4 + rest]])
+            done = augmentation.randaugment_timm(image[None], code, torch.tensor([[magnitude]]), (0.485, 0.456, 0.406))[0]
+            ours.add(done.permute(1, 2, 0).numpy().tobytes())
+        if (name, magnitude) == ("Posterize", 0.0):
+            assert ours == {bytes(3 * 24 * 24)}  # no bits: black, where a new Pillow raises
+        else:
+            assert ours == timms(name, magnitude, picture, (124, 116, 104)), name
+
+
+def test_timm_operations_are_drawn_as_timm_draws_them(sized):
+    """Any operation evenly, one in two applied, fair signs and resampling, magnitudes of N(m, 1) cut off at 0 and 10."""
+    changes = "views.randaugment=2", "views.randaugment_kind=timm", "views.randaugment_magnitude=9"
+    v = views.draw(sized(15000, 8, *PLAIN, *changes), 0, 0)
+    counts = torch.bincount((v.operations >> 3).flatten(), minlength=15)
+    assert len(counts) == 15 and bool(((counts - 2000).abs() < 5 * 2000**0.5).all())
+    for bit in (1, 2, 4):
+        assert float(((v.operations & bit) > 0).float().mean()) == pytest.approx(0.5, abs=0.015)
+    expected = np.clip(np.random.default_rng(0).normal(9, 1, 30000), 0, 10)
+    assert ks_2samp(v.magnitudes.flatten().numpy(), expected).pvalue > 0.001
+    assert float(v.magnitudes.max()) == 10 and not torch.equal(v.operations[:, 0], v.operations[:, 1])
+
+
+def test_images_after_timms_randaugment_have_the_distribution_of_timms_own_transform(sized):
+    """The share of images left as they are, and the means and spreads of the others."""
+    n, image = 3000, torch.arange(3 * 16 * 16, dtype=torch.float32).view(1, 3, 16, 16).mul(255 / 767).to(torch.uint8)
+    changes = "views.randaugment=2", "views.randaugment_kind=timm", "views.randaugment_magnitude=6"
+    v = views.draw(sized(n, 16, *PLAIN, *changes), 0, 0)
+    ours = augmentation.randaugment_timm(image.expand(n, -1, -1, -1), v.operations, v.magnitudes, MEAN).permute(0, 2, 3, 1)
+    fill = tuple(round(255 * m) for m in MEAN)
+    transform = auto_augment.rand_augment_transform("rand-m6-n2-mstd1.0", {"translate_const": 7, "img_mean": fill})
+    states = random.getstate(), np.random.get_state()
+    random.seed(1), np.random.seed(1)
+    picture = Image.fromarray(image[0].permute(1, 2, 0).numpy())
+    theirs = np.stack([np.asarray(transform(picture)) for _ in range(n)])
+    random.setstate(states[0]), np.random.set_state(states[1])
+    same = [float((x == np.asarray(picture)).all((1, 2, 3)).mean()) for x in (ours.numpy(), theirs)]
+    assert same[0] == pytest.approx(same[1], abs=0.04)
+    for summary in (np.mean, np.std):
+        values = [np.round(summary(x.astype(np.float64), axis=(1, 2, 3)), 6) for x in (ours.numpy(), theirs)]
+        assert ks_2samp(*values).pvalue > 0.001, summary
+
+
+# Colour jitter and lighting
+
+
+@pytest.mark.parametrize("size", [8, 33])
+def test_the_jitter_is_torchvisions_on_8_bit_tensors(size):
+    images = noise(60, size)
+    factors = torch.rand(60, 3, generator=torch.Generator().manual_seed(1)) * 1.6
+    orders = torch.arange(60) % 6
+    ours = augmentation.color_jitter(images.float(), factors, orders)
+    adjust = ops.adjust_brightness, ops.adjust_contrast, ops.adjust_saturation
+    for i, image in enumerate(images):
+        for k in augmentation.ORDERS[int(orders[i])]:
+            image = adjust[k](image, float(factors[i, k]))
+        assert torch.equal(ours[i], image.float())
+
+
+def test_the_jitters_numbers_are_uniform_and_every_order_comes_up(sized):
+    v = views.draw(sized(6000, 8, *PLAIN, "views.color_jitter=1.5"), 0, 0)
+    for k in range(3):
+        assert kstest(v.jitter[:, k].numpy(), "uniform", (0, 2.5)).pvalue > 0.001
+    counts = torch.bincount(v.jitter_order, minlength=6)
+    assert len(counts) == 6 and bool(((counts - 1000).abs() < 150).all())
+    narrow = views.draw(sized(6000, 8, *PLAIN, "views.color_jitter=0.4"), 0, 0).jitter
+    assert kstest(narrow.flatten().numpy(), "uniform", (0.6, 0.8)).pvalue > 0.001
+
+
+def test_lighting_has_the_covariance_of_alexnets_noise(sized):
+    """alpha ~ N(0, 0.1) on the eigenvectors times eigenvalues: covariance 0.01 V diag(w^2) V^T, in grey levels."""
+    shift = views.draw(sized(40000, 8, *PLAIN, "views.lighting=0.1"), 0, 0).lighting
+    vectors, values = np.array(augmentation.EIGENVECTORS), np.array(augmentation.EIGENVALUES)
+    assert np.allclose(vectors.T @ vectors, np.eye(3), atol=1e-3)
+    wanted = 0.01 * vectors @ np.diag(values**2) @ vectors.T * 255**2
+    assert np.allclose(np.cov(shift.numpy().T), wanted, rtol=0.05, atol=0.02) and abs(float(shift.mean())) < 0.1
+    along = shift.numpy() / 255 @ vectors[:, 0] / values[0] / 0.1
+    assert kstest(along, "norm").pvalue > 0.001
+    assert torch.equal(shift * 256, (shift * 256).round())
+
+
+def test_jitter_and_lighting_come_after_the_crop_and_before_the_mix(sized):
+    images = noise(12, 16)
+    changes = "views.color_jitter=0.4", "views.lighting=0.1", "views.group=6"
+    v = views.draw(sized(12, 16, "views.crop_scale=[0.3, 1]", *changes), 0, 1)
+    crops = views.cropped(images, v, torch.arange(12), "cpu")
+    done = augmentation.color_jitter(crops, v.jitter, v.jitter_order) + v.lighting[:, :, None, None]
+    mixed = torch.where(views.inside(v.mix_box, 16), done[v.mix_partner], done)
+    assert v.mix_box.any() and torch.equal(views.apply(images, v, torch.arange(12), MEAN, STD), normalised(mixed))
+
+
 # ZCA
 
 
@@ -281,6 +397,7 @@ def test_a_whitened_image_does_not_depend_on_its_batch(size):
 
 
 def test_plain_arms_have_identity_views_whatever_is_overridden(digits):
-    override = ["views.randaugment=2", "views.dsa=color", "views.mix=mixup"]
-    plain = protocol.load("rd3-v1").override(override).resolve(digits, "convnet3", 1, 10, "plain").views
-    assert (plain.randaugment, plain.dsa, plain.mix) == (0, "none", "none")
+    override = ["views.randaugment=2", "views.dsa=color", "views.mix=mixup", "views.color_jitter=0.4", "views.lighting=0.1",
+                "views.randaugment_kind=timm", "views.mix_pairing=roll"]  # fmt: skip
+    plain = protocol.load("rd3-v1").override(override).resolve(digits, "convnet3", 1, 10, "plain")
+    assert plain.views_digest == protocol.load("rd3-v1").resolve(digits, "convnet3", 1, 10, "plain").views_digest

@@ -111,6 +111,12 @@ def test_recipes_with_the_same_views_share_labels_whatever_the_training(digits):
         ("training.warmup_epochs=-1", "wanted at least 0"),
         ("views.crop_ratio=[0.5, inf]", "wanted finite numbers"),
         ("views.padding=-0.1", "wanted at least 0"),
+        ("views.color_jitter=-0.1", "wanted at least 0"),
+        ("views.lighting=-1", "wanted at least 0"),
+        ("training.warmup_start=1.5", "wanted a fraction"),
+        ("training.learning_rates=[0.1, 0.1]", "different numbers above 0"),
+        ("training.learning_rates=[0.1, 0]", "different numbers above 0"),
+        ("training.learning_rates=0.1", "wanted a list"),
     ],
 )
 def test_a_wrong_override_is_named(text, wanted):
@@ -126,6 +132,13 @@ def test_a_wrong_override_is_named(text, wanted):
         (["views.patch_shuffle=3"], "divide"),
         (["training.optimizer=sgd", "training.nesterov=true"], "needs a training.momentum"),
         (["training.schedule=linear", "training.zeta=0.5"], "rate negative"),
+        (["training.warmup_apart=true"], "without training.warmup_epochs"),
+        (["training.warmup_start=0.01"], "without training.warmup_epochs"),
+        (["training.learning_rates=[0.1, 0.01]"], "the search is for hard labels"),
+        (["loss.hard_target=mixed"], "it is for mse_gt and joint_ce"),
+        (["loss.hard_target=mixed", "loss.name=cosine"], "it is for mse_gt and joint_ce"),
+        (["views.randaugment_kind=timm"], "without views.randaugment"),
+        (["views.randaugment_kind=timm", "views.randaugment=2", "views.randaugment_magnitude=11"], "magnitudes go to 10"),
     ],
 )
 def test_knobs_that_contradict_one_another_are_refused(digits, overrides, wanted):

@@ -67,6 +67,8 @@ def test_logits_do_not_depend_on_shard_size_or_number_of_epochs(made, ten, tmp_p
 
 
 @pytest.mark.parametrize("overrides", [("views.mix=mixup",), ("views.randaugment=2",), ("views.dsa=color_crop_rotate",),
+                                       ("views.randaugment=2", "views.randaugment_kind=timm"),
+                                       ("views.color_jitter=0.4",), ("views.lighting=0.1", "views.mix_pairing=roll"),
                                        ("views.mix=mixup", "views.randaugment=1", "views.dsa=cutout_scale")])  # fmt: skip
 def test_a_store_keeps_every_augmentation_to_the_bit(made, ten, digits, overrides):
     where, recipe = made(ten, "training.epochs=3", *overrides)

@@ -28,8 +28,8 @@ PARTNERS = torch.tensor([1, 3, 0, 0])
 SHARE = torch.tensor([0.25, 1.0, 0.5, 0.75])
 
 
-def call(name, temperature=1.0, t_squared=False, hard_weight=0.0):
-    loss = Loss(name, temperature, t_squared, hard_weight)
+def call(name, temperature=1.0, t_squared=False, hard_weight=0.0, hard_target="own"):
+    loss = Loss(name, temperature, t_squared, hard_weight, hard_target)
     return losses.LOSSES[name](logits(0), logits(1), ROWS, PARTNERS, SHARE, loss).tolist()
 
 
@@ -56,6 +56,41 @@ def test_mse_gt_is_the_mean_square_plus_the_weighted_hard_term():
     for row, (s, z) in enumerate(zip(logits(0).tolist(), logits(1).tolist())):
         expected = sum((a - b) ** 2 for a, b in zip(s, z)) / 5 - 0.1 * math.log(softmax(s, 1)[ROWS[row]])
         assert call("mse_gt", hard_weight=0.1)[row] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_hard_term_of_a_mixed_image_may_weigh_both_classes():
+    both = torch.tensor(call("ce_mixed"))
+    for name, t in (("mse_gt", 1.0), ("joint_ce", 3.0)):
+        plain = torch.tensor(call(name, t))
+        assert torch.allclose(torch.tensor(call(name, t, False, 0.3, "mixed")), plain + 0.3 * both, rtol=1e-5)
+        assert torch.allclose(torch.tensor(call(name, t, False, 0.3)), plain + 0.3 * torch.tensor(call("ce")), rtol=1e-5)
+
+
+@pytest.mark.parametrize("t", [1.0, 4.0])
+def test_joint_ce_is_both_cross_entropies_written_out(t):
+    for row, (s, z) in enumerate(zip(logits(0).tolist(), logits(1).tolist())):
+        soft = -sum(a * math.log(b) for a, b in zip(softmax(z, t), softmax(s, t)))
+        expected = soft - 0.2 * math.log(softmax(s, 1)[ROWS[row]])
+        assert call("joint_ce", t, hard_weight=0.2)[row] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1])
+def test_cosine_is_the_angle_to_the_refined_label_written_out(weight):
+    def length(v):
+        return math.sqrt(sum(a * a for a in v))
+
+    for row, (s, z) in enumerate(zip(logits(0).tolist(), logits(1).tolist())):
+        smooth = [0.9 if k == ROWS[row] else 0.1 / 4 for k in range(5)]
+        label = [a / length(z) + weight * b / length(smooth) for a, b in zip(z, smooth)]
+        expected = 1 - sum(a * b for a, b in zip(s, label)) / length(s) / length(label)
+        assert call("cosine", 20.0, hard_weight=weight)[row] == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert call("cosine", 1.0, hard_weight=weight) == call("cosine", 20.0, hard_weight=weight)
+
+
+def test_cosine_does_not_change_the_stored_logits():
+    teacher = logits(1)
+    losses.cosine(logits(0), teacher, ROWS, PARTNERS, SHARE, Loss("cosine", 1.0, False, 0.1))
+    assert torch.equal(teacher, logits(1))
 
 
 def test_ce_of_a_mixed_image_weighs_both_classes_by_their_pixels():
@@ -121,6 +156,56 @@ def test_linear_and_warm_up(recipe, hundred):
     assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1, 1])
 
 
+@pytest.mark.parametrize("zeta", [1.0, 2.0])
+def test_ssrs_is_cosine_for_five_sixths_and_then_falls_in_a_line_from_a_sixth_of_it(recipe, hundred, zeta):
+    """The two branches as torch's LambdaLR steps them, written with the numbers of EDC's eq. 33."""
+    r = recipe("rd3-v1", hundred, "training.schedule=ssrs", f"training.zeta={zeta}", "training.epochs=60")
+    n = 60
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=r.training.learning_rate)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda e: (
+            (1 + math.cos(math.pi * e / (zeta * n))) / 2
+            if e <= 50
+            else (1 + math.cos(5 * math.pi / (6 * zeta))) / 2 * (6 * n - 6 * e) / (6 * n)
+        ),
+    )
+    rates = []
+    for epoch in range(n):
+        rates.append(training.learning_rate(r, epoch * r.steps_per_epoch))
+        assert rates[-1] == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
+        optimizer.step(), scheduler.step()
+    assert rates[51] == pytest.approx(rates[50] * 9 / 60) and rates[59] == pytest.approx(rates[50] / 60)
+
+
+def test_a_warm_up_apart_is_torchs_linear_then_cosine(recipe, hundred):
+    changes = "training.warmup_epochs=5", "training.warmup_start=0.01", "training.warmup_apart=true", "training.zeta=1.0"
+    r = recipe("rd3-v1", hundred, *changes, "training.epochs=30")
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=r.training.learning_rate)
+    of = torch.optim.lr_scheduler
+    parts = [of.LinearLR(optimizer, start_factor=0.01, total_iters=5), of.CosineAnnealingLR(optimizer, T_max=25)]
+    scheduler = of.SequentialLR(optimizer, parts, milestones=[5])
+    for epoch in range(30):
+        for step in range(r.steps_per_epoch):
+            ours = training.learning_rate(r, epoch * r.steps_per_epoch + step)
+            assert ours == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step(), scheduler.step()
+
+
+def test_a_warm_up_start_rises_within_an_epoch_where_the_unit_is_the_step(recipe, hundred):
+    changes = "training.warmup_epochs=2", "training.warmup_start=0.2", "training.schedule_unit=step"
+    r = recipe("rd3-v1", hundred, *changes, "training.schedule=constant")
+    rates = [training.learning_rate(r, step) / r.training.learning_rate for step in range(6)]
+    assert r.steps_per_epoch == 2 and rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1])
+
+
+def test_a_training_that_is_all_warm_up_is_the_warm_up(recipe, hundred):
+    changes = "training.warmup_epochs=5", "training.warmup_start=0.01", "training.warmup_apart=true"
+    r = recipe("rd3-v1", hundred, *changes, "training.epochs=3")
+    rates = [training.learning_rate(r, 2 * epoch) / r.training.learning_rate for epoch in range(3)]
+    assert rates == pytest.approx([0.01, 0.208, 0.406])
+
+
 def test_norms_and_biases_are_not_decayed_under_ndim_over_1(recipe, hundred, digits):
     network = students.create("resnet18", digits, 0)
     groups = training.optimizer(recipe("rd3-v1", hundred), network).param_groups
@@ -162,6 +247,32 @@ def test_shares_of_a_batch_add_up_to_its_mean(recipe, hundred, processes):
     assert max(sizes) - min(sizes) <= 1 and sum(sizes) == 50
     total = [sum((value[some] * weights).sum() for some, weights in part) for part in parts]
     assert float(sum(total) / processes) == pytest.approx(float(value[:50].mean()))
+
+
+@pytest.mark.parametrize("processes, batch_norm", [(1, "global"), (3, "global"), (2, "groups:8")])
+def test_image_weights_are_scaled_to_mean_one_over_the_whole_batch(recipe, hundred, processes, batch_norm):
+    r = recipe("rd3-v1", hundred, "loss.image_weights=true", f"training.batch_norm={batch_norm}")
+    weighted = dataclasses.make_dataclass("Weighted", ["weights"])(torch.rand(100, dtype=torch.float64) + 0.1)
+    w = training.image_weights(r, weighted)
+    rows, value = torch.arange(30, 80), torch.randn(100, dtype=torch.float64)
+    parts = [training.share(rows, r, p, processes, w) for p in range(processes)]
+    total = sum((value[some] * weights).sum() for part in parts for some, weights in part) / processes
+    assert float(total) == pytest.approx(float((value[rows] * w[rows]).sum() / w[rows].sum()))
+    same = training.share(rows, r, 0, processes, torch.full((100,), 0.25))
+    for (some, weights), (others, plain) in zip(same, training.share(rows, r, 0, processes)):
+        assert torch.equal(some, others) and torch.allclose(weights, plain)
+
+
+def test_image_weights_that_are_not_there_are_asked_for(recipe, hundred):
+    assert training.image_weights(recipe("rd3-v1", hundred), hundred) is None
+    with pytest.raises(UserError, match="random-ipc10-seed0@.* has no weights of its images"):
+        training.image_weights(recipe("rd3-v1", hundred, "loss.image_weights=true"), hundred)
+
+
+def test_image_weights_that_are_not_there_end_a_command_before_anything_is_trained(script, tmp_path):
+    done = script("train_student", "--protocol", "hard-label-v1", "--set", "loss.image_weights=true")
+    assert done.code == 2 and done.err.count("\n") == 1 and "has no weights of its images" in done.err
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_a_process_without_a_row_computes_one_that_does_not_count(recipe, hundred):

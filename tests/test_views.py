@@ -51,7 +51,9 @@ def test_a_shrinking_crop_is_antialiased_as_pils(sized):
 
 
 @pytest.mark.parametrize("overrides", [(), ("views.crop_scale=[0.3, 1]",), ("views.crop=pad", "views.padding=0.25"),
-                                       ("views.mix_per=row",), ("views.patch_shuffle=2",), ("views.group=7",)])  # fmt: skip
+                                       ("views.mix_per=row",), ("views.patch_shuffle=2",), ("views.group=7",),
+                                       ("views.color_jitter=0.4", "views.lighting=0.1", "views.mix_pairing=roll"),
+                                       ("views.randaugment=2", "views.randaugment_kind=timm")])  # fmt: skip
 def test_the_pixels_of_a_row_do_not_depend_on_its_batch(sized, overrides):
     n, size = 20, 16
     images, v = noise(n, size), views.draw(sized(n, size, *overrides), 3, 7)
@@ -134,6 +136,20 @@ def test_partners_are_a_permutation_inside_each_group_and_share_its_box(sized):
             assert torch.equal(v.mix_partner[group].sort().values, group.sort().values)
 
 
+def test_rolled_partners_are_torch_rolls_of_each_group(sized):
+    for n, group in ((50, 16), (48, 16), (7, 50), (5, 1)):
+        v = views.draw(sized(n, 32, f"views.group={group}", "views.mix=mixup", "views.mix_pairing=roll"), 1, 1)
+        for rows in v.order.split(group):
+            mixed = v.mix_weight[rows] < 1
+            assert torch.equal(v.mix_partner[rows][mixed], rows.roll(1, 0)[mixed])
+
+
+def test_pairing_by_roll_moves_nothing_but_the_partners(sized):
+    one, other = (views.draw(sized(50, 32, f"views.mix_pairing={how}"), 1, 1) for how in ("permutation", "roll"))
+    assert torch.equal(one.order, other.order) and torch.equal(one.mix_box, other.mix_box)
+    assert not torch.equal(one.mix_partner, other.mix_partner)
+
+
 def test_every_row_has_a_box_of_its_own_when_mixing_is_per_row(sized):
     v = views.draw(sized(50, 32, "views.mix_per=row"), 1, 1)
     assert len(v.mix_box.unique(dim=0)) > 40
@@ -195,8 +211,18 @@ def test_one_knob_does_not_shift_the_draws_of_another(sized):
     assert torch.equal(plain.box, unmixed.box) and torch.equal(plain.order, unmixed.order)
 
 
-def test_views_are_exact_under_autocast(sized):
-    images, v = noise(8, 32), views.draw(sized(8, 32, "views.crop_scale=[0.08, 1]"), 0, 0)
+def test_later_knobs_leave_the_draws_of_the_earlier_ones_alone(sized):
+    plain = views.draw(sized(30, 32, "views.crop_scale=[0.08, 1]"), 0, 4)
+    knobs = "views.color_jitter=0.4", "views.lighting=0.1", "views.randaugment=2", "views.randaugment_kind=timm"
+    more = views.draw(sized(30, 32, "views.crop_scale=[0.08, 1]", *knobs), 0, 4)
+    for field in dataclasses.fields(plain):
+        value = getattr(plain, field.name)
+        assert value is None or torch.equal(value, getattr(more, field.name))
+
+
+@pytest.mark.parametrize("overrides", [(), ("views.color_jitter=0.4", "views.lighting=0.1")])
+def test_views_are_exact_under_autocast(sized, overrides):
+    images, v = noise(8, 32), views.draw(sized(8, 32, "views.crop_scale=[0.08, 1]", *overrides), 0, 0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = views.apply(images, v, torch.arange(8), MEAN, STD)
     assert torch.equal(mixed, views.apply(images, v, torch.arange(8), MEAN, STD))

@@ -1,14 +1,17 @@
-"""Operations on single images whose numbers are drawn with the views: RandAugment on the source image, DSA on the result.
+"""Operations on single images whose numbers are drawn with the views.
 
-RandAugment works on 8-bit images through PIL, so it has the same bits everywhere. DSA works on normalised images in float32:
-another device may differ in the last bits.
+RandAugment comes first, on the source image, colour jitter and lighting after crop and flip, DSA on the result. RandAugment
+works on 8-bit images through PIL and the jitter on whole grey levels, one rounding per operation: both have the same bits
+everywhere. DSA works on normalised images in float32: another device may differ in the last bits.
 """
 
+import itertools
 import math
 
 import numpy as np
 import torch
 from PIL import Image
+from timm.data import auto_augment
 from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as ops
@@ -66,6 +69,127 @@ def randaugment(images, codes):
             picture = operation(picture, -value if minus else value)
         done[i] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
     return done
+
+
+# timm's RandAugment "rand-m{level}-n{count}-mstd1.0" (timm.data.auto_augment, its operations at prob 0.5):
+# name -> (whether the argument gets a random sign, argument at magnitude m of 0..10; None: none). Translations are a share of
+# the image's side: hparams["translate_const"], 117 at 224 px in VILA-Lab/DELT evaluation/validation/main.py, is not read.
+TIMM = {
+    "AutoContrast": (False, None),
+    "Equalize": (False, None),
+    "Invert": (False, None),
+    "Rotate": (True, lambda m: m / 10 * 30),
+    "Posterize": (False, lambda m: int(m / 10 * 4)),
+    "Solarize": (False, lambda m: min(256, int(m / 10 * 256))),
+    "SolarizeAdd": (False, lambda m: min(128, int(m / 10 * 110))),
+    "Color": (False, lambda m: m / 10 * 1.8 + 0.1),
+    "Contrast": (False, lambda m: m / 10 * 1.8 + 0.1),
+    "Brightness": (False, lambda m: m / 10 * 1.8 + 0.1),
+    "Sharpness": (False, lambda m: m / 10 * 1.8 + 0.1),
+    "ShearX": (True, lambda m: m / 10 * 0.3),
+    "ShearY": (True, lambda m: m / 10 * 0.3),
+    "TranslateXRel": (True, lambda m: m / 10 * 0.45),
+    "TranslateYRel": (True, lambda m: m / 10 * 0.45),
+}
+TIMM_NAMES = list(TIMM)
+MAGNITUDE_STD, LARGEST_MAGNITUDE = 1.0, 10.0
+
+
+def normal(u):
+    """Standard normal numbers from uniform ones in [0, 1)."""
+    from scipy.special import ndtri
+
+    return ndtri(u + 2.0**-54)
+
+
+def draw_timm(stream, n, count, level):
+    """(int64 [N, count], float32 [N, count]): timm's operations and their magnitudes.
+
+    An operation is coded as ((operation * 2 + applied) * 2 + sign is minus) * 2 + resampled bicubic, not bilinear.
+    """
+    u = stream.uniform("randaugment timm", n, count, 5)
+    code = np.floor(u[..., 0] * len(TIMM_NAMES)).astype(np.int64)
+    for k in (1, 2, 3):  # applied, minus, bicubic: each with probability a half
+        code = code * 2 + (u[..., k] < 0.5)
+    magnitude = np.clip(level + MAGNITUDE_STD * normal(u[..., 4]), 0, LARGEST_MAGNITUDE)
+    return code, magnitude.astype(np.float32)
+
+
+def randaugment_timm(images, codes, magnitudes, mean):
+    """uint8 [B, 3, S, S] on the CPU: each image after the operations `codes` int64 [B, n] at `magnitudes`, in order.
+
+    What moves in from outside has the colour `mean` (3 numbers in [0, 1]).
+    """
+    done = torch.empty_like(images)
+    fill = tuple(min(255, round(255 * m)) for m in mean)
+    for i, image in enumerate(images):
+        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+        for code, magnitude in zip(codes[i].tolist(), magnitudes[i].tolist()):
+            kind, applied, minus, bicubic = code >> 3, code & 4, code & 2, code & 1
+            if applied:
+                name = TIMM_NAMES[kind]
+                signed, argument = TIMM[name]
+                value = [] if argument is None else [argument(magnitude) * (-1 if signed and minus else 1)]
+                resample = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
+                if name == "Posterize" and value == [0]:  # no bits are left, which Pillow 13 refuses
+                    picture = Image.new("RGB", picture.size)
+                else:
+                    picture = auto_augment.NAME_TO_OP[name](picture, *value, fillcolor=fill, resample=resample)
+        done[i] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    return done
+
+
+ORDERS = list(itertools.permutations(range(3)))  # of brightness, contrast, saturation
+
+
+def draw_jitter(stream, n, strength):
+    """(float32 [N, 3], int64 [N]): torchvision's ColorJitter: factors in 1 +- strength, at least 0, and index in ORDERS."""
+    u = stream.uniform("color jitter", n, 4)
+    low, high = max(0.0, 1 - strength), 1 + strength
+    return (low + u[:, :3] * (high - low)).astype(np.float32), np.floor(u[:, 3] * len(ORDERS)).astype(np.int64)
+
+
+def color_jitter(x, factors, orders):
+    """Whole numbers 0..255 as float32 [B, 3, S, S] after the factors [B, 3] in the order of ORDERS[orders]; rounded down.
+
+    As torchvision's adjust_brightness, adjust_contrast and adjust_saturation of 8-bit tensors.
+    """
+    order = torch.tensor(ORDERS, device=x.device)[orders]  # [B, 3]
+    for step in range(3):
+        for k, other in enumerate((black, mean_grey, grey)):
+            rows = (order[:, step] == k).nonzero().flatten()
+            own, factor = x[rows], factors[rows, k, None, None, None]
+            rest = (1 - factor.double()).float()
+            x = x.index_copy(0, rows, (factor * own + rest * other(own)).clamp(0, 255).floor())
+    return x
+
+
+def black(x):
+    return torch.zeros_like(x)
+
+
+def grey(x):
+    """Luma of 8-bit images, whole numbers [B, 1, S, S]."""
+    red, green, blue = x.unbind(1)
+    return (0.2989 * red + 0.587 * green + 0.114 * blue).floor()[:, None]
+
+
+def mean_grey(x):
+    """[B, 1, 1, 1], summed in float64: the same in every batch and on every device."""
+    return grey(x).mean((1, 2, 3), keepdim=True, dtype=torch.float64).float()
+
+
+# PCA noise on the colours (Krizhevsky et al., NeurIPS 2012, sec. 4.1); ImageNet's eigenvalues and, in columns, eigenvectors of
+# RGB in [0, 1] as facebookarchive/fb.resnet.torch datasets/imagenet.lua, vimar-gu/MinimaxDiffusion 62fc435 data.py
+EIGENVALUES = (0.2175, 0.0188, 0.0045)
+EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
+
+
+def draw_lighting(stream, n, std):
+    """float32 [N, 3]: what is added to red, green and blue, in grey levels, as multiples of 2^-8 so that every sum is exact."""
+    alpha = std * normal(stream.uniform("lighting", n, 3))
+    noise = [sum(alpha[:, k] * EIGENVALUES[k] * vector[k] for k in range(3)) * 255 for vector in EIGENVECTORS]
+    return (np.floor(np.stack(noise, 1) * 2**8 + 0.5) * 2.0**-8).astype(np.float32)
 
 
 # Differentiable siamese augmentation (Zhao & Bilen, ICML 2021, arXiv 2102.08259), VICO-UoE/DatasetCondensation utils.py

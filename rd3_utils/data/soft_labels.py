@@ -15,7 +15,10 @@ Keys of a shard of K epochs of N images, C classes:
     order        U32 [K, N]
     patch_order  U8 [K, N, 2, F] where patches are shuffled
     mix_lam      F32 [K, N]      where MixUp weighs images
-    operations   U16 [K, N, n]   where RandAugment is used; codes of augmentation.draw_operations
+    operations   U16 [K, N, n]   where RandAugment is used; codes of augmentation.draw_operations or draw_timm
+    magnitudes   F32 [K, N, n]   where timm's RandAugment is used
+    jitter       F32 [K, N, 3]   with jitter_order U8 [K, N] where colours are jittered
+    lighting     F32 [K, N, 3]   where lighting noise is added
     dsa          U8 [K, N]       with dsa_numbers F32 [K, N, 3] where DSA is used
 """
 
@@ -45,6 +48,10 @@ INTEGERS = {True: torch.uint8, False: torch.uint16}
 OPTIONAL = {  # key in a shard -> field of Views and type on disk, where a recipe uses it
     "mix_lam": ("mix_weight", torch.float32),
     "operations": ("operations", torch.uint16),
+    "magnitudes": ("magnitudes", torch.float32),
+    "jitter": ("jitter", torch.float32),
+    "jitter_order": ("jitter_order", torch.uint8),
+    "lighting": ("lighting", torch.float32),
     "dsa": ("dsa", torch.uint8),
     "dsa_numbers": ("dsa_numbers", torch.float32),
 }
@@ -79,7 +86,9 @@ class Plan:
         label = 2 * self.classes if self.label_dtype == "fp16" else self.classes + 4
         factor = self.views["patch_shuffle"]
         extra = (2 * factor if factor > 1 else 0) + (4 if self.views.get("mix") == "mixup" else 0)
-        extra += 2 * self.views.get("randaugment", 0) + (13 if self.views.get("dsa", "none") != "none" else 0)
+        extra += (13 if self.views.get("color_jitter") else 0) + (12 if self.views.get("lighting") else 0)
+        operation = 6 if self.views.get("randaugment_kind") == "timm" else 2
+        extra += operation * self.views.get("randaugment", 0) + (13 if self.views.get("dsa", "none") != "none" else 0)
         return self.rows * (label + 9 + 8 * wide + extra)
 
     @property

@@ -32,7 +32,11 @@ class Views:
     None where a recipe does not use them:
 
     mix_weight   float32 [N]      MixUp: share of the own image, a multiple of 2^-16; 1: nothing mixed in
-    operations   int64 [N, n]     RandAugment, before all else: codes of `augmentation.draw_operations`
+    operations   int64 [N, n]     RandAugment, before all else: codes of `augmentation.draw_operations` or `draw_timm`
+    magnitudes   float32 [N, n]   timm's RandAugment: magnitude of each operation, 0 to 10
+    jitter       float32 [N, 3]   factors of brightness, contrast and saturation, after crop and flip
+    jitter_order int64 [N]        in which order: index in `augmentation.ORDERS`
+    lighting     float32 [N, 3]   added to red, green and blue after the jitter: grey levels, multiples of 2^-8
     dsa          int64 [N]        DSA, after all else: 1 + the index of the operation in `augmentation.DSA`
     dsa_numbers  float32 [N, 3]   in [0, 1): the operation's own randomness
     """
@@ -45,6 +49,10 @@ class Views:
     patch_order: torch.Tensor
     mix_weight: torch.Tensor | None = None
     operations: torch.Tensor | None = None
+    magnitudes: torch.Tensor | None = None
+    jitter: torch.Tensor | None = None
+    jitter_order: torch.Tensor | None = None
+    lighting: torch.Tensor | None = None
     dsa: torch.Tensor | None = None
     dsa_numbers: torch.Tensor | None = None
 
@@ -66,7 +74,7 @@ def draw(recipe, views_seed, epoch):
     the CutMix box of clovaai/CutMix-PyTorch (Yun et al., ICCV 2019), which the lineage copied: side ratio
     sqrt(1 - lambda), half a side (rounded down) on each side of a uniform centre, clipped. MixUp (Zhang et al., ICLR 2018)
     weighs the own image with lambda. With `mix_per = "group"` one box or weight serves a group; partners are a permutation
-    inside the group.
+    inside the group, or with `mix_pairing = "roll"` the row before, and for the first row the last.
     """
     views, n, size = recipe.views, recipe.images, recipe.image_size
     stream = Stream(views_seed, epoch)
@@ -76,8 +84,15 @@ def draw(recipe, views_seed, epoch):
         partner, mix_box = draw_cutmix(views, order, size, stream)
     elif views.mix == "mixup":
         partner, used["mix_weight"] = draw_mixup(views, order, stream)
-    if views.randaugment:
+    if views.randaugment and views.randaugment_kind == "timm":
+        drawn = augmentation.draw_timm(stream, n, views.randaugment, views.randaugment_magnitude)
+        used["operations"], used["magnitudes"] = drawn
+    elif views.randaugment:
         used["operations"] = augmentation.draw_operations(stream, n, views.randaugment, views.randaugment_magnitude)
+    if views.color_jitter:
+        used["jitter"], used["jitter_order"] = augmentation.draw_jitter(stream, n, views.color_jitter)
+    if views.lighting:
+        used["lighting"] = augmentation.draw_lighting(stream, n, views.lighting)
     if views.dsa != "none":
         used["dsa"], used["dsa_numbers"] = augmentation.draw_dsa(stream, views.dsa, order, views.group)
     if views.crop == "random_resized":
@@ -160,10 +175,17 @@ def draw_mixup(views, order, stream):
 
 
 def draw_partners(views, order, stream):
-    """Partners int64 [N] of rows, permuted inside groups of `order`; for places in the order: numbers [N, 4], lambda [N]."""
+    """Partners int64 [N] of rows, inside groups of `order`; for places in the order: numbers [N, 4], lambda [N].
+
+    Permuted, or rolled by one as torchvision's reference (references/classification/transforms.py: `batch.roll(1, 0)`).
+    """
     n = len(order)
     groups = np.arange(n) // views.group  # group of each place in the order
-    shuffled = np.lexsort((stream.bits("partner", n), groups))  # places, permuted inside their group
+    if views.mix_pairing == "roll":
+        shuffled = np.arange(n) - 1  # places
+        shuffled[:: views.group] = np.append(shuffled[views.group :: views.group], n - 1)
+    else:
+        shuffled = np.lexsort((stream.bits("partner", n), groups))  # places, permuted inside their group
     partner = np.empty(n, np.int64)
     partner[order] = order[shuffled]
     u = stream.uniform("mix", n, 4)[groups if views.mix_per == "group" else np.arange(n)]
@@ -180,14 +202,20 @@ def beta_quantile(alpha, u):
 def apply(images, views, rows, mean, std, device=None, whitening=None):
     """Normalised pixels float32 [B, 3, S, S] of the views of `rows`: exactly what a teacher labels and a student sees.
 
-    RandAugment, patch shuffle, crop, flip, mixing, normalisation, ZCA (a `Whitening`), DSA, in this order.
+    RandAugment, patch shuffle, crop, flip, colour jitter, lighting, mixing, normalisation, ZCA (a `Whitening`), DSA, in this
+    order.
     images  uint8 [N, 3, S, S], on any device; rows int64 [B] on the CPU; mean, std: 3 numbers each, for values in [0, 1].
     A crop is resampled as PIL does it (bilinear, antialiased, rounded to 8 bits after each axis) with 16-bit weights.
     """
     device = device or images.device
     partners = views.mix_partner[rows]
     needed, where = torch.unique(torch.cat([rows, partners]), return_inverse=True)
-    x = cropped(images, views, needed, device)[where.to(device)]  # own views, then partners' [2B, 3, S, S]
+    x = cropped(images, views, needed, device, mean)
+    if views.jitter is not None:
+        x = augmentation.color_jitter(x, views.jitter[needed].to(device), views.jitter_order[needed].to(device))
+    if views.lighting is not None:
+        x = x + views.lighting[needed].to(device)[:, :, None, None]
+    x = x[where.to(device)]  # own views, then partners' [2B, 3, S, S]
     own, other = x[: len(rows)], x[len(rows) :]
     if not torch.equal(partners, rows):
         if views.mix_weight is not None:  # multiples of 2^-16 of whole numbers to 255: exact
@@ -209,11 +237,18 @@ def inside(boxes, size):
     return (((place >= top) & (place < bottom))[:, :, None] & ((place >= left) & (place < right))[:, None, :])[:, None]
 
 
-def cropped(images, views, rows, device):
-    """Whole numbers 0..255 as float32 [B, 3, S, S]: RandAugment, patch shuffle, crop, resize and flip of `rows`, unmixed."""
+def cropped(images, views, rows, device, mean=(0.5, 0.5, 0.5)):
+    """Whole numbers 0..255 as float32 [B, 3, S, S]: RandAugment, patch shuffle, crop, resize and flip of `rows`, unmixed.
+
+    What timm's RandAugment moves in has the colour `mean`.
+    """
     size = images.shape[-1]
     if views.operations is not None:
-        images = augmentation.randaugment(images[rows.to(images.device)].cpu(), views.operations[rows])
+        chosen, codes = images[rows.to(images.device)].cpu(), views.operations[rows]
+        if views.magnitudes is None:
+            images = augmentation.randaugment(chosen, codes)
+        else:
+            images = augmentation.randaugment_timm(chosen, codes, views.magnitudes[rows], mean)
         views = subset(views, rows)
         rows = torch.arange(len(rows))
     box, flip, patches = views.box[rows], views.flip[rows], views.patch_order[rows]

@@ -5,7 +5,10 @@ own_share [B], loss): logits of both networks for the same view, the classes of 
 the share of pixels that show the image itself, and the recipe's Loss.
 """
 
+import torch
 import torch.nn.functional as F
+
+SMOOTHING = 0.1  # of the class in GIFT's labels
 
 
 def kl(student, teacher, classes, partner_classes, own_share, loss):
@@ -30,13 +33,36 @@ def soft_ce(student, teacher, classes, partner_classes, own_share, loss):
 
 
 def mse_gt(student, teacher, classes, partner_classes, own_share, loss):
-    """Mean squared error of the logits plus `hard_weight` times cross-entropy with the image's own class, mixed or not.
+    """Mean squared error of the logits plus `hard_weight` times the hard term (by default of the own class, mixed or not).
 
     shaoshitong/G_VBSM_Dataset_Condensation Branch_full_ImageNet_1k/train/train_FKD_parallel.py; EDC, arXiv 2404.13733.
     """
-    return F.mse_loss(student, teacher, reduction="none").mean(1) + loss.hard_weight * ce(
-        student, None, classes, None, None, loss
-    )
+    squares = F.mse_loss(student, teacher, reduction="none").mean(1)
+    return squares + loss.hard_weight * hard_term(student, classes, partner_classes, own_share, loss)
+
+
+def joint_ce(student, teacher, classes, partner_classes, own_share, loss):
+    """`soft_ce` plus `hard_weight` times the hard term, which has no temperature."""
+    soft = soft_ce(student, teacher, classes, partner_classes, own_share, loss)
+    return soft + loss.hard_weight * hard_term(student, classes, partner_classes, own_share, loss)
+
+
+def cosine(student, teacher, classes, partner_classes, own_share, loss):
+    """1 - cosine of the student's logits and the label: the teacher's logits plus `hard_weight` of the smoothed own class.
+
+    GIFT (Shang et al., ICLR 2025, arXiv 2405.14736), LINs-lab/GIFT ec9503e validate/losses_benchmark.py: logits and the
+    class, smoothed to 0.9 and 0.1 / (C - 1), are each scaled to length 1 before they are added; there the class weighs 0.1.
+    Raw logits, no temperature. With hard_weight 0 it is that file's plain "cosine".
+    """
+    smooth = torch.full_like(teacher, SMOOTHING / (teacher.shape[1] - 1)).scatter_(1, classes[:, None], 1 - SMOOTHING)
+    label = F.normalize(teacher, dim=1) + loss.hard_weight * F.normalize(smooth, dim=1)
+    return 1 - F.cosine_similarity(student, label, dim=1)
+
+
+def hard_term(student, classes, partner_classes, own_share, loss):
+    """Cross-entropy with the class of the image or, where `hard_target` is "mixed", with both of a mixed one."""
+    of = ce_mixed if loss.hard_target == "mixed" else ce
+    return of(student, None, classes, partner_classes, own_share, loss)
 
 
 def ce(student, teacher, classes, partner_classes, own_share, loss):
@@ -50,4 +76,12 @@ def ce_mixed(student, teacher, classes, partner_classes, own_share, loss):
     return own_share * own + (1 - own_share) * other
 
 
-LOSSES = {"kl": kl, "soft_ce": soft_ce, "mse_gt": mse_gt, "ce": ce, "ce_mixed": ce_mixed}
+LOSSES = {
+    "kl": kl,
+    "soft_ce": soft_ce,
+    "mse_gt": mse_gt,
+    "joint_ce": joint_ce,
+    "cosine": cosine,
+    "ce": ce,
+    "ce_mixed": ce_mixed,
+}

@@ -17,29 +17,51 @@ from rd3_utils.errors import UserError
 from rd3_utils.learning.students import has_batch_norm
 
 
+class Diverged(UserError):
+    """A training whose loss is no number any more."""
+
+
 def learning_rate(recipe, step):
     """The learning rate of optimizer step `step` (from 0).
 
-    With progress e counted in epochs (whole ones if schedule_unit is "epoch") and N epochs in all, times a warm-up:
+    With progress e counted in epochs from 0 (whole ones if schedule_unit is "epoch") and N epochs in all, times a warm-up:
 
         cosine    (1 + cos(pi e / (zeta N))) / 2      EDC, arXiv 2404.13733 sec. 3.2; zeta = 1 is plain cosine
         linear    1 - e / (zeta N)
+        ssrs      cosine up to e = 5N/6, then (1 + cos(5 pi / (6 zeta))) / 2 (N - e) / N, a sixth of where it was:
+                  EDC eq. 33, as shaoshitong/EDC 32d5765 Branch_CIFAR_100/train/direct_train.py ("cos2")
         step      drop ** (number of milestones m with e >= m N)
         constant  1
+
+    The warm-up of W epochs rises in every step, from 0; with a warmup_start s, in the schedule's unit, as s + (1 - s) e / W
+    (torch's LinearLR). If it stands apart, e and N of the schedule count what comes after it (torch's SequentialLR).
     """
     t = recipe.training
-    e = step / recipe.steps_per_epoch
-    warm = min(1.0, (step + 1) / (t.warmup_epochs * recipe.steps_per_epoch)) if t.warmup_epochs else 1.0
+    e, n = step / recipe.steps_per_epoch, t.epochs
+    warm = (step + 1) / (t.warmup_epochs * recipe.steps_per_epoch) if t.warmup_epochs else 1.0
     if t.schedule_unit == "epoch":
         e = math.floor(e)
-    return t.learning_rate * warm * SCHEDULES[t.schedule](t, e)
+    if t.warmup_start:
+        warm = t.warmup_start + (1 - t.warmup_start) * e / t.warmup_epochs
+    if t.warmup_apart:  # where the warm-up is the whole training, the schedule never starts
+        e, n = max(0, e - t.warmup_epochs), max(1, n - t.warmup_epochs)
+    return t.learning_rate * min(1.0, warm) * SCHEDULES[t.schedule](t, e, n)
+
+
+def cosine(t, e, n):
+    return (1 + math.cos(math.pi * e / (t.zeta * n))) / 2
+
+
+def ssrs(t, e, n):
+    return cosine(t, e, n) if e <= 5 * n / 6 else cosine(t, 5 * n / 6, n) * (n - e) / n
 
 
 SCHEDULES = {
-    "cosine": lambda t, e: (1 + math.cos(math.pi * e / (t.zeta * t.epochs))) / 2,
-    "linear": lambda t, e: 1 - e / (t.zeta * t.epochs),
-    "step": lambda t, e: t.drop ** sum(e >= milestone * t.epochs for milestone in t.milestones),
-    "constant": lambda t, e: 1.0,
+    "cosine": cosine,
+    "linear": lambda t, e, n: 1 - e / (t.zeta * n),
+    "ssrs": ssrs,
+    "step": lambda t, e, n: t.drop ** sum(e >= milestone * n for milestone in t.milestones),
+    "constant": lambda t, e, n: 1.0,
 }
 
 
@@ -73,12 +95,26 @@ def batches(recipe, order, seed, epoch):
     return list(rows.split(size))
 
 
-def share(rows, recipe, process, processes):
+def image_weights(recipe, images):
+    """float32 [N]: what the recipe weighs the rows of an ImageSet by, or None. UserError where it asks and the set has none."""
+    weights = getattr(images, "weights", None)
+    if not recipe.loss.image_weights:
+        return None
+    if weights is None:
+        raise UserError(
+            f"loss.image_weights: {images.identity} has no weights of its images; use a set that carries them, or "
+            "--set loss.image_weights=false (a custom protocol)."
+        )
+    return weights
+
+
+def share(rows, recipe, process, processes, image_weights=None):
     """The part of a batch that one process computes, as a list of (rows [b], weights [b]) for one forward pass each.
 
     The B rows are shared as evenly as possible. A row's weight is processes / B, so that the sum over rows, averaged over
     processes by DDP, is the mean over the batch, whatever the shares. A process without a row computes one with weight 0,
     so that all take part in the reduction. With batch norm in groups of n, rows are dealt in whole groups.
+    `image_weights` [N] multiply the rows' weights, scaled to mean 1 over the batch (WMDD, train/train_FKD.py:267-272).
     """
     weight = processes / len(rows)
     kind, _, n = recipe.training.batch_norm.partition(":")
@@ -86,6 +122,9 @@ def share(rows, recipe, process, processes):
     first, stop = process * len(dealt) // processes, (process + 1) * len(dealt) // processes
     mine = dealt[first:stop] if kind == "groups" else [dealt[first:stop]]
     passes = [(some, torch.full((len(some),), weight)) for some in mine if len(some)]
+    if image_weights is not None:
+        mean = image_weights[rows].mean().clamp(min=1e-12)  # a batch of zeros weighs nothing
+        passes = [(some, weights * image_weights[some] / mean) for some, weights in passes]
     return passes or [(rows[:1], torch.zeros(1))]
 
 

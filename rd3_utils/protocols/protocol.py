@@ -65,8 +65,8 @@ class Views:
     mix_probability: float
     mix_per: str  # group | row: one box or weight for a whole group, or one for every row
     group: int  # rows of the epoch's order that are mixed with one another, or share a DSA operation
-    randaugment: int = 0  # operations of torchvision's RandAugment before all else; 0: none
-    randaugment_magnitude: int = 9  # 0 to 30
+    randaugment: int = 0  # operations of RandAugment before all else; 0: none
+    randaugment_magnitude: int = 9  # 0 to 30; of timm 0 to 10
     dsa: str = "none"  # none | some of color_crop_cutout_flip_scale_rotate: one of them after all else, per group
     randaugment_kind: str = "torchvision"  # torchvision | timm: whose operations and magnitudes
     color_jitter: float = 0.0  # brightness, contrast and saturation each by a factor in 1 +- this; 0: none
@@ -94,7 +94,7 @@ class Loss:
     name: str
     temperature: float
     t_squared: bool  # multiply by temperature^2
-    hard_weight: float  # gamma of mse_gt and joint_ce: weight of the hard-label term
+    hard_weight: float  # gamma of mse_gt, joint_ce and cosine: weight of the hard label
     hard_target: str = "own"  # own | mixed: whether that term knows of the image that was mixed in
     image_weights: bool = False  # rows are weighted by the image set's own weights (mean 1 over the batch)
 
@@ -125,6 +125,10 @@ NEUTRAL = {  # knobs that came later: what older files mean by not stating them
 }
 ARMS = ("soft", "hard", "plain")
 LARGEST_WHITENED = 64  # pixels: there, the matrix of views.zca has 12,288^2 numbers
+AUGMENTATIONS = (  # knobs of views that came later; views.zca is none: teachers and students of plain images know no other
+    "views.randaugment views.randaugment_magnitude views.randaugment_kind views.dsa views.color_jitter views.lighting "
+    "views.mix_pairing"
+).split()
 DSA = ("color", "crop", "cutout", "flip", "scale", "rotate")  # operations of views.dsa
 CONDITIONS = {  # what a rule's `when` may say -> does it hold?
     "benchmark": lambda value, case: any(fnmatchcase(case["benchmark"], pattern) for pattern in value),
@@ -237,7 +241,7 @@ class Protocol:
                 changes.update(rule["set"])
         changes.update(self.overrides)
         if labels == "plain":  # identity views by definition, also without the knobs that its file was too early for
-            changes.update({key: NEUTRAL[key] for key in ("views.randaugment", "views.randaugment_magnitude", "views.dsa")})
+            changes.update({key: NEUTRAL[key] for key in AUGMENTATIONS})
         changes.update(self.arms[labels])
         if not benchmark.image.mirror:
             strategy = changes.get("views.dsa", self.views.dsa).split("_")
@@ -360,6 +364,8 @@ def check_knob(key, value, where):
         raise UserError(f"{where} {key} is {value}, wanted finite numbers.")
     if key == "views.randaugment_magnitude" and value > 30:
         raise UserError(f"{where} {key} is {value}, wanted 0 to 30.")
+    if key == "training.learning_rates" and (min(value, default=1) <= 0 or len(set(value)) < len(value)):
+        raise UserError(f"{where} {key} is {value}, wanted different numbers above 0.")
     if key == "views.dsa" and value != "none" and not set(value.split("_")) <= set(DSA):
         raise UserError(f"{where} {key} is '{value}', wanted none or some of {'_'.join(DSA)}.")
     if key == "training.betas" and not all(0 <= beta < 1 for beta in value):
@@ -373,9 +379,9 @@ POSITIVE = (
 ).split()
 NOT_NEGATIVE = (
     "training.warmup_epochs training.weight_decay views.padding views.randaugment views.randaugment_magnitude views.zca "
-    "labels.distinct_epochs loss.hard_weight"
+    "views.color_jitter views.lighting labels.distinct_epochs loss.hard_weight"
 ).split()
-FRACTIONS = "training.ema_decay training.momentum views.flip views.mix_probability".split()
+FRACTIONS = "training.ema_decay training.momentum training.warmup_start views.flip views.mix_probability".split()
 
 
 def check_recipe(recipe, name):
@@ -385,6 +391,15 @@ def check_recipe(recipe, name):
         raise UserError(f"{name}: training.nesterov needs a training.momentum above 0.")
     if training.schedule == "linear" and training.zeta < 1:
         raise UserError(f"{name}: a linear schedule with zeta {training.zeta} < 1 makes the learning rate negative.")
+    if (training.warmup_start or training.warmup_apart) and not training.warmup_epochs:
+        raise UserError(f"{name}: training.warmup_start or training.warmup_apart without training.warmup_epochs.")
+    if training.learning_rates and labels.kind != "hard":
+        raise UserError(
+            f"{name}: training.learning_rates with {labels.kind} labels: the search is for hard labels; state one "
+            "training.learning_rate."
+        )
+    if loss.hard_target == "mixed" and loss.name not in ("mse_gt", "joint_ce"):
+        raise UserError(f"{name}: loss.hard_target=mixed with loss '{loss.name}'; it is for mse_gt and joint_ce.")
     if labels.kind == "hard" and loss.name not in ("ce", "ce_mixed"):
         raise UserError(f"{name}: hard labels with loss '{loss.name}', which reads teacher logits; use ce or ce_mixed.")
     if labels.kind == "soft" and loss.name in ("ce", "ce_mixed"):
@@ -393,6 +408,10 @@ def check_recipe(recipe, name):
         raise UserError(f"{name}: images are mixed ({views.mix}) but the labels of loss 'ce' are not; use ce_mixed.")
     if views.randaugment_magnitude != Views.randaugment_magnitude and not views.randaugment:
         raise UserError(f"{name}: views.randaugment_magnitude={views.randaugment_magnitude} without views.randaugment.")
+    if views.randaugment_kind == "timm" and not views.randaugment:
+        raise UserError(f"{name}: views.randaugment_kind=timm without views.randaugment.")
+    if views.randaugment_kind == "timm" and views.randaugment_magnitude > 10:
+        raise UserError(f"{name}: views.randaugment_magnitude={views.randaugment_magnitude}; timm's magnitudes go to 10.")
     if views.zca and labels.kind == "soft":
         raise UserError(f"{name}: views.zca with soft labels: teachers are not trained on whitened images; use hard labels.")
     if views.zca and recipe.image_size > LARGEST_WHITENED:

@@ -294,6 +294,9 @@ def describe(cells, options, precision):
                          f"{label_bytes / 1e6:.2f} MB, views {recipe.views_digest}")  # fmt: skip
         else:
             lines.append("  labels    the class of each image")
+        if recipe.training.learning_rates:
+            rates = ", ".join(map(str, recipe.training.learning_rates))
+            lines.append(f"  search    learning rate of {rates}, on held-out train images")
         lines.append(f"  steps     {recipe.steps} = {recipe.training.epochs} epochs x {recipe.steps_per_epoch} of "
                      f"{recipe.training.batch_size} images")  # fmt: skip
         for section in ("training", "views", "labels", "loss"):

@@ -52,6 +52,13 @@ def read(where):
     return run
 
 
+def learning_rate_search(folder, views_seed):
+    """The learning-rate search that a Run in `folder` (other seeds of one arm, images and student) records, or None."""
+    found = (read(file) for file in sorted(folder.glob("seed*.json")))
+    searches = [run.get("learning_rate_search") for run in found if run["views_seed"] == views_seed]
+    return next(filter(None, searches), None)
+
+
 def related(root, run):
     """All Runs under `root` for the benchmark of `run`, in its precision: any protocol, images, student, arm and seed."""
     found = []

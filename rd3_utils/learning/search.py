@@ -1,0 +1,84 @@
+"""Learning-rate search: a recipe's grid is tried once per images and student, on real train images kept aside for it.
+
+The test split takes no part. The winner is what the recipe then trains with, whatever the seed; grid, winner, every
+candidate's accuracy and the images are recorded.
+"""
+
+import dataclasses
+import hashlib
+import time
+
+import numpy as np
+
+from rd3_utils.data import images as image_sets
+from rd3_utils.data import selections
+from rd3_utils.errors import UserError
+
+SEED = 0  # of every candidate
+MOST = 5_000  # images held out
+SHARE = 10  # and at most a tenth of the train split
+ORDER = 10**18  # seed of the order in which images are held out: no selection random:ipc=K,seed=S has it
+
+
+def held_out(train, images):
+    """The ImageSet of real images on which rates are compared: as many of every class, none with the pixels of one in `images`.
+
+    `train` is the Table of the train split. UserError where nothing of a class is left, as for the whole split itself.
+    A patch of a train image, or an image optimised from one, is not recognised.
+    """
+    per_class = min(len(train) // SHARE, MOST) // len(train.class_names)
+    if per_class == 0 or len(images) + per_class * len(train.class_names) > len(train):
+        raise UserError(
+            f"training.learning_rates: {images.name} leaves too few of the {len(train)} train images to hold some out; "
+            "state one training.learning_rate and training.learning_rates=[]."
+        )
+    seen = {fingerprint(image) for image in images.images.numpy()}
+    picked = [unseen(train, rows, per_class, seen) for rows in selections.shuffled(train, ORDER)]
+    least = min(map(len, picked))
+    if least == 0:
+        raise UserError(f"training.learning_rates: {images.name} holds every train image of a class; none is left to hold out.")
+    rows = np.concatenate([mine[:least] for mine in picked])
+    return image_sets.of_table(train, rows, f"held-out-ipc{least}", f"held-out:ipc={least}")
+
+
+def unseen(train, rows, wanted, seen):
+    """The first `wanted` of `rows` whose pixels are not in `seen`."""
+    found = []
+    for start in range(0, len(rows), wanted):
+        some = rows[start : start + wanted]
+        pixels = np.empty((len(some), 3, train.size, train.size), np.uint8)
+        train.decode(some, pixels)
+        found += [row for row, image in zip(some, pixels) if fingerprint(image) not in seen]
+        if len(found) >= wanted:
+            break
+    return np.array(found[:wanted], np.int64)
+
+
+def fingerprint(image):
+    return hashlib.sha256(np.ascontiguousarray(image).data).digest()
+
+
+def with_rate(recipe, rate):
+    """The recipe that trains at this learning rate."""
+    return dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, learning_rate=rate))
+
+
+def best(rates, top1_of, images):
+    """What a Run records of the search: {"learning_rate" (the best; of equals the smallest), "candidates", ...}.
+
+    `top1_of(rate)` trains a student and scores it on the ImageSet `images`; None: the training diverged. UserError where
+    all of them did.
+    """
+    started = time.time()
+    candidates = [{"learning_rate": rate, "top1": top1_of(rate)} for rate in sorted(rates)]
+    finished = [candidate for candidate in candidates if candidate["top1"] is not None]
+    if not finished:
+        raise UserError(f"training.learning_rates: the training diverged at each of {', '.join(map(str, rates))}.")
+    return {
+        "grid": list(rates),
+        "learning_rate": max(finished, key=lambda candidate: candidate["top1"])["learning_rate"],
+        "candidates": candidates,
+        "seed": SEED,
+        "images": images.describe(),
+        "seconds": time.time() - started,
+    }
