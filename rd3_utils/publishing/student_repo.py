@@ -43,7 +43,7 @@ def check(target, cells, options, precision, accelerator):
         )
     if not found:
         raise UserError("students of random images are not pushed; add a distilled arm to --arms, or leave out --push-to.")
-    cell = min(found, key=lambda cell: (cell.arm == "full-hard", cell.arm != f"distilled-{cell.protocol.labels.kind}"))
+    cell = min(found, key=lambda cell: (cell.arm == "full-hard", cell.arm != f"distilled-{cell.protocol.main_labels}"))
     if not cell.keeps_weights(options.seeds):
         raise UserError(f"{cell.protocol.label} whitens the images: nobody could use the network without the matrix.")
     run = cell.path(options.out, precision)
