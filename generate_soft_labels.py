@@ -22,6 +22,7 @@ from rd3_utils.data import images as image_sets
 from rd3_utils.data import selections, soft_labels, tables
 from rd3_utils.errors import UserError
 from rd3_utils.learning import labelling, students
+from rd3_utils.protocols.protocol import TAUGHT
 from rd3_utils.publishing import dataset_repo
 
 WHAT = "benchmark", "protocol", "distilled", "set", "views_seed", "student"  # options that say which labels these are
@@ -54,8 +55,9 @@ def main(options):
 
     images = selections.image_set(options.distilled or benchmark.defaults.distilled, benchmark, train, options.workers)
     recipe = protocol.resolve(benchmark, student, images.nominal_ipc, len(images), options.labels)
-    if recipe.labels.kind != "soft":
-        raise UserError(f"protocol {protocol.label} has hard labels: there is nothing to generate.")
+    if recipe.labels.kind not in TAUGHT:
+        raise UserError(f"protocol {protocol.label} has {recipe.labels.kind} labels: there is nothing to generate.")
+    recipe = recipe.labelled
     found = labelling.load_teachers(options.teacher or ["default"], recipe, benchmark)
     plan = labelling.plan(images, recipe, found, options.views_seed, accelerator.device, options.forward_batch,
                           options.label_dtype, options.shard_mb)  # fmt: skip

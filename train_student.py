@@ -52,6 +52,8 @@ def parse():
     where.add_argument("--dry-run", action="store_true", help="print recipes, sources, steps and bytes, and stop")
     where.add_argument("--monitor-test", action="store_true", help="watch the test split during training; outputs say so, "
                        "and the score stays the last epoch's")  # fmt: skip
+    where.add_argument("--online", action="store_true", help="label each epoch when it is trained, with --teacher: no "
+                       "store, the same bits; every process labels whole epochs")  # fmt: skip
     where.add_argument("--log-with", choices=("tensorboard", "trackio", "wandb"), help="also log every epoch there")
     shared.add_labels(where)
     publish = shared.add_publish(parser, "the first seed's network, its card and all runs")

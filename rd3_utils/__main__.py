@@ -1,11 +1,14 @@
-"""python -m rd3_utils COMMAND: what there is (list), distilled sets made here (synthesize) and put on the Hub (publish)."""
+"""python -m rd3_utils COMMAND: what there is (list), distilled sets made here (synthesize), made of a released tensor (convert)
+and put on the Hub (publish)."""
 
 import argparse
 import shlex
 
 from rd3_utils import hub, launch
 from rd3_utils.data import catalogue, selections, tables
+from rd3_utils.data import convert as conversion
 from rd3_utils.data import images as image_sets
+from rd3_utils.errors import UserError
 from rd3_utils.learning import losses, students, synthesis
 from rd3_utils.options import add_how, positive, push_target, seed
 from rd3_utils.protocols import benchmark, protocol
@@ -28,6 +31,17 @@ def parse():
         make.add_argument("--data-dir", metavar="DIR", help="read the benchmark's real data from here")
         for option, arguments in SETTINGS[name].items():
             make.add_argument(option, **arguments)
+    convert = commands.add_parser("convert", help="make an image set of images_best.pt, as MTT and DATM release it")
+    convert.add_argument("source", metavar="SOURCE.pt", help="float tensor [N, 3, S, S]; labels_best.pt beside it is read, too")
+    convert.add_argument("out", metavar="OUT_DIR", help="new folder; its name is the set's")
+    convert.add_argument("--benchmark", required=True)
+    convert.add_argument("--method", default="not stated", help="what to record as its method, such as datm")
+    convert.add_argument("--mean", type=float, nargs=3, help="of the normalisation to undo (default: the benchmark's)")
+    convert.add_argument("--std", type=float, nargs=3)
+    convert.add_argument("--zca", type=float, default=0.0, metavar="EPS", help="undo ZCA whitening of images in [0, 1] instead")
+    convert.add_argument("--most-clipped", type=float, default=conversion.MOST_CLIPPED, metavar="SHARE",
+                         help="of values that 8 bits may clip (default: %(default)s)")  # fmt: skip
+    convert.add_argument("--data-dir", metavar="DIR", help="read the benchmark's real data from here (for --zca)")
     publish = commands.add_parser("publish", help="put an image set on the Hub, with a card")
     publish.add_argument(
         "source", metavar="SOURCE", help="a folder, a selection such as random:ipc=10,seed=0, or an embedded set"
@@ -100,6 +114,26 @@ def synthesize(options):
           f"{shlex.join(words)}")  # fmt: skip
 
 
+def convert(options):
+    """Make an image set of a released tensor and say where it lies."""
+    bench = benchmark.load(options.benchmark)
+    if (options.mean is None) != (options.std is None):
+        raise UserError("--mean and --std go together: give both, or neither for the benchmark's.")
+    normalisation = (tuple(options.mean), tuple(options.std)) if options.mean else None
+
+    def train():
+        return selections.select("full", bench, lambda: tables.real(bench, "train", options.data_dir))
+
+    found, about = conversion.convert(
+        options.source, options.out, bench, train, options.method, normalisation, options.zca, options.most_clipped
+    )
+    learned = "with learned labels" if found.soft_labels is not None else "without learned labels"
+    words = ["--benchmark", bench.name, "--distilled", options.out]
+    clipped = f"{100 * about['clipped']:.2f} % of the values clipped"
+    print(f"{found.identity}: {len(found)} images {learned} in {options.out}, {clipped}. "
+          f"Train on it with: accelerate launch train_student.py {shlex.join(words)}")  # fmt: skip
+
+
 def publish(options):
     """Push an image set to a dataset repo of the Hub."""
     target = push_target(options, "dataset")
@@ -110,7 +144,7 @@ def publish(options):
     dataset_repo.publish_images(target, images, dataset_repo.about_images(options.source, images), bench)
 
 
-COMMANDS = {"list": list_all, "synthesize": synthesize, "publish": publish}
+COMMANDS = {"list": list_all, "synthesize": synthesize, "convert": convert, "publish": publish}
 
 if __name__ == "__main__":
     launch.run(main, parse())

@@ -80,7 +80,22 @@ def test_a_multi_gpu_file_runs_on_a_machine_without_gpus(launched, tmp_path):
     assert (run["environment"]["precision"], run["environment"]["processes"]) == ("fp32", 2)
 
 
-def test_a_killed_training_ends_with_the_bits_of_an_undisturbed_one(tmp_path):
+def test_two_processes_train_online_the_student_of_a_store(launched, tmp_path):
+    """Each labels whole epochs by itself; losses and weights are those of the stored labels, to the bit."""
+    what = "--teacher", "default", "--distilled", "digits-dm-ipc10", "--views-seed", "2", "--set", "training.epochs=6"
+    ok(launched("cpu_2_processes.yaml", "train_student.py", *what, "--out", "online", "--online"))
+    assert not list((tmp_path / "soft_labels").rglob("*.safetensors"))
+    ok(launched("cpu_2_processes.yaml", "train_student.py", *what, "--out", "stored"))
+    online, stored = run_of(tmp_path / "online"), run_of(tmp_path / "stored")
+    assert online["environment"]["processes"] == 2 and online["labels"]["online"] and "online" not in stored["labels"]
+    assert online["history"] == stored["history"] and online["top1"] == stored["top1"]
+    weights = [next((tmp_path / out).rglob("seed0/model.safetensors")).read_bytes() for out in ("online", "stored")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("labels", [("--arms", "distilled-hard", "--set", "training.epochs=400"),
+                                    ("--teacher", "default", "--online", "--set", "training.epochs=150")])  # fmt: skip
+def test_a_killed_training_ends_with_the_bits_of_an_undisturbed_one(tmp_path, labels):
     code = (
         "import sys, train_student; from rd3_utils import launch\n"
         "train_student.CHECKPOINT_SECONDS = 0\n"
@@ -89,7 +104,7 @@ def test_a_killed_training_ends_with_the_bits_of_an_undisturbed_one(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
 
     def start(out):
-        command = [sys.executable, "-c", code, "--arms", "distilled-hard", "--set", "training.epochs=400", "--out", out]
+        command = [sys.executable, "-c", code, *labels, "--out", out]
         return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
     whole = start("whole")

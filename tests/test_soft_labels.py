@@ -82,7 +82,11 @@ def test_a_store_keeps_every_augmentation_to_the_bit(made, ten, digits, override
     size = sum(path.stat().st_size for path in where.glob("*.safetensors"))
     assert (
         0
-        < size - 3 * soft_labels.Plan(**{f.name: store.index[f.name] for f in dataclasses.fields(soft_labels.Plan)}).epoch_bytes
+        < size
+        - 3
+        * soft_labels.Plan(
+            **{f.name: store.index[f.name] for f in dataclasses.fields(soft_labels.Plan) if f.name in store.index}
+        ).epoch_bytes
         < 30000
     )
 

@@ -28,8 +28,10 @@ LIMIT = 64e9  # bytes of pixels that no set may take
 class ImageSet:
     """N images: `images` uint8 [N, 3, S, S], `labels` int64 [N] indices into `class_names`.
 
-    `fingerprint` is the SHA-256 of pixels, labels and class names: two sets with the same one are the same data whatever
-    file they came from. `commit` is the Hub commit, or None for local files.
+    `fingerprint` is the SHA-256 of pixels, labels and class names, and of what else is learned from: two sets with the same
+    one are the same data whatever file they came from. `commit` is the Hub commit, or None for local files.
+    Some distilled sets bring `soft_labels` float32 [N, C], logits that were learned with the images (DATM), or `weights`
+    float32 [N] of the images (WMDD); else None.
     """
 
     name: str
@@ -39,6 +41,8 @@ class ImageSet:
     source: str
     commit: str | None
     fingerprint: str
+    soft_labels: torch.Tensor | None = None
+    weights: torch.Tensor | None = None
 
     def __len__(self):
         return len(self.labels)
@@ -71,11 +75,17 @@ class ImageSet:
         }
 
 
-def make(name, images, labels, class_names, source, commit=None):
-    """An ImageSet with its fingerprint computed; `images` uint8 [N, 3, S, S], `labels` [N]."""
+def make(name, images, labels, class_names, source, commit=None, soft_labels=None, weights=None, found=None):
+    """An ImageSet with its fingerprint computed; `images` uint8 [N, 3, S, S], `labels` [N].
+
+    `found` is the fingerprint of images, labels and class names where it is known.
+    """
     images = torch.as_tensor(images).contiguous()
     labels = torch.as_tensor(labels, dtype=torch.int64)
-    return ImageSet(name, images, labels, tuple(class_names), source, commit, fingerprint(images, labels, class_names))
+    own = {"soft_labels": soft_labels, "weights": weights}
+    own = {key: torch.as_tensor(value, dtype=torch.float32).contiguous() for key, value in own.items() if value is not None}
+    found = with_own(found or fingerprint(images, labels, class_names), own)
+    return ImageSet(name, images, labels, tuple(class_names), source, commit, found, **own)
 
 
 def fingerprint(images, labels, class_names):
@@ -86,17 +96,29 @@ def fingerprint(images, labels, class_names):
     return sha.hexdigest()
 
 
+def with_own(fingerprint, own):
+    """`fingerprint`, or the SHA-256 over it and the tensors `own` {field: float32} where there are any."""
+    if not own:
+        return fingerprint
+    sha = hashlib.sha256(fingerprint.encode())
+    for key, value in sorted(own.items()):
+        sha.update(f"{key} {tuple(value.shape)}".encode())
+        sha.update(value.numpy().astype("<f4").data)
+    return sha.hexdigest()
+
+
 def of_table(table, picked=None, name=None, source=None):
     """The ImageSet of the rows `picked` of a Table (all by default), in that order; a large one is mapped from disk."""
     picked = np.arange(len(table)) if picked is None else picked
     labels = torch.from_numpy(table.labels[picked])
     about = table.class_names, source or table.source, table.commit
+    own = {key: value[picked] for key, value in table.own.items()}
     if len(picked) * table.image_bytes < MAPPED:
         images = np.empty((len(picked), 3, table.size, table.size), np.uint8)
         table.decode(picked, images)
-        return make(name or table.name, images, labels, *about)
+        return make(name or table.name, images, labels, *about, **own)
     images, found = decoded.entry(table, picked, lambda pixels: fingerprint(pixels, labels, table.class_names))
-    return ImageSet(name or table.name, images, labels, *about, found)
+    return make(name or table.name, images, labels, *about, **own, found=found)
 
 
 def check_size(count, benchmark):
@@ -146,13 +168,42 @@ def embedded_sets():
 
 
 def save(images, folder):
-    """Write `images` as `train-00000-of-00001.parquet` (PNG bytes, class names kept) into `folder`; the file's path."""
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(images.class_names))})
-    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images.images]
-    table = datasets.Dataset.from_dict({"image": pictures, "label": images.labels.tolist()}, features=features)
+    """Write `images` as `train-00000-of-00001.parquet` into `folder`; the file's path.
+
+    PNG bytes, class names kept, and columns `soft_label` and `weight` where the set has them.
+    """
+    kinds = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(images.class_names))}
+    columns = {
+        "image": [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images.images],
+        "label": images.labels.tolist(),
+    }
+    if images.soft_labels is not None:
+        kinds["soft_label"] = datasets.Sequence(datasets.Value("float32"), length=len(images.class_names))
+        columns["soft_label"] = images.soft_labels.numpy()
+    if images.weights is not None:
+        kinds["weight"], columns["weight"] = datasets.Value("float32"), images.weights.numpy()
+    table = datasets.Dataset.from_dict(columns, features=datasets.Features(kinds))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "train-00000-of-00001.parquet"
     temporary = path.with_suffix(".tmp")
     table.to_parquet(str(temporary))
     os.replace(temporary, path)
     return path
+
+
+def check_new(out):
+    """UserError if the folder `out` holds something."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"'{out}' exists and is not an empty folder; give another one, nothing is overwritten.")
+
+
+def save_new(images, out, about):
+    """Write `images` and distilled.json, which says `about` (plain data) how they came about, into the new folder `out`."""
+    check_new(out)
+    partial = out.with_name(f".{out.name}.partial")
+    save(images, partial)
+    (partial / "distilled.json").write_text(json.dumps(about, indent=1) + "\n")
+    out.mkdir(parents=True, exist_ok=True)
+    for file in partial.iterdir():
+        os.replace(file, out / file.name)
+    partial.rmdir()

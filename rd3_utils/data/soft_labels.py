@@ -28,6 +28,7 @@ import json
 import math
 import os
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +79,7 @@ class Plan:
     forward_batch: int
     device: str  # kind of device that made the logits
     shard_mb: int
+    teacher_bn: str = "eval"  # of labels.teacher_bn; headers name it only where it is not the default
 
     @property
     def epoch_bytes(self):
@@ -107,7 +109,8 @@ class Plan:
     @property
     def header(self):
         """The store's metadata as it stands in every shard and in the index: plain data, no machine paths."""
-        return {"format": "rd3-soft-labels", "version": FORMAT, **dataclasses.asdict(self), "temperature": 1.0}
+        stated = {key: value for key, value in dataclasses.asdict(self).items() if (key, value) != ("teacher_bn", "eval")}
+        return {"format": "rd3-soft-labels", "version": FORMAT, **stated, "temperature": 1.0}
 
 
 def fits_a_byte(plan):
@@ -154,16 +157,13 @@ def shard_metadata(plan, first, stop):
 def write_shard(path, plan, first, stop, views, logits):
     """Write epochs first..stop: `views` a list of Views, `logits` float32 [K, N, C]. The final name appears when it is whole.
 
-    UserError where logits are not finite or too large for half precision: such labels would train nothing.
+    UserError where logits cannot be stored.
     """
-    limit = torch.finfo(torch.float16).max
-    if not bool(torch.isfinite(logits).all()) or float(logits.abs().max()) > limit:
-        raise UserError(f"the teacher's logits for epochs {first}..{stop - 1} are not finite or exceed {limit:.0f}.")
     integer = INTEGERS[fits_a_byte(plan)]
     box = torch.stack([v.box for v in views])
     box[..., :2] += plan.border
     tensors = {
-        **(half(logits) if plan.label_dtype == "fp16" else quantised(logits)),
+        **packed(logits, plan, first, stop),
         "box": box.to(integer),
         "flip": torch.stack([v.flip for v in views]).to(torch.uint8),
         "mix_partner": torch.stack([v.mix_partner for v in views]).to(torch.uint32),
@@ -182,8 +182,22 @@ def write_shard(path, plan, first, stop, views, logits):
     os.replace(temporary, path)
 
 
-def half(logits):
-    return {"logits": logits.to(torch.float16)}
+def packed(logits, plan, first, stop):
+    """The tensors that hold `logits` float32 [K, N, C] of epochs first..stop on disk.
+
+    UserError where they are not finite or too large for half precision: such labels would train nothing.
+    """
+    limit = torch.finfo(torch.float16).max
+    if not bool(torch.isfinite(logits).all()) or float(logits.abs().max()) > limit:
+        raise UserError(f"the teacher's logits for epochs {first}..{stop - 1} are not finite or exceed {limit:.0f}.")
+    return {"logits": logits.to(torch.float16)} if plan.label_dtype == "fp16" else quantised(logits)
+
+
+def unpacked(tensors):
+    """Logits float32 [..., N, C] of `packed` tensors."""
+    if "logits" in tensors:
+        return tensors["logits"].float()
+    return tensors["logits_lo"].float()[..., None] + tensors["logits_scale"].float()[..., None] * tensors["logits_q"].float()
 
 
 def quantised(logits):
@@ -255,7 +269,7 @@ class SoftLabelStore:
         """What a Run records of its labels."""
         keys = "epochs views_digest views_seed teachers_id ensemble label_dtype forward_batch device".split()
         size = sum(shard["bytes"] for shard in self.index["shards"])
-        return {"kind": "soft", "bytes": size, **{key: self.index[key] for key in keys}}
+        return {"kind": "soft", "bytes": size, **{key: self.index[key] for key in keys}, **grouping(self.index)}
 
     def epoch(self, epoch):
         """(Views, logits float32 [N, C]) of `epoch`; epochs beyond the stored ones cycle."""
@@ -263,17 +277,13 @@ class SoftLabelStore:
         k = self.index["epochs_per_shard"]
         shard, at = self.open(epoch // k), epoch % k
         read = {key: shard.get_slice(key)[at : at + 1][0] for key in shard.keys()}
-        if "logits" in read:
-            logits = read["logits"].float()
-        else:
-            logits = read["logits_lo"].float()[:, None] + read["logits_scale"].float()[:, None] * read["logits_q"].float()
         box = read["box"].long()
         box[:, :2] -= self.index["border"]
         patches = read.get("patch_order", torch.zeros(len(box), 2, 1, dtype=torch.uint8)).long()
         partner, mix_box, order = (read[key].long() for key in ("mix_partner", "mix_box", "order"))
         used = {name: read[key] for key, (name, _) in OPTIONAL.items() if key in read}
         used = {name: value if value.is_floating_point() else value.long() for name, value in used.items()}
-        return Views(box, read["flip"].bool(), partner, mix_box, order, patches, **used), logits
+        return Views(box, read["flip"].bool(), partner, mix_box, order, patches, **used), unpacked(read)
 
     def open(self, i):
         """The memory-mapped shard number `i`, verified; the one after it is on its way."""
@@ -345,6 +355,8 @@ def check_use(where, index, images, recipe, views_seed, teachers_id):
     check(where, "a number of teachers of", len(index["teachers"]), recipe.labels.teachers)
     if recipe.labels.teachers > 1:
         check(where, "ensemble rule", index["ensemble"], recipe.labels.ensemble)
+    check(where, "labels.teacher_bn", index.get("teacher_bn", "eval"), recipe.labels.teacher_bn)
+    check_architectures([teacher["architecture"] for teacher in index["teachers"]], recipe, f"the labels in {where} are of")
     if teachers_id is not None:
         check(where, "teachers", index["teachers_id"][:8], teachers_id[:8], same=index["teachers_id"] == teachers_id)
     if index["epochs"] < recipe.label_epochs:
@@ -388,7 +400,8 @@ def read_index(where):
         found = (index["format"], index["version"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no index of soft labels: {type(error).__name__} {error}.") from error
-    lacking = [field.name for field in dataclasses.fields(Plan) if field.name not in index]
+    needed = [field.name for field in dataclasses.fields(Plan) if field.default is dataclasses.MISSING]
+    lacking = [name for name in needed if name not in index]
     lacking += [key for key in ("epochs_per_shard", "shards") if key not in index]
     if found != ("rd3-soft-labels", FORMAT):
         raise UserError(f"{path} has format {found[0]} version {found[1]}, wanted rd3-soft-labels version {FORMAT}.")
@@ -400,6 +413,48 @@ def read_index(where):
 def check(where, what, found, wanted, same=None):
     if not (found == wanted if same is None else same):
         raise UserError(f"the soft labels in {where} are for {what} {found}, this run has {wanted}; make labels for it.")
+
+
+def grouping(index):
+    """{"teacher_bn": ...} of an index or a Plan's header, or {} for the default."""
+    return {key: index[key] for key in ("teacher_bn",) if key in index}
+
+
+def check_architectures(found, recipe, whose):
+    """UserError unless the teachers' architectures `found` are those that the recipe names, in any order."""
+    wanted = recipe.labels.architectures
+    missing = Counter(map(architecture_key, wanted)) - Counter(map(architecture_key, found))
+    if missing:
+        lacking = [next(name for name in wanted if architecture_key(name) == key) for key in missing.elements()]
+        raise UserError(
+            f"labels.architectures names {', '.join(wanted)}, {whose} {', '.join(found)}: {', '.join(lacking)} is missing; "
+            "give such a --teacher, or --set labels.architectures=[] for any (a custom protocol)."
+        )
+
+
+def architecture_key(name):
+    """What tells architectures apart whichever library names them: mobilenetv2_100 (timm) is mobilenet_v2 (torchvision).
+
+    Lower case without tag (".tv_in1k"), timm's prefix "tf_", its suffix "_100" for width 1, our "_cifar" for the stem for
+    small images, and underscores. What remains must be equal: shufflenet_v2_x0_5 is not shufflenet_v2_x1_0.
+    """
+    plain = name.lower().partition(".")[0].removeprefix("tf_").removesuffix("_cifar").removesuffix("_100")
+    return plain.replace("_", "")
+
+
+def own_views(recipe, views_seed, epoch):
+    """The Views of `epoch` where no store holds them; epochs beyond the distinct ones cycle."""
+    return views_module.draw(recipe, views_seed, epoch % recipe.label_epochs)
+
+
+def mixed(logits, views, size):
+    """float32 [N, C]: one label per image [N, C] becomes one per view: where views mix images, their labels are mixed alike.
+
+    own_share * z_i + (1 - own_share) * z_partner on logits, as zhangxin-xd/UFC ufc_validation/val_static.py does for MixUp
+    (INFER, arXiv 2408.06927).
+    """
+    share = views.own_share(torch.arange(len(logits)), size)[:, None]
+    return share * logits + (1 - share) * logits[views.mix_partner]
 
 
 class HardLabels:
@@ -415,5 +470,44 @@ class HardLabels:
 
     def epoch(self, epoch):
         """(Views, None) of `epoch`."""
-        distinct = self.recipe.labels.distinct_epochs
-        return views_module.draw(self.recipe, self.views_seed, epoch % distinct if distinct else epoch), None
+        return own_views(self.recipe, self.views_seed, epoch), None
+
+
+class LearnedLabels:
+    """The same reader of the labels that come with an ImageSet: epoch -> (Views drawn on the fly, logits [N, C])."""
+
+    def __init__(self, recipe, views_seed, images):
+        self.recipe, self.views_seed, self.logits = recipe, views_seed, images.soft_labels
+        self.teachers = []
+
+    def describe(self):
+        """What a Run records of its labels; the labels themselves are part of the images' fingerprint."""
+        return {"kind": "learned", "views_digest": self.recipe.views_digest, "views_seed": self.views_seed}
+
+    def epoch(self, epoch):
+        """(Views, logits) of `epoch`."""
+        views = own_views(self.recipe, self.views_seed, epoch)
+        return views, mixed(self.logits, views, self.recipe.image_size)
+
+
+class StaticLabels:
+    """The same reader of one teacher label per plain image: epoch -> (Views drawn on the fly, logits [N, C]).
+
+    `plain` reads the labels of `recipe.labelled`: a SoftLabelStore of one epoch, or what makes it.
+    """
+
+    def __init__(self, recipe, views_seed, plain):
+        self.recipe, self.views_seed, self.plain = recipe, views_seed, plain
+
+    @property
+    def teachers(self):
+        return self.plain.teachers
+
+    def describe(self):
+        """What a Run records of its labels: those of the plain images, and the views that students see."""
+        return {**self.plain.describe(), "kind": "static", "student_views_digest": self.recipe.views_digest}
+
+    def epoch(self, epoch):
+        """(Views, logits) of `epoch`."""
+        views = own_views(self.recipe, self.views_seed, epoch)
+        return views, mixed(self.plain.epoch(0)[1], views, self.recipe.image_size)

@@ -9,7 +9,7 @@ import io
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
@@ -24,6 +24,7 @@ from rd3_utils.protocols import benchmark as benchmarks
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label", "class_id", "labels")
+OWN_COLUMNS = {"soft_label": "soft_labels", "weight": "weights"}  # of a distilled set -> field of ImageSet
 INTEGER_TYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 MODES = ("1", "L", "P", "RGB", "LA", "RGBA", "PA")  # what becomes RGB without losing anything, if opaque
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -53,6 +54,7 @@ class Table:
     shorter_side: int
     photographs: bool  # real images: CMYK is converted as every loader does
     workers: int | None
+    own: dict = field(default_factory=dict)  # what a distilled set brings of "soft_labels" [N, C] and "weights" [N], float32
 
     def __len__(self):
         return len(self.labels)
@@ -169,8 +171,45 @@ def of_dataset(name, found, columns, benchmark, source, commit, workers, photogr
     # where an image folder's files may lie: the caches for one on the Hub, else the folder itself
     roots = tuple(Path(p).resolve() for p in (constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE, source))
     resize = benchmark.image.shorter_side if photographs else 0
+    own = {} if photographs else own_columns(found, label_column, benchmark, source)
     return Table(name, without_machine(source), commit, benchmark.classes, labels[rows], rows, files, roots,
-                 benchmark.image.size, resize, photographs, workers)  # fmt: skip
+                 benchmark.image.size, resize, photographs, workers, own)  # fmt: skip
+
+
+def own_columns(table, label_column, benchmark, source):
+    """{field of ImageSet: float32 [N, C] or [N]} of the columns `soft_label` and `weight` of a distilled set, as far as there.
+
+    A soft label has a number for each class, in the order of the file's class names, or else of the benchmark's.
+    """
+    found = {}
+    if "soft_label" in table.column_names:
+        found["soft_labels"] = numbers(table, "soft_label", (len(benchmark.classes),), source)
+        feature = table.features[label_column]
+        if isinstance(feature, datasets.ClassLabel):
+            place = class_index(feature.names, benchmark, source, False)
+            if len(place) != len(benchmark.classes):
+                raise UserError(
+                    f"{source} has soft labels and names {len(place)} classes, wanted all {len(benchmark.classes)} of "
+                    f"{benchmark.name}: which number is of which class?"
+                )
+            found["soft_labels"] = found["soft_labels"][:, np.argsort(place)]
+    if "weight" in table.column_names:
+        found["weights"] = numbers(table, "weight", (), source)
+        if found["weights"].min(initial=0) < 0 or not found["weights"].any():
+            raise UserError(f"{source}: column 'weight' holds {found['weights'].min()}, wanted at least 0, and not only 0.")
+    return found
+
+
+def numbers(table, column, shape, source):
+    """float32 [N, *shape] of a column; UserError unless every row holds as many finite numbers."""
+    wanted = f"{shape[0]} finite numbers" if shape else "a finite number"
+    try:
+        values = np.asarray(table[column][:], np.float32)
+    except (ValueError, TypeError) as error:  # lists of different lengths, or no numbers
+        raise UserError(f"{source}: column '{column}' does not hold {wanted} per row ({hub.one_line(error)}).") from error
+    if values.shape != (len(table), *shape) or not np.isfinite(values).all():
+        raise UserError(f"{source}: column '{column}' does not hold {wanted} per row (shape {values.shape}).")
+    return values
 
 
 def without_machine(source):
@@ -281,7 +320,7 @@ def benchmark_labels(table, column, benchmark, source, photographs):
     classes, only in real data whose whole list of names is that of the repo.
     Of a benchmark that is part of another one, real images of the other's classes get -1: they are not its own.
     """
-    feature, count = table.features[column], len(benchmark.classes)
+    feature = table.features[column]
     dtype = getattr(feature, "dtype", None)
     if dtype not in ("string", *INTEGER_TYPES):
         raise UserError(f"{source}: column '{column}' holds {dtype or feature}, wanted class names or whole numbers.")
@@ -306,7 +345,14 @@ def benchmark_labels(table, column, benchmark, source, photographs):
             raise UserError(
                 f"{source} has labels {values.min()}..{values.max()}, wanted 0..{len(names) - 1} for {benchmark.name}."
             )
-    renames = benchmark.data.renames
+    index = class_index(names, benchmark, source, photographs)
+    return index[values] if len(values) else np.empty(0, np.int64)
+
+
+def class_index(names, benchmark, source, photographs):
+    """For each of a file's class `names` its index in the benchmark, int64; -1 for one of a benchmark that this is part of."""
+    whole = benchmarks.load(benchmark.data.part_of) if photographs and benchmark.data.part_of else benchmark
+    count, renames = len(benchmark.classes), benchmark.data.renames
     renamed = [renames.get(name, name) for name in names]
     ambiguous = set(renames) & {*benchmark.classes, *benchmark.titles}
     names = renamed if not ambiguous or (photographs and renamed == list(benchmark.classes)) else names
@@ -322,7 +368,7 @@ def benchmark_labels(table, column, benchmark, source, photographs):
     if (times > 1).any():
         twice = benchmark.classes[own[times.argmax()]]
         raise UserError(f"{source} has two classes that both mean '{twice}'; merge them.")
-    return index[values] if len(values) else np.empty(0, np.int64)
+    return index
 
 
 def content(cell, where, roots):

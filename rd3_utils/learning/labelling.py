@@ -2,6 +2,7 @@
 
 Rows of all epochs form one long stream (epoch-major), cut into forward batches of a fixed size. Which process or shard
 asks does not matter: a row is always computed in the same batch, at the same place, so its logits have the same bits.
+With labels.teacher_bn = "groups:N" the batches are those of N views in the epoch's order instead.
 """
 
 import dataclasses
@@ -18,14 +19,16 @@ from rd3_utils.protocols import protocol
 
 
 def load_teachers(sources, recipe, benchmark):
-    """The Teachers at `sources`; UserError unless there are as many as the recipe labels with."""
+    """The Teachers at `sources`; UserError unless they are as many, and of the architectures, that the recipe labels with."""
     wanted = recipe.labels.teachers
     if len(sources) != wanted:
         raise UserError(
             f"{len(sources)} teachers given, the recipe labels with {wanted}; give --teacher {wanted} times or "
             f"--set labels.teachers={len(sources)}."
         )
-    return [teachers.load(source, benchmark) for source in sources]
+    found = [teachers.load(source, benchmark) for source in sources]
+    soft_labels.check_architectures([teacher.architecture for teacher in found], recipe, "the teachers given are")
+    return found
 
 
 def plan(images, recipe, found, views_seed, device, forward_batch=100, label_dtype="fp16", shard_mb=256):
@@ -42,13 +45,14 @@ def plan(images, recipe, found, views_seed, device, forward_batch=100, label_dty
         views=protocol.stated(recipe.views),
         views_digest=recipe.views_digest,
         views_seed=views_seed,
-        teachers=tuple(teacher.describe() for teacher in found),
-        teachers_id=teachers.teachers_id(found, recipe.labels.ensemble),
+        teachers=tuple(teachers.described(found, recipe.labels.ensemble)),
+        teachers_id=teachers.teachers_id(found, recipe.labels.ensemble, recipe.labels.teacher_bn),
         ensemble=recipe.labels.ensemble,
         label_dtype=label_dtype,
         forward_batch=forward_batch,
         device=device.type,
         shard_mb=shard_mb,
+        teacher_bn=recipe.labels.teacher_bn,
     )
 
 
@@ -77,7 +81,7 @@ def make(where, plan, images, recipe, found, benchmark, test, accelerator, finis
     `finished(paths)` with all that are whole by then, whoever made them.
     """
     found = [teachers.examined(teacher, benchmark, test, accelerator) for teacher in found]
-    plan = dataclasses.replace(plan, teachers=tuple(teacher.describe() for teacher in found))
+    plan = dataclasses.replace(plan, teachers=tuple(teachers.described(found, plan.ensemble)))
     if (where / "index.json").is_file():  # a damaged store of more epochs is mended, not cut short
         plan = dataclasses.replace(plan, epochs=max(plan.epochs, soft_labels.read_index(where)["epochs"]))
     known = soft_labels.known_sha256(where)
@@ -87,7 +91,7 @@ def make(where, plan, images, recipe, found, benchmark, test, accelerator, finis
         (where / "index.json").unlink(missing_ok=True)  # it names shards that are about to change
     accelerator.wait_for_everyone()
     mine = missing[accelerator.process_index :: accelerator.num_processes]
-    network = teachers.Ensemble(found, benchmark).to(accelerator.device)
+    network = teachers.Ensemble(found, benchmark, plan.ensemble).to(accelerator.device)
     pixels = on_device(images.images, accelerator.device)
 
     def write_mine():
@@ -109,7 +113,13 @@ def make(where, plan, images, recipe, found, benchmark, test, accelerator, finis
 
 @torch.no_grad()
 def label(network, pixels, recipe, plan, first, stop, drawn, device):
-    """Logits float32 [stop - first, N, C] of epochs first..stop; fills `drawn` with the Views of each epoch.
+    """Logits float32 [stop - first, N, C] of epochs first..stop; fills `drawn` with the Views of each epoch."""
+    how = in_stream if plan.teacher_bn == "eval" else in_groups
+    return how(network, pixels, recipe, plan, first, stop, drawn, device)
+
+
+def in_stream(network, pixels, recipe, plan, first, stop, drawn, device):
+    """`label` where views do not influence one another.
 
     Forward batch b holds rows b * F ... (b + 1) * F of the endless stream of epochs, so batches at the edges reach into
     the neighbouring epochs and are always full.
@@ -128,3 +138,51 @@ def label(network, pixels, recipe, plan, first, stop, drawn, device):
         inside = (epochs >= first) & (epochs < stop)
         logits[place[inside] - first * n] = output[inside]
     return logits.view(stop - first, n, plan.classes)
+
+
+def in_groups(network, pixels, recipe, plan, first, stop, drawn, device):
+    """`label` with the teachers' batch norm over N consecutive views of the epoch's order, those that a student's batch holds.
+
+    A group is one forward pass, the last of an epoch may be smaller. As Jiacheng8/CV-DD relabel/relabel.py:281-328, but for
+    what `teachers.batch_statistics` leaves out.
+    """
+    logits = torch.empty(stop - first, plan.rows, plan.classes)
+    size = int(plan.teacher_bn.removeprefix("groups:"))
+    with teachers.batch_statistics(network):
+        for epoch in range(first, stop):
+            drawn[epoch] = views.draw(recipe, plan.views_seed, epoch)
+            for rows in drawn[epoch].order.split(size):
+                x = views.apply(pixels, drawn[epoch], rows, recipe.mean, recipe.std, device)
+                logits[epoch - first, rows] = network(x).float().cpu()
+    return logits
+
+
+class OnlineLabels:
+    """The same reader as a SoftLabelStore, without one: the teachers of `plan` label each epoch when it is asked for.
+
+    Views and logits have the bits that the store would give back. Every process labels whole epochs by itself.
+    """
+
+    def __init__(self, plan, images, recipe, found, benchmark, device):
+        self.plan, self.recipe, self.device = plan, recipe, device
+        self.network = teachers.Ensemble(found, benchmark, plan.ensemble).to(device)
+        self.pixels = on_device(images.images, device)
+        self.teachers = teachers.described(found, plan.ensemble)
+        self.at, self.last = None, None
+
+    def describe(self):
+        """What a Run records of its labels: the same as of a store, of no bytes."""
+        index = self.plan.header
+        keys = "epochs views_digest views_seed teachers_id ensemble label_dtype forward_batch device".split()
+        known = {**{key: index[key] for key in keys}, **soft_labels.grouping(index)}
+        return {"kind": "soft", "bytes": 0, **known, "online": True}
+
+    def epoch(self, epoch):
+        """(Views, logits float32 [N, C]) of `epoch`; epochs beyond the planned ones cycle."""
+        epoch %= self.plan.epochs
+        if epoch != self.at:
+            drawn = {}
+            logits = label(self.network, self.pixels, self.recipe, self.plan, epoch, epoch + 1, drawn, self.device)
+            stored = soft_labels.unpacked(soft_labels.packed(logits, self.plan, epoch, epoch + 1))
+            self.at, self.last = epoch, (drawn[epoch], stored[0])
+        return self.last

@@ -1,11 +1,13 @@
-"""Teachers: pretrained networks that label views. One, or an ensemble whose logits are averaged.
+"""Teachers: pretrained networks that label views. One, or an ensemble whose logits are combined by a stated rule.
 
 A teacher is named by a timm architecture, hf-hub:OWNER/REPO[@REVISION], local-dir:FOLDER (a student saved by
-train_student.py is one), or torchvision:NAME. It runs in eval mode and float32, with the normalisation it was trained with.
+train_student.py is one), or torchvision:NAME. It runs in eval mode (but see `batch_statistics`) and float32, with the
+normalisation it was trained with.
 Its outputs are put into the benchmark's order by class name, and those of other classes are left out, as in
 LINs-lab/RDED synthesize/utils.py:210-226: a network of ImageNet-1K teaches any part of it.
 """
 
+import contextlib
 import hashlib
 import re
 from dataclasses import dataclass
@@ -197,33 +199,96 @@ def weights_sha256(network):
     return sha.hexdigest()
 
 
-def teachers_id(teachers, ensemble):
-    """SHA-256 of who labels and how: networks, normalisation, columns, rule. Where the weights came from does not enter."""
+def teachers_id(teachers, ensemble, teacher_bn="eval"):
+    """SHA-256 of who labels and how: networks, normalisation, columns, rules. Where the weights came from does not enter."""
     parts = [f"{t.sha256} {t.mean} {t.std}" + ("" if t.columns is None else f" {t.columns}") for t in teachers]
-    return hashlib.sha256("\n".join([ensemble if len(parts) > 1 else "single", *parts]).encode()).hexdigest()
+    rule = (ensemble if len(parts) > 1 else "single") + ("" if teacher_bn == "eval" else f" {teacher_bn}")
+    return hashlib.sha256("\n".join([rule, *parts]).encode()).hexdigest()
+
+
+def described(teachers, ensemble):
+    """What a label store records of its teachers; their weights, too, where accuracy decides them and was measured."""
+    found = [teacher.describe() for teacher in teachers]
+    if ensemble != "accuracy_weighted" or len(found) == 1 or any(teacher.top1 is None for teacher in teachers):
+        return found
+    weights = accuracy_weights([teacher.top1 for teacher in teachers]).tolist()
+    return [{**about, "weight": weight} for about, weight in zip(found, weights)]
+
+
+def mean(logits, top1):
+    """The mean of the logits."""
+    total = 0
+    for some in logits:
+        total = total + some
+    return total / len(logits)
+
+
+def norm_balanced(logits, top1):
+    """The mean of the logits, each teacher's first scaled to the mean norm of all teachers' for the same view.
+
+    shaoshitong/G_VBSM_Dataset_Condensation Branch_full_ImageNet_1k/relabel/generate_soft_label_with_db.py:262-264 (arXiv
+    2311.17950) takes one norm over a whole batch, so that a label depends on its batch mates. Here every row has its own.
+    """
+    norms = [some.norm(dim=1, keepdim=True) for some in logits]
+    shared = mean(norms, top1)
+    return mean([some * (shared / norm.clamp(min=1e-12)) for some, norm in zip(logits, norms)], top1)
+
+
+def accuracy_weighted(logits, top1):
+    """The sum of the logits weighted by `accuracy_weights`."""
+    return sum(weight * some for weight, some in zip(accuracy_weights(top1).tolist(), logits))
+
+
+def accuracy_weights(top1):
+    """float64 [K]: softmax(accuracy in percent / 10), as Jiacheng8/CV-DD relabel/relabel.py:281-328 (arXiv 2501.07575).
+
+    The accuracies are those of the examination, on the test split: labels under this rule know that much of it.
+    """
+    return (torch.tensor(top1, dtype=torch.float64) * 100 / 10).softmax(0)
+
+
+ENSEMBLES = {"mean": mean, "norm_balanced": norm_balanced, "accuracy_weighted": accuracy_weighted}
 
 
 class Ensemble(nn.Module):
-    """Teachers as one network over images normalised for `benchmark`: the mean of their logits for its classes, float32 [B, C].
+    """Teachers as one network over images normalised for `benchmark`: their logits for its classes, float32 [B, C], combined.
 
     A teacher of more classes answers as if there were no others: its softmax is over the benchmark's.
     """
 
-    def __init__(self, teachers, benchmark):
+    def __init__(self, teachers, benchmark, rule="mean"):
         super().__init__()
         self.networks = nn.ModuleList(teacher.network for teacher in teachers)
         own = (tuple(benchmark.image.mean), tuple(benchmark.image.std))
         self.rescale = [None if (t.mean, t.std) == own else rescaling(own, (t.mean, t.std)) for t in teachers]
         self.columns = [None if t.columns is None else torch.tensor(t.columns) for t in teachers]
+        self.combine, self.top1 = ENSEMBLES[rule] if len(teachers) > 1 else mean, [t.top1 for t in teachers]
         self.eval()
 
     def forward(self, x):
-        total = 0
+        found = []
         for network, rescale, columns in zip(self.networks, self.rescale, self.columns):
             y = x if rescale is None else x * rescale[0].to(x.device) + rescale[1].to(x.device)
             logits = network(y).float()
-            total = total + (logits if columns is None else logits[:, columns.to(x.device)])
-        return total / len(self.networks)
+            found.append(logits if columns is None else logits[:, columns.to(x.device)])
+        return self.combine(found, self.top1)
+
+
+@contextlib.contextmanager
+def batch_statistics(network):
+    """A context in which batch norm normalises with the batch it sees and remembers nothing of it; all else is in eval mode.
+
+    Not `network.train()`, as CV-DD and FADRM do it, which also switches dropout on and moves the running statistics.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    before = [(module.training, module.track_running_stats) for module in norms]
+    for module in norms:
+        module.training, module.track_running_stats = True, False
+    try:
+        yield
+    finally:
+        for module, (training, tracking) in zip(norms, before):
+            module.training, module.track_running_stats = training, tracking
 
 
 def rescaling(source, target):

@@ -124,12 +124,14 @@ NEUTRAL = {  # knobs that came later: what older files mean by not stating them
     if field.default is not dataclasses.MISSING
 }
 ARMS = ("soft", "hard", "plain")
+TAUGHT = ("soft", "static")  # kinds of labels that teachers make
 LARGEST_WHITENED = 64  # pixels: there, the matrix of views.zca has 12,288^2 numbers
 AUGMENTATIONS = (  # knobs of views that came later; views.zca is none: teachers and students of plain images know no other
     "views.randaugment views.randaugment_magnitude views.randaugment_kind views.dsa views.color_jitter views.lighting "
     "views.mix_pairing"
 ).split()
 DSA = ("color", "crop", "cutout", "flip", "scale", "rotate")  # operations of views.dsa
+IDENTITY = {"crop": "none", "patch_shuffle": 1, "flip": 0.0, "mix": "none", "group": 1}  # views that leave images as they are
 CONDITIONS = {  # what a rule's `when` may say -> does it hold?
     "benchmark": lambda value, case: any(fnmatchcase(case["benchmark"], pattern) for pattern in value),
     "student": lambda value, case: any(fnmatchcase(case["student"], pattern) for pattern in value),
@@ -170,6 +172,18 @@ class Recipe:
         return self.labels.distinct_epochs or self.training.epochs
 
     @property
+    def labelled(self):
+        """The Recipe under which teachers look: this one; for static labels, one epoch of plain images.
+
+        Its views are those of an arm with plain labels, so both read the same store.
+        """
+        if self.labels.kind != "static":
+            return self
+        plain = {key.split(".")[1]: value for key, value in NEUTRAL.items() if key.startswith("views.")} | IDENTITY
+        labels = dataclasses.replace(self.labels, kind="soft", distinct_epochs=1)
+        return dataclasses.replace(self, views=dataclasses.replace(self.views, **plain), labels=labels)
+
+    @property
     def views_digest(self):
         """12 hex digits over everything that shapes a view: two recipes with the same one share soft labels."""
         return digest({**stated(self.views), "size": self.image_size, "version": VIEWS_VERSION})
@@ -203,6 +217,16 @@ class Protocol:
         sections = {name: stated(getattr(self, name)) for name in SECTIONS}
         knobs = {**sections, "rules": list(self.rules), "arms": self.arms}
         return {**knobs, "overrides": dict(self.overrides)} if self.overrides else knobs
+
+    @property
+    def label_kind(self):
+        """labels.kind, whoever stated it last."""
+        return dict(self.overrides).get("labels.kind", self.labels.kind)
+
+    @property
+    def main_labels(self):
+        """Which of its arms has the protocol's own labels: "hard" for classes, "soft" for all that is more than a class."""
+        return "hard" if self.labels.kind == "hard" else "soft"
 
     @property
     def digest(self):
@@ -353,6 +377,10 @@ def check_knob(key, value, where):
         kind, _, size = value.partition(":")
         if not (value in ("global", "local") or (kind == "groups" and size.isdigit() and int(size) > 0)):
             raise UserError(f"{where} {key} is '{value}', wanted global, local or groups:N.")
+    if key == "labels.teacher_bn":
+        kind, _, size = value.partition(":")
+        if not (value == "eval" or (kind == "groups" and size.isdigit() and int(size) > 1)):
+            raise UserError(f"{where} {key} is '{value}', wanted eval or groups:N, N at least 2.")
     if key in POSITIVE and not value > 0:
         raise UserError(f"{where} {key} is {value}, wanted more than 0.")
     if key in FRACTIONS and not 0 <= value <= 1:
@@ -402,8 +430,8 @@ def check_recipe(recipe, name):
         raise UserError(f"{name}: loss.hard_target=mixed with loss '{loss.name}'; it is for mse_gt and joint_ce.")
     if labels.kind == "hard" and loss.name not in ("ce", "ce_mixed"):
         raise UserError(f"{name}: hard labels with loss '{loss.name}', which reads teacher logits; use ce or ce_mixed.")
-    if labels.kind == "soft" and loss.name in ("ce", "ce_mixed"):
-        raise UserError(f"{name}: soft labels with loss '{loss.name}', which ignores them; use kl, soft_ce or mse_gt.")
+    if labels.kind != "hard" and loss.name in ("ce", "ce_mixed"):
+        raise UserError(f"{name}: {labels.kind} labels with loss '{loss.name}', which ignores them; use kl, soft_ce or mse_gt.")
     if views.mix != "none" and loss.name == "ce":
         raise UserError(f"{name}: images are mixed ({views.mix}) but the labels of loss 'ce' are not; use ce_mixed.")
     if views.randaugment_magnitude != Views.randaugment_magnitude and not views.randaugment:
@@ -412,8 +440,18 @@ def check_recipe(recipe, name):
         raise UserError(f"{name}: views.randaugment_kind=timm without views.randaugment.")
     if views.randaugment_kind == "timm" and views.randaugment_magnitude > 10:
         raise UserError(f"{name}: views.randaugment_magnitude={views.randaugment_magnitude}; timm's magnitudes go to 10.")
-    if views.zca and labels.kind == "soft":
+    if views.zca and labels.kind in TAUGHT:
         raise UserError(f"{name}: views.zca with soft labels: teachers are not trained on whitened images; use hard labels.")
+    if labels.kind in TAUGHT and len(labels.architectures) not in (0, labels.teachers):
+        raise UserError(
+            f"{name}: labels.teachers is {labels.teachers} and labels.architectures names {len(labels.architectures)}; "
+            "set both, or --set labels.architectures=[] for any."
+        )
+    if labels.kind in TAUGHT and labels.teacher_bn != "eval" and recipe.images % int(labels.teacher_bn[7:]) == 1:
+        raise UserError(
+            f"{name}: labels.teacher_bn={labels.teacher_bn} leaves one of {recipe.images} images alone, and batch norm needs "
+            "two; set another N."
+        )
     if views.zca and recipe.image_size > LARGEST_WHITENED:
         size = (3 * recipe.image_size**2) ** 2 * 4 / 1e9
         raise UserError(

@@ -25,6 +25,8 @@ LABELS = {
     "soft": "the soft labels of a teacher",
     "hard": "their classes as labels",
     "plain": "one teacher label per image and no augmentation",
+    "static": "one teacher label per image",
+    "learned": "the labels that come with them",
 }
 
 
@@ -37,11 +39,12 @@ def publish(finished, cells, labels, benchmark, protocol, options):
     cell = next((cell for cell in cells if cell.arm.startswith("distilled-")), cells[0])
     folder = cell.path(options.out, finished[0]["environment"]["precision"]).parents[2]
     runs, others = gather(finished, cell, options.out)
-    main = f"distilled-{cell.protocol.labels.kind}"
+    main = f"distilled-{cell.protocol.main_labels}"
     head = next((run for run in runs if run["arm"] == main), runs[0])  # its arm stands in the title
     weights = weights_section(runs, head, folder, options.out)
     report, pictures = write(folder, runs, others, head, weights, cell, cells, labels, benchmark, options)
-    terminal.say(report, cell, folder, pictures, terminal.tips(report, benchmark, protocol.labels.kind))
+    labels = "hard" if protocol.label_kind == "learned" else protocol.main_labels  # that random images can have, too
+    terminal.say(report, cell, folder, pictures, terminal.tips(report, benchmark, labels))
 
 
 def write(folder, runs, others, head, weights, cell, cells, labels, benchmark, options):
@@ -181,6 +184,7 @@ def result(arms, student, head, benchmark):
         return f"{student}: no run of {arm} yet."
     side, labels = arm.split("-")
     side = "random" if side == "distilled" and not is_distilled(head) else side
+    labels = head["labels"]["kind"] if labels == "soft" else labels
     s, other = arms[arm], arms.get(arm.replace("distilled", "random"))
     spread = f"mean of {s['n']}, standard deviation {reports.percent(s['std'])}" if s["n"] > 1 else "one student"
     text = (
@@ -292,7 +296,7 @@ def provenance_section(runs):
     for run in runs:
         of, label = run["images"], run["labels"]
         images.append([of[key] for key in ("name", "source", "commit", "fingerprint", "images", "ipc")])
-        if label["kind"] == "soft":
+        if label["kind"] in protocols.TAUGHT:
             keys = ("epochs", "bytes", "label_dtype", "forward_batch", "device")
             origin = label.get("source", "made here"), label.get("commit")
             labels.append([of["name"], store_of(run), *(label[key] for key in keys), *origin])
@@ -308,9 +312,11 @@ def provenance_section(runs):
 
 
 def store_of(run):
-    """How the folder of a Run's label store is called, or "classes" for hard labels."""
+    """How the folder of a Run's label store is called, "classes" for hard labels, "own" for those of the images themselves."""
     of = run["labels"]
-    return "classes" if of["kind"] == "hard" else f"{of['teachers_id'][:8]}-{of['views_digest']}-s{of['views_seed']}"
+    if of["kind"] not in protocols.TAUGHT:
+        return {"hard": "classes", "learned": "own"}[of["kind"]]
+    return f"{of['teachers_id'][:8]}-{of['views_digest']}-s{of['views_seed']}"
 
 
 def weights_section(runs, head, folder, root):

@@ -42,7 +42,7 @@ def check(target, cells, options, precision, accelerator):
         )
     if not found:
         raise UserError("students of random images are not pushed; add a distilled arm to --arms, or leave out --push-to.")
-    cell = min(found, key=lambda cell: (cell.arm == "full-hard", cell.arm != f"distilled-{cell.protocol.labels.kind}"))
+    cell = min(found, key=lambda cell: (cell.arm == "full-hard", cell.arm != f"distilled-{cell.protocol.main_labels}"))
     if cell.images.source.startswith("random:"):
         raise UserError(
             f"{cell.images.name} are random real images, and students of those are not pushed as weights; leave out --push-to."

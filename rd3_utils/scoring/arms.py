@@ -24,11 +24,12 @@ from rd3_utils.scoring import runs
 
 TEACHER_PROTOCOL = "teacher-v1"
 ARMS = [f"{side}-{labels}" for labels in ("soft", "hard", "plain") for side in ("distilled", "random")] + ["full-hard"]
-GROUPS = {  # by the labels of the protocol itself
+GROUPS = {  # by the labels of the protocol itself; static ones are soft
     "soft": {
         "lrs": ["full-hard", "distilled-hard", "distilled-soft", "random-soft"],
         "ars": ["distilled-soft", "random-soft", "distilled-plain", "random-plain"],
     },
+    "learned": {"lrs": ["full-hard", "distilled-hard", "distilled-soft", "random-hard"]},  # random images have no learned ones
     "hard": {"lrs": ["full-hard", "distilled-hard", "random-hard"]},
 }
 
@@ -53,7 +54,7 @@ class Cell:
     @property
     def labels_key(self):
         """Cells with the same one read the same labels."""
-        return self.images.fingerprint, self.recipe.views_digest, self.recipe.labels.kind, self.recipe.label_epochs
+        return self.images.fingerprint, self.recipe.views_digest, self.recipe.labels, self.recipe.label_epochs
 
     def path(self, root, precision):
         """Where the Run of this cell lies under `root`."""
@@ -77,7 +78,7 @@ class Cell:
                 "name": protocol.name,
                 "digest": protocol.digest,
                 "overrides": dict(protocol.overrides),
-                "main_labels": protocol.labels.kind,
+                "main_labels": protocol.main_labels,
                 "knobs": protocol.knobs,
             },
             "recipe": self.recipe.as_dict(),
@@ -91,16 +92,26 @@ class Cell:
         }
 
 
-def names(text, main_labels):
-    """The arms that `--arms TEXT` asks for, groups expanded; without a text, distilled images with the protocol's labels."""
-    groups = {**GROUPS[main_labels]}
+def names(text, kind):
+    """The arms that `--arms TEXT` asks for, groups expanded; without a text, distilled images with the protocol's labels.
+
+    `kind` is that of the protocol's own labels.
+    """
+    groups = {**GROUPS.get(kind, GROUPS["soft"])}
     groups["all"] = sorted({arm for group in groups.values() for arm in group}, key=ARMS.index)
     found = []
-    for name in (text or f"distilled-{main_labels}").split(","):
+    for name in (text or f"distilled-{'hard' if kind == 'hard' else 'soft'}").split(","):
         if name in groups:
             found += groups[name]
         elif name == "ars":
-            raise UserError("the ARS arms need soft labels, and this protocol has hard ones; use --arms lrs or rd3-v1.")
+            raise UserError(
+                f"the ARS arms need the soft labels of a teacher, and this protocol has {kind} ones; use --arms lrs or rd3-v1."
+            )
+        elif kind == "learned" and name in ("random-soft", "random-plain"):
+            raise UserError(
+                f"arm {name}: this protocol's labels come with a distilled set, and random images have none; use random-hard, "
+                "or a protocol with the soft labels of a teacher such as rd3-v1."
+            )
         elif name in ARMS:
             found.append(name)
         else:
@@ -126,7 +137,7 @@ def plan(options, benchmark, protocol, students):
         return selections.select(f"random:ipc={distilled().nominal_ipc},seed={draw}", benchmark, train)
 
     cells = []
-    for arm in names(options.arms, protocol.labels.kind):
+    for arm in names(options.arms, protocol.label_kind):
         side, labels = arm.split("-")
         of_arm = protocols.load(TEACHER_PROTOCOL) if side == "full" and protocol.name != TEACHER_PROTOCOL else protocol
         if side == "random":
@@ -136,8 +147,18 @@ def plan(options, benchmark, protocol, students):
         for images in sets:
             for student in students:
                 recipe = of_arm.resolve(benchmark, student, images.nominal_ipc, len(images), labels)
+                check_learned(recipe, images)
                 cells += [Cell(benchmark.name, arm, images, of_arm, recipe, student, seed) for seed in options.seeds]
     return cells
+
+
+def check_learned(recipe, images):
+    """UserError where labels that come with the images are asked for and there are none."""
+    if recipe.labels.kind == "learned" and images.soft_labels is None:
+        raise UserError(
+            f"{images.source} brings no labels of its own (no column soft_label), and the protocol learns from them; give such "
+            "a set (python -m rd3_utils convert makes one of a release), or another protocol."
+        )
 
 
 def find_labels(cells, options, benchmark, test, accelerator):
@@ -146,44 +167,92 @@ def find_labels(cells, options, benchmark, test, accelerator):
     UserError, before anything is trained, where labels are missing, of other images, or too few. `test` is a function that
     returns the test split; it is called only where a teacher must be examined.
     """
-    root, asked = Path(options.soft_labels), {}
-
-    def asked_teachers(recipe):
-        """What `--teacher` names, loaded once and, when a store must be made, examined once."""
-        if recipe.labels.teachers not in asked:
-            asked[recipe.labels.teachers] = labelling.load_teachers(options.teacher, recipe, benchmark)
-        return asked[recipe.labels.teachers]
-
-    given = (root / "index.json").is_file() or any(root.glob("labels-*.safetensors"))
-    limit = None if options.label_cache_gb is None else options.label_cache_gb * 1e9
-    ask = hub.looks_like_repo(options.soft_labels) and any(cell.recipe.labels.kind == "soft" for cell in cells)
-    published = shards.on_hub(options.soft_labels, limit) if ask else {}
+    taught = taught_labels(cells, options, benchmark, test, accelerator)
+    readers = {
+        "hard": lambda cell: soft_labels.HardLabels(cell.recipe, options.views_seed),
+        "learned": lambda cell: soft_labels.LearnedLabels(cell.recipe, options.views_seed, cell.images),
+        "static": lambda cell: soft_labels.StaticLabels(cell.recipe, options.views_seed, taught(cell)),
+        "soft": taught,
+    }
     found = {}
     for cell in cells:
-        if cell.labels_key in found:
-            continue
-        if cell.recipe.labels.kind == "hard":
-            found[cell.labels_key] = soft_labels.HardLabels(cell.recipe, options.views_seed)
-            continue
-        mine = asked_teachers(cell.recipe) if options.teacher else None
-        stores, teachers_id = Path("soft_labels") if given or published else root, None
-        where = hub_store(cell, published, options) if published else None
-        where = root if given and cell.arm == "distilled-soft" else where
-        if where is not None:
-            teachers_id = mine and teachers.teachers_id(mine, cell.recipe.labels.ensemble)
-        elif mine:
-            where = made(cell, options, mine, benchmark, test, stores, accelerator)
-        else:
-            where = stored(cell, options, stores)
-        found[cell.labels_key] = soft_labels.load(where, cell.images, cell.recipe, options.views_seed, teachers_id)
+        if cell.labels_key not in found:
+            found[cell.labels_key] = readers[cell.recipe.labels.kind](cell)
     return found
+
+
+def taught_labels(cells, options, benchmark, test, accelerator):
+    """The function that gives, for a cell, the reader of what teachers say about the views of its `recipe.labelled`."""
+    if options.online and not options.teacher:
+        raise UserError("--online labels with a teacher while students train; give --teacher default, or another.")
+
+    loaded = {}
+
+    def teachers_of(recipe):
+        """What `--teacher` names, loaded once and, when a store must be made, examined once."""
+        wanted = recipe.labels.teachers, recipe.labels.architectures
+        if wanted not in loaded:
+            loaded[wanted] = labelling.load_teachers(options.teacher, recipe, benchmark)
+        return loaded[wanted]
+
+    published = published_stores(cells, options)
+
+    def reader(cell):
+        found = teachers_of(cell.recipe) if options.teacher else None
+        if options.online:
+            return online(cell, options, found, benchmark, test, accelerator)
+        where, teachers_id = find_store(cell, options, published, found, benchmark, test, accelerator)
+        return soft_labels.load(where, cell.images, cell.recipe.labelled, options.views_seed, teachers_id)
+
+    return reader
+
+
+def published_stores(cells, options):
+    """{path: HubFolder} of the stores that --soft-labels OWNER/REPO names, or {}."""
+    if not hub.looks_like_repo(options.soft_labels) or options.online:
+        return {}
+    if not any(cell.recipe.labels.kind in protocols.TAUGHT for cell in cells):
+        return {}
+    limit = None if options.label_cache_gb is None else options.label_cache_gb * 1e9
+    return shards.on_hub(options.soft_labels, limit)
+
+
+def find_store(cell, options, published, found, benchmark, test, accelerator):
+    """(the store for `cell`, the teachers_id it must have or None): a given one, one on the Hub, one made here, one found here.
+
+    `found` are the Teachers that were given, or None.
+    """
+    root, labels = Path(options.soft_labels), cell.recipe.labels
+    given = (root / "index.json").is_file() or any(root.glob("labels-*.safetensors"))
+    where = hub_store(cell, published, options) if published else None
+    where = root if given and cell.arm == "distilled-soft" else where
+    if where is not None:
+        return where, found and teachers.teachers_id(found, labels.ensemble, labels.teacher_bn)
+    root = Path("soft_labels") if given or published else root
+    if found:
+        return made(cell, options, found, benchmark, test, root, accelerator), None
+    return stored(cell, options, root), None
+
+
+def online(cell, options, found, benchmark, test, accelerator):
+    """The reader that labels with the Teachers `found` while students train; they are replaced by examined ones."""
+    found[:] = [teachers.examined(teacher, benchmark, test(), accelerator) for teacher in found]
+    plan = label_plan(cell, options, found, accelerator)
+    return labelling.OnlineLabels(plan, cell.images, cell.recipe.labelled, found, benchmark, accelerator.device)
+
+
+def label_plan(cell, options, found, accelerator):
+    """The soft_labels.Plan of the labels of the Teachers `found` for `cell`."""
+    return labelling.plan(cell.images, cell.recipe.labelled, found, options.views_seed, accelerator.device,
+                          options.forward_batch, options.label_dtype, options.shard_mb)  # fmt: skip
 
 
 def hub_store(cell, published, options):
     """Of the stores `published` {path: HubFolder}, the one for `cell`; None where it can be made here."""
     if len(published) == 1 and cell.arm == "distilled-soft":
         return next(iter(published.values()))  # loading says in what it differs
-    tail = f"-{cell.recipe.views_digest}-s{options.views_seed}"
+    digest = cell.recipe.labelled.views_digest
+    tail = f"-{digest}-s{options.views_seed}"
     mine = [path for path in published if f"@{cell.images.fingerprint[:8]}/" in path and path.endswith(tail)]
     if len(mine) > 1:
         raise UserError(
@@ -192,7 +261,7 @@ def hub_store(cell, published, options):
         )
     if not mine and not options.teacher:
         raise UserError(
-            f"{options.soft_labels} has no labels for {cell.images.identity} with views {cell.recipe.views_digest} of seed "
+            f"{options.soft_labels} has no labels for {cell.images.identity} with views {digest} of seed "
             f"{options.views_seed}; it has {', '.join(list(published)[:3])}. Add --teacher default to make them here."
         )
     return published[mine[0]] if mine else None
@@ -212,18 +281,17 @@ def made(cell, options, found, benchmark, test, root, accelerator):
 
     `found` is a list in which Teachers are replaced by examined ones.
     """
-    plan = labelling.plan(cell.images, cell.recipe, found, options.views_seed, accelerator.device, options.forward_batch,
-                          options.label_dtype, options.shard_mb)  # fmt: skip
-    where = soft_labels.folder(root, cell.images, plan.teachers_id, cell.recipe, options.views_seed)
+    plan, recipe = label_plan(cell, options, found, accelerator), cell.recipe.labelled
+    where = soft_labels.folder(root, cell.images, plan.teachers_id, recipe, options.views_seed)
     if not labelling.is_complete(where, plan):
         found[:] = [teachers.examined(teacher, benchmark, test(), accelerator) for teacher in found]
-        labelling.make(where, plan, cell.images, cell.recipe, found, benchmark, test(), accelerator)
+        labelling.make(where, plan, cell.images, recipe, found, benchmark, test(), accelerator)
     return where
 
 
 def stored(cell, options, root):
     """The folder of the one store for `cell` that is there under `root`; UserError says how to make or choose one."""
-    images, recipe = cell.images, cell.recipe
+    images, recipe = cell.images, cell.recipe.labelled
     stores = soft_labels.candidates(root, images, recipe, options.views_seed)
     if len(stores) == 1:
         return stores[0]
@@ -287,11 +355,15 @@ def describe(cells, options, precision):
             f"  protocol  {cell.protocol.label}, digest {cell.protocol.digest}",
             f"  images    {len(images)} ({images.ipc or 'various'} per class) from {images.source}, {size / 1e6:.2f} MB",
         ]
-        if recipe.labels.kind == "soft":
+        if recipe.labels.kind in protocols.TAUGHT:
             source = ", ".join(options.teacher) if options.teacher else f"the store under {options.soft_labels}"
-            label_bytes = recipe.label_epochs * len(images) * (2 * recipe.classes + 17)
-            lines.append(f"  labels    {recipe.label_epochs} epochs of {recipe.labels.teachers} teacher(s): {source}, "
-                         f"{label_bytes / 1e6:.2f} MB, views {recipe.views_digest}")  # fmt: skip
+            source += ", while training" if options.online else ""
+            epochs, digest = recipe.labelled.label_epochs, recipe.labelled.views_digest
+            label_bytes = 0 if options.online else epochs * len(images) * (2 * recipe.classes + 17)
+            lines.append(f"  labels    {epochs} epochs of {recipe.labels.teachers} teacher(s): {source}, "
+                         f"{label_bytes / 1e6:.2f} MB, views {digest}")  # fmt: skip
+        elif recipe.labels.kind == "learned":
+            lines.append("  labels    those that come with the images")
         else:
             lines.append("  labels    the class of each image")
         if recipe.training.learning_rates:

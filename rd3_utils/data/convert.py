@@ -1,0 +1,118 @@
+"""Convert: images that a method released as a tensor become an image set, 8-bit, with the labels that were learned with them.
+
+MTT and DATM release images_best.pt, float [N, 3, S, S] in the space their networks see (normalised, or ZCA-whitened), the
+images of a class side by side, and labels_best.pt beside it: int [N] classes, or float [N, C] learned logits
+(NUS-HPC-AI-Lab/DATM distill/DATM.py).
+"""
+
+import pickle
+from pathlib import Path
+
+import torch
+
+from rd3_utils import hub
+from rd3_utils.data import images as image_sets
+from rd3_utils.data import whitening
+from rd3_utils.data.shards import file_sha256
+from rd3_utils.errors import UserError
+
+MOST_CLIPPED = 0.05  # share of values that may lie outside of what 8 bits hold
+AGREE = 0.5  # share of learned labels that must be largest for the image's own class: else the classes are in another order
+
+
+def convert(source, out, benchmark, train, method="not stated", normalisation=None, zca=0.0, most_clipped=MOST_CLIPPED):
+    """Make the image set in the new folder `out` from the tensor file `source`; (ImageSet, what distilled.json says).
+
+    `normalisation` (mean, std) is undone, the benchmark's by default; with `zca`, the whitening with that epsilon of images
+    in [0, 1], fitted on the train split (`train` is a function that returns its ImageSet), as MTT's utils.py does it, is
+    undone instead. Values are then rounded to 8 bits; UserError if more than `most_clipped` of them lie outside, as when
+    whitened images are taken for normalised ones.
+    """
+    source, out = Path(source), Path(out)
+    image_sets.check_new(out)
+    tensor = read_tensor(source)
+    size, classes = benchmark.image.size, len(benchmark.classes)
+    if tensor.shape[1:] != (3, size, size) or not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+        raise UserError(f"{source} holds {tensor.dtype} {list(tensor.shape)}, wanted finite floats [N, 3, {size}, {size}].")
+    if len(tensor) % classes or not len(tensor):
+        raise UserError(
+            f"{source} holds {len(tensor)} images, which {classes} classes of {benchmark.name} cannot share evenly."
+        )
+    labels, soft_labels, about = read_labels(source, len(tensor), classes)
+    if zca:
+        pixels, undone = unwhitened(tensor.double(), train(), zca), {"zca": zca}
+    else:
+        mean, std = normalisation or (benchmark.image.mean, benchmark.image.std)
+        pixels = tensor.double() * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
+        undone = {"mean": list(mean), "std": list(std)}
+    clipped, furthest = clipping(pixels)
+    if clipped > most_clipped:
+        raise UserError(
+            f"{source}: {100 * clipped:.1f} % of the values lie outside [0, 1] once {undone} is undone, by up to "
+            f"{furthest:.2f}: more than the {100 * most_clipped:.1f} % that may be clipped. Are the images whitened "
+            "(--zca 0.1), or normalised with other numbers (--mean, --std)? Else --most-clipped allows more."
+        )
+    pixels = (pixels * 255 + 0.5).floor().clamp(0, 255).to(torch.uint8)
+    name = out.resolve().name
+    found = image_sets.make(name, pixels, labels, benchmark.classes, name, soft_labels=soft_labels)
+    about = {
+        "method": method,
+        "benchmark": benchmark.name,
+        "ipc": found.ipc,
+        "undone": undone,
+        "clipped": round(clipped, 6),
+        "furthest_outside": round(furthest, 4),
+        **about,
+        "source": {"repo": source.name, "commit": None, "sha256": file_sha256(source)},
+        "fingerprint": found.fingerprint,
+    }
+    image_sets.save_new(found, out, about)
+    return found, about
+
+
+def read_tensor(path):
+    """The tensor in a file of torch.save, on the CPU; code in it is refused, never run."""
+    try:
+        tensor = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path} cannot be read as a tensor: {hub.one_line(error)}") from error
+    if not isinstance(tensor, torch.Tensor):
+        raise UserError(f"{path} holds a {type(tensor).__name__}, wanted one tensor; save the images alone with torch.save.")
+    return tensor.detach()
+
+
+def read_labels(source, n, classes):
+    """(classes int64 [N], learned logits float32 [N, C] or None, what to record) of the file of labels beside `source`.
+
+    It is called as `source` with "labels" for "images". Without one, and where it holds logits, classes follow the order:
+    the first N / C images are of class 0, and so on.
+    """
+    in_order = torch.arange(classes).repeat_interleave(n // classes)
+    path = source.with_name(source.name.replace("images", "labels"))
+    if path == source or not path.is_file():
+        return in_order, None, {"classes": "by the order of the images"}
+    labels = read_tensor(path)
+    if labels.shape == (n,) and not labels.is_floating_point():
+        return labels.long(), None, {"classes": path.name}
+    if labels.shape != (n, classes) or not labels.is_floating_point() or not torch.isfinite(labels).all():
+        raise UserError(f"{path} holds {labels.dtype} {list(labels.shape)}, wanted integers [{n}] or floats [{n}, {classes}].")
+    agree = float((labels.argmax(1) == in_order).double().mean())
+    if agree < AGREE:
+        raise UserError(
+            f"{path}: in {100 * agree:.0f} % of the labels the largest number is that of the image's class by its place, "
+            f"wanted {100 * AGREE:.0f} %; are the classes in another order?"
+        )
+    about = {"classes": "by the order of the images", "soft_labels": {"file": path.name, "sha256": file_sha256(path)}}
+    return in_order, labels.float(), {**about, "soft_labels_agree": round(agree, 4)}
+
+
+def unwhitened(tensor, train, eps):
+    """float64 [N, 3, S, S]: what the ZCA whitening of images in [0, 1], fitted on the ImageSet `train`, made `tensor` of."""
+    fitted = whitening.fitted(train, (0.0,) * 3, (1.0,) * 3, eps)
+    return torch.linalg.solve(fitted.matrix.double(), tensor.flatten(1).T).T.add(fitted.centre.double()).view_as(tensor)
+
+
+def clipping(pixels):
+    """(the share of values that 8 bits clip, by how much the furthest lies outside [0, 1])."""
+    outside = torch.maximum(-pixels, pixels - 1)
+    return float((outside > 0.5 / 255).double().mean()), max(0.0, float(outside.max()))
