@@ -75,26 +75,26 @@ def list_all(options):
     """Print everything that has a name, one line each."""
     for name in benchmark.names():
         b = benchmark.load(name)
-        print(f"benchmark  {name:18} {b.title}: {len(b.classes)} classes, {b.image.size} px, "
+        print(f"benchmark  {name:19} {b.title}: {len(b.classes)} classes, {b.image.size} px, "
               f"{b.data.train_images or 'some'} train / {b.data.test_images} test")  # fmt: skip
     for name in protocol.names():
         p = protocol.load(name)
-        print(f"protocol   {name:18} {p.title} [{p.digest}]")
+        print(f"protocol   {name:19} {p.title} [{p.digest}]")
     for name in selections.SELECTIONS:
-        print(f"images     {name:18} {SELECTION_HELP[name]}")
+        print(f"images     {name:19} {SELECTION_HELP[name]}")
     for name in image_sets.embedded_sets():
-        print(f"images     {name:18} embedded")
+        print(f"images     {name:19} embedded")
     for publisher in catalogue.publishers():
         for name, text in publisher.methods.items():
             there = f"{name}:ipc=K, K in {', '.join(map(str, publisher.ipc))}, of {publisher.benchmark}: {text}"
-            print(f"images     {name:18} {there}; {publisher.repo.format(method=name, ipc='K')}, licence {publisher.licence}")
+            print(f"images     {name:19} {there}; {publisher.repo.format(method=name, ipc='K')}, licence {publisher.licence}")
     for name, method in synthesis.METHODS.items():
-        print(f"synthesize {name:18} {method.__doc__.partition(':')[0]}")
+        print(f"synthesize {name:19} {method.__doc__.partition(':')[0]}")
     for name, text in students.OWN.items():
-        print(f"student    {name:18} {text}")
-    print(f"student    {'NAME':18} every timm architecture that takes the benchmark's image size")
+        print(f"student    {name:19} {text}")
+    print(f"student    {'NAME':19} every timm architecture that takes the benchmark's image size")
     for name, function in losses.LOSSES.items():
-        print(f"loss       {name:18} {function.__doc__.splitlines()[0]}")
+        print(f"loss       {name:19} {function.__doc__.splitlines()[0]}")
 
 
 SELECTION_HELP = {

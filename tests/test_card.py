@@ -7,6 +7,8 @@ from conftest import run_script
 from huggingface_hub import ModelCard
 from PIL import Image
 
+from rd3_utils.protocols import benchmark, protocol
+from rd3_utils.publishing import card as cards
 from rd3_utils.publishing import markdown
 
 SHORT = "--set", "training.epochs=3"
@@ -49,6 +51,13 @@ def test_a_card_shows_every_knob_its_source_and_the_command(card):
                  "SHA-256 of the weights", "digits-dm-ipc1", "timm.create_model"):  # fmt: skip
         assert part.replace("\\", "") in text.replace("\\", ""), part
     assert str(card[0].parents[4]) not in text  # no path of the machine
+
+
+def test_a_card_says_which_rule_a_value_comes_from():
+    rded, cifar = protocol.load("rded-v1"), benchmark.load("cifar10")
+    rules = rded.matching(cifar, "convnet3", 1)
+    assert "10 at IPC 1" in cards.source_of("training.batch_size", "soft", rded, cifar, rules)
+    assert cards.source_of("training.epochs", "soft", rded, cifar, rules) == rded.sources["training.epochs"]
 
 
 def test_the_pictures_of_a_card_are_there_and_small(card):

@@ -287,6 +287,12 @@ def test_batch_norm_in_groups_deals_whole_groups(recipe, hundred):
     assert [[len(some) for some, _ in part] for part in parts] == [[8, 8, 8], [8, 8, 8, 2]]
 
 
+def test_a_single_row_left_over_joins_the_batch_norm_group_before_it(recipe, hundred):
+    r = recipe("rd3-v1", hundred, "training.batch_norm=groups:7")
+    groups = [some for some, _ in training.share(torch.arange(50), r, 0, 1)]
+    assert [len(some) for some in groups] == [7] * 6 + [8] and torch.cat(groups).tolist() == list(range(50))
+
+
 def test_the_moving_average_is_the_recursion_and_its_buffers_are_live(recipe, hundred, digits):
     network = students.create("convnet1_bn", digits, 0)
     average = training.moving_average(recipe("rd3-v1", hundred, "training.ema_decay=0.9"), network)
@@ -317,7 +323,7 @@ def test_global_batch_norm_on_several_cpu_processes_is_refused(recipe, hundred, 
     training.check_launch(recipe("rd3-v1", hundred), students.create("convnet3", digits, 0), accelerator)
 
 
-@pytest.mark.parametrize("override", ["training.batch_size=99", "training.batch_norm=groups:7", "training.batch_norm=groups:1"])
+@pytest.mark.parametrize("override", ["training.batch_size=99", "training.batch_norm=groups:1"])
 def test_batch_norm_of_a_single_image_is_refused(recipe, hundred, digits, override):
     alone = type("Launch", (), {"num_processes": 1, "distributed_type": "x"})()
     network = students.create("convnet3_bn", digits, 0)

@@ -118,7 +118,7 @@ def share(rows, recipe, process, processes, image_weights=None):
     """
     weight = processes / len(rows)
     kind, _, n = recipe.training.batch_norm.partition(":")
-    dealt = list(rows.split(int(n))) if kind == "groups" else rows  # whole groups, or single rows
+    dealt = grouped(rows, int(n)) if kind == "groups" else rows  # whole groups, or single rows
     first, stop = process * len(dealt) // processes, (process + 1) * len(dealt) // processes
     mine = dealt[first:stop] if kind == "groups" else [dealt[first:stop]]
     passes = [(some, torch.full((len(some),), weight)) for some in mine if len(some)]
@@ -126,6 +126,14 @@ def share(rows, recipe, process, processes, image_weights=None):
         mean = image_weights[rows].mean().clamp(min=1e-12)  # a batch of zeros weighs nothing
         passes = [(some, weights * image_weights[some] / mean) for some, weights in passes]
     return passes or [(rows[:1], torch.zeros(1))]
+
+
+def grouped(rows, n):
+    """`rows` [B] in groups of n for batch norm, the last smaller; a single row left over joins the group before it."""
+    groups = list(rows.split(n))
+    if len(groups) > 1 and len(groups[-1]) == 1:
+        groups[-2:] = [torch.cat(groups[-2:])]
+    return groups
 
 
 def check_launch(recipe, network, accelerator):
@@ -140,7 +148,7 @@ def check_launch(recipe, network, accelerator):
         return
     last = recipe.images % batch or batch
     kind, _, n = recipe.training.batch_norm.partition(":")
-    alone = last % int(n) if kind == "groups" else last // processes if kind == "local" else last
+    alone = last // processes if kind == "local" else last
     if alone == 1 or (kind == "groups" and int(n) == 1):
         raise UserError(
             f"batch normalisation would see a single image: {recipe.images} images, batch {batch}, "
@@ -153,7 +161,7 @@ def check_launch(recipe, network, accelerator):
             f"training.batch_norm is global, and {processes} CPU processes have no synchronised batch norm; "
             "use one process, GPUs, or a student without batch norm such as convnet3."
         )
-    least = math.ceil(last / int(n)) if kind == "groups" else last
+    least = len(grouped(torch.arange(last), int(n))) if kind == "groups" else last
     if least < processes:
         raise UserError(
             f"the last batch has {least} {'groups' if kind == 'groups' else 'images'} for {processes} processes, and a "

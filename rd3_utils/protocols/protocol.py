@@ -208,14 +208,15 @@ class Protocol:
     labels: Labels
     loss: Loss
     arms: dict  # label kind of an arm (soft, hard, plain) -> {knob: value} it changes
-    rules: tuple  # of {"when": {...}, "set": {knob: value}}
+    rules: tuple  # of {"when": {...}, "set": {knob: value}, "source": where the values come from}; older files have no source
     overrides: tuple = ()  # of (knob, value)
 
     @property
     def knobs(self):
         """All that counts, as plain data."""
         sections = {name: stated(getattr(self, name)) for name in SECTIONS}
-        knobs = {**sections, "rules": list(self.rules), "arms": self.arms}
+        rules = [{key: rule[key] for key in ("when", "set")} for rule in self.rules]
+        knobs = {**sections, "rules": rules, "arms": self.arms}
         return {**knobs, "overrides": dict(self.overrides)} if self.overrides else knobs
 
     @property
@@ -251,6 +252,11 @@ class Protocol:
             pairs[key] = check_knob(key, parse_value(text), "--set")
         return dataclasses.replace(self, overrides=tuple(sorted(pairs.items())))
 
+    def matching(self, benchmark, student, ipc):
+        """The rules that hold for `student` on `ipc` images per class of `benchmark`, in order: later ones win."""
+        case = {"benchmark": benchmark.name, "student": student, "ipc": ipc, "image_size": benchmark.image.size}
+        return [rule for rule in self.rules if all(CONDITIONS[name](value, case) for name, value in rule["when"].items())]
+
     def resolve(self, benchmark, student, ipc, images, labels):
         """The Recipe for `images` images at `ipc` per class, for the arm that labels them `labels` (soft, hard, plain).
 
@@ -258,11 +264,7 @@ class Protocol:
         """
         if labels not in self.arms:
             raise UserError(f"protocol {self.name} has no arm with {labels} labels; it has {', '.join(sorted(self.arms))}.")
-        case = {"benchmark": benchmark.name, "student": student, "ipc": ipc, "image_size": benchmark.image.size}
-        changes = {}
-        for rule in self.rules:
-            if all(CONDITIONS[name](value, case) for name, value in rule["when"].items()):
-                changes.update(rule["set"])
+        changes = {key: value for rule in self.matching(benchmark, student, ipc) for key, value in rule["set"].items()}
         changes.update(self.overrides)
         if labels == "plain":  # identity views by definition, also without the knobs that its file was too early for
             changes.update({key: NEUTRAL[key] for key in AUGMENTATIONS})
@@ -346,15 +348,19 @@ def all_knobs():
 
 
 def read_rule(rule, where):
-    """A rule with known conditions and knobs, values coerced."""
-    if set(rule) != {"when", "set"} or not all(isinstance(part, dict) for part in rule.values()):
-        raise UserError(f"{where} [[rules]] has {sorted(rule)}, wanted exactly the tables 'when' and 'set'.")
+    """A rule with known conditions and knobs, values coerced; `source` says in words where its values come from."""
+    source = {"source": str} if "source" in rule else {}
+    wanted = {"when": dict, "set": dict, **source}
+    if set(rule) != set(wanted) or not all(isinstance(part, wanted[key]) for key, part in rule.items()):
+        raise UserError(
+            f"{where} [[rules]] has {sorted(rule)}, wanted exactly the tables 'when' and 'set', and a text 'source' if any."
+        )
     for condition in rule["when"]:
         if condition not in CONDITIONS:
             raise unknown(f"condition in {where} [[rules]]", condition, CONDITIONS)
     when = {key: coerce(CONDITION_TYPES[key], value, f"{where} [[rules]] {key}") for key, value in rule["when"].items()}
     changes = {key: check_knob(key, value, f"{where} [[rules]]") for key, value in rule["set"].items()}
-    return {"when": when, "set": changes}
+    return {"when": when, "set": changes, **({"source": rule["source"]} if source else {})}
 
 
 def parse_value(text):

@@ -249,7 +249,10 @@ def protocol_section(runs, head, protocol, benchmark):
     """Every knob of the headline arm's recipe with its source, and what other arms change."""
     recipe = flat(head["recipe"])
     labels = head["arm"].split("-")[1]
-    rows = [[key, value, source_of(key, labels, protocol, benchmark)] for key, value in recipe.items()]
+    images = head["images"]
+    ipc = images["ipc"] or images["images"] // head["recipe"]["classes"]
+    rules = protocol.matching(benchmark, head["student"], ipc)
+    rows = [[key, value, source_of(key, labels, protocol, benchmark, rules)] for key, value in recipe.items()]
     changed = []
     for run in {(run["student"], run["arm"]): run for run in reversed(runs)}.values():
         mine = flat(run["recipe"])
@@ -270,9 +273,10 @@ def flat(recipe):
     return {f"{section}.{key}": value for section in protocols.SECTIONS for key, value in recipe[section].items()}
 
 
-def source_of(key, labels, protocol, benchmark):
-    """Where a resolved value comes from: the strongest that spoke, then the protocol's own words."""
-    stated = protocol.sources.get(key, "not used by the protocol")
+def source_of(key, labels, protocol, benchmark, rules):
+    """Where a resolved value comes from: the strongest that spoke, then the protocol's own words; of `rules`, the last."""
+    by_rule = [rule["source"] for rule in rules if key in rule["set"] and "source" in rule]
+    stated = [protocol.sources.get(key, "not used by the protocol"), *by_rule][-1]
     if key == "views.flip" and not benchmark.image.mirror:
         return f"{benchmark.name} forbids mirror images; else {stated}"
     if key == "views.dsa" and not benchmark.image.mirror:
