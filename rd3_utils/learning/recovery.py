@@ -79,8 +79,9 @@ def recover(method, recipes, train, benchmark, ipc, seed, accelerator, data_dir,
 
     Image t of every class is optimised together with image t of the other classes, at most `batch` of them, and with no
     other image; its random numbers are those of (seed, t, first class of the batch). So a larger ipc of the same seed and
-    teacher contains the smaller one. The last iterate is kept, as in the original, rounded to 8 bits (there: truncated, and
-    saved as JPEG). Pixels live in the benchmark's normalisation and are clipped after every step to what an image can be.
+    teacher contains the smaller one, from noise and from real images. Pixels live in the benchmark's normalisation and are
+    clipped after every step to what an image can be. The last iterate is kept, as in the original, rounded to 8 bits (there:
+    truncated, and saved as JPEG).
     """
     recipe = resolved(recipes, benchmark, changes)
     image_sets.check_size(ipc * len(benchmark.classes), benchmark)
@@ -96,7 +97,7 @@ def recover(method, recipes, train, benchmark, ipc, seed, accelerator, data_dir,
     found = teachers.examined(found, benchmark, image_sets.test_split(benchmark, data_dir), accelerator)
     start = STARTS[init](train, benchmark, ipc, seed, accelerator, data_dir, teacher)
     device, size, classes = accelerator.device, benchmark.image.size, len(benchmark.classes)
-    network = teachers.Ensemble([found], benchmark).to(device, memory_format=torch.channels_last)
+    network = teachers.Ensemble([found], benchmark).to(device)
     loss = TeacherLoss(network)
     mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (benchmark.image.mean, benchmark.image.std))
     made = torch.empty(classes, ipc, 3, size, size, dtype=torch.uint8)
@@ -104,8 +105,7 @@ def recover(method, recipes, train, benchmark, ipc, seed, accelerator, data_dir,
     with tqdm(total=len(batches) * recipe.iterations, desc=f"{method} ipc {ipc}", unit="step", leave=False) as bar:
         for t, some in batches:
             stream = views.Stream(seed, f"recovery {t} {int(some[0])}")
-            x = noise(len(some), size, stream) if start is None else start[some, t] / 255
-            x = x.to(device) if start is None else (x.to(device) - mean) / std
+            x = noise(len(some), size, stream).to(device) if start is None else (start[some, t].to(device) / 255 - mean) / std
             x = optimised(x, some.to(device), loss, recipe, draws(recipe, size, stream), (-mean / std, (1 - mean) / std), bar)
             made[some, t] = (x * std + mean).mul(255).add(0.5).floor().clamp(0, 255).to(torch.uint8).cpu()
     about = {"teacher": found.describe(), "init": init, "batch": batch, **asdict(recipe)}
@@ -115,11 +115,13 @@ def recover(method, recipes, train, benchmark, ipc, seed, accelerator, data_dir,
 def resolved(recipes, benchmark, changes):
     """The Recipe of `recipes` for the benchmark's images, with `changes` that are not None; UserError for impossible ones.
 
-    Below 32 px the jitter is an eighth of the side, as at 32 px, and no flip where a mirrored image is none of its class.
+    Below 32 px, which nobody has published, the jitter is an eighth of the side, as it is at 32 px. No flip where the
+    benchmark says that a mirrored image is none of its class.
     """
     size = benchmark.image.size
     recipe = recipes[min((s for s in recipes if s >= size), default=max(recipes))]
-    recipe = replace(recipe, jitter=tuple(min(j, size // 8) for j in recipe.jitter), flip=recipe.flip * benchmark.image.mirror)
+    jitter = (0, size // 8) if size < min(recipes) else recipe.jitter
+    recipe = replace(recipe, jitter=jitter, flip=recipe.flip * benchmark.image.mirror)
     recipe = replace(recipe, **{key: value for key, value in changes.items() if value is not None})
     if isinstance(recipe.jitter, int):
         recipe = replace(recipe, jitter=(0, recipe.jitter))
@@ -188,7 +190,9 @@ class TeacherLoss:
 
 def distance(layer, x):
     """How far mean and variance of x [B, C, ...] are from the running ones of a batch-norm layer."""
-    variance, mean = torch.var_mean(x, [d for d in range(x.ndim) if d != 1], correction=0)
+    others = [d for d in range(x.ndim) if d != 1]
+    mean = x.mean(others)
+    variance = x.square().mean(others) - mean.square()  # a quarter less time per step on a CPU than torch.var_mean
     return torch.linalg.vector_norm(mean - layer.running_mean) + torch.linalg.vector_norm(variance - layer.running_var)
 
 
