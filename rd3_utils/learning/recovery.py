@@ -1,7 +1,7 @@
 """Images recovered from a teacher: SRe2L, and CDA, which is SRe2L with a curriculum on the crops.
 
 What the teacher remembers of its training images, the batch-norm statistics, and what it knows, the classes, are turned into
-pixels. Facts are those of VILA-Lab/SRe2L (SRe2L/recover, SRe2L/*small_dataset, CDA), read at 2e346ff.
+pixels. The values are those of VILA-Lab/SRe2L: paths below are of that repository (SRe2L/recover, SRe2L/*small_dataset, CDA).
 """
 
 import math
@@ -20,7 +20,7 @@ from rd3_utils.errors import UserError, unknown
 from rd3_utils.learning import real_patches, teachers
 
 CLASSES = 100  # images optimised together, one of each class: --batch-size in all of its scripts
-BETAS, EPSILON = (0.5, 0.9), 1e-8  # Adam's: recover/data_synthesis.py:45
+BETAS, EPSILON = (0.5, 0.9), 1e-8  # Adam's: recover/data_synthesis.py:46
 FIRST_LAYER = 10.0  # --first-bn-multiplier in all of its scripts
 CROP_RATIO = (3 / 4, 4 / 3)  # torchvision's default, which its crops leave as it is
 
@@ -218,7 +218,7 @@ def learning_rate(recipe, i):
 
 
 def smallest_crop(recipe, i):
-    """The least share of the area that a crop of iteration i may have (CDA/recover_cda_in1k.py:59-71)."""
+    """The least share of the area that a crop of iteration i may have (CDA/recover_cda_in1k.py:51-66)."""
     ends = recipe.milestone * recipe.iterations
     return recipe.min_crop + (1 - recipe.min_crop) * CURRICULA[recipe.curriculum](i / ends) if i < ends else recipe.min_crop
 
