@@ -9,7 +9,7 @@ from rd3_utils.data import catalogue, selections, tables
 from rd3_utils.data import convert as conversion
 from rd3_utils.data import images as image_sets
 from rd3_utils.errors import UserError
-from rd3_utils.learning import losses, students, synthesis
+from rd3_utils.learning import losses, recovery, students, synthesis
 from rd3_utils.options import add_how, positive, push_target, seed
 from rd3_utils.protocols import benchmark, protocol
 from rd3_utils.publishing import dataset_repo
@@ -53,6 +53,16 @@ def parse():
     return parser.parse_args()
 
 
+RECOVERY = {  # options of sre2l and cda; those without a default follow the image size, see learning/recovery.py
+    "--teacher": dict(metavar="SOURCE", default="default", help="network with batch norm (default: the benchmark's)"),
+    "--init": dict(choices=tuple(recovery.STARTS), default="noise", help="what images start from (default: noise)"),
+    "--iterations": dict(type=positive, help="steps per image (default: 1000 up to 32 px, 4000 above)"),
+    "--batch": dict(type=positive, default=recovery.CLASSES, help="classes optimised together (default: %(default)s)"),
+    "--learning-rate": dict(type=float, help="of Adam at the start"),
+    "--bn-weight": dict(type=float, help="of the distance from the teacher's batch-norm statistics"),
+    "--jitter": dict(type=int, metavar="PIXELS", help="largest shift of a step"),
+    "--min-crop": dict(type=float, metavar="SHARE", help="least share of the area that a step may see; 1: no crops"),
+}
 SETTINGS = {  # options of each method of `synthesize`
     "dm": {
         "--iterations": dict(type=positive, default=1000),
@@ -63,6 +73,12 @@ SETTINGS = {  # options of each method of `synthesize`
         "--candidates": dict(type=positive, default=300, help="real images of each class to choose from (default: 300)"),
         "--crops": dict(type=positive, default=5, help="random crops of each (default: 5)"),
         "--factor": dict(type=positive, help="patches per side of an image (default: 1 up to 64 px, 2 above)"),
+    },
+    "sre2l": RECOVERY,
+    "cda": {
+        **RECOVERY,
+        "--curriculum": dict(choices=tuple(recovery.CURRICULA), help="how the crops' lower bound falls (default: cosine)"),
+        "--milestone": dict(type=float, metavar="SHARE", help="of the iterations in which it falls (default: 1)"),
     },
 }
 
@@ -106,7 +122,7 @@ SELECTION_HELP = {
 def synthesize(options):
     """Make a distilled set and say where it lies."""
     bench = benchmark.load(options.benchmark)
-    settings = {key: getattr(options, key) for key in (name.removeprefix("--") for name in SETTINGS[options.method])}
+    settings = {key: getattr(options, key) for key in (name[2:].replace("-", "_") for name in SETTINGS[options.method])}
     made = synthesis.synthesize(options.method, bench, options.ipc, options.out, options.seed, options.data_dir, **settings)
     words = ["--benchmark", bench.name, "--distilled", options.out, "--teacher", settings.get("teacher", "default")]
     words += ["--data-dir", options.data_dir] if options.data_dir else []

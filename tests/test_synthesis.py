@@ -15,7 +15,7 @@ from rd3_utils import launch
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import selections, tables
 from rd3_utils.errors import UserError
-from rd3_utils.learning import students, synthesis, teachers
+from rd3_utils.learning import real_patches, students, synthesis, teachers
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_distribution_matching_brings_the_class_means_together(digits, table, tr
 @pytest.mark.parametrize("factor, ipc", [(1, 3), (2, 2)])
 def test_rded_keeps_the_patches_its_description_keeps(digits, table, train, factor, ipc):
     """One patch at a time: 12 candidates of a class, 4 crops each, the best crop of each, the best of these, in blocks."""
-    made, about = synthesis.rded(table, digits, ipc, 5, launch.accelerator(), None, candidates=12, crops=4, factor=factor)
+    made, about = real_patches.rded(table, digits, ipc, 5, launch.accelerator(), None, candidates=12, crops=4, factor=factor)
     teacher = teachers.load("default", digits)
     mean, std = (torch.tensor(v)[:, None, None] for v in (teacher.mean, teacher.std))
     side = 8 // factor
@@ -54,7 +54,7 @@ def test_rded_keeps_the_patches_its_description_keeps(digits, table, train, fact
         best = []
         for row in selections.shuffled(table, 5)[k][:12]:
             tried = []
-            for patch in synthesis.random_patches(table, np.array([row]), 4, side, 5)[0]:
+            for patch in real_patches.random_patches(table, np.array([row]), 4, side, 5)[0]:
                 canvas = torch.zeros(3, 8, 8)
                 first = (8 - side) // 2
                 canvas[:, first : first + side, first : first + side] = (patch / 255 - mean) / std
@@ -75,7 +75,7 @@ def test_random_squares_are_torchvisions(monkeypatch):
             generator = np.random.Generator(np.random.Philox(key=[seed, 1]))
 
             def uniform(self, low, high, generator=generator):
-                return self.fill_(generator.uniform(low, high) if (low, high) == synthesis.CROP_SCALE else 0.0)
+                return self.fill_(generator.uniform(low, high) if (low, high) == real_patches.CROP_SCALE else 0.0)
 
             def randint(low, high, size, generator=generator):
                 return torch.tensor([generator.integers(low, high)])
@@ -83,10 +83,10 @@ def test_random_squares_are_torchvisions(monkeypatch):
             monkeypatch.setattr(torch.Tensor, "uniform_", uniform)
             monkeypatch.setattr(torch, "randint", randint)
             picture = Image.new("RGB", (width, height))
-            top, left, h, w = RandomResizedCrop.get_params(picture, synthesis.CROP_SCALE, (1, 1))
+            top, left, h, w = RandomResizedCrop.get_params(picture, real_patches.CROP_SCALE, (1, 1))
             monkeypatch.undo()
             again = np.random.Generator(np.random.Philox(key=[seed, 1]))
-            assert h == w and synthesis.random_square(width, height, again) == (left, top, h)
+            assert h == w and real_patches.random_square(width, height, again) == (left, top, h)
 
 
 def test_patches_are_cut_from_pictures_of_their_own_size(digits, tmp_path):
@@ -99,22 +99,22 @@ def test_patches_are_cut_from_pictures_of_their_own_size(digits, tmp_path):
         Image.fromarray(pixels).save(tmp_path / "train" / str(k) / "a.png")
         files.append(Image.fromarray(pixels))
     few = dataclasses.replace(photographs, data=dataclasses.replace(digits.data, train_images=10))
-    patches = synthesis.random_patches(tables.real(few, "train", tmp_path), np.array([3, 8]), 2, 4, 11)
+    patches = real_patches.random_patches(tables.real(few, "train", tmp_path), np.array([3, 8]), 2, 4, 11)
     for i, row in enumerate((3, 8)):
         generator = np.random.Generator(np.random.Philox(key=[11, row]))
         for j in range(2):
-            left, top, side = synthesis.random_square(50, 30 + row, generator)
+            left, top, side = real_patches.random_square(50, 30 + row, generator)
             wanted = resized_crop(files[row], top, left, side, side, (4, 4))
             assert np.array_equal(patches[i, j].permute(1, 2, 0), wanted)
 
 
 def test_patches_fill_images_block_by_block_also_where_the_factor_does_not_divide():
     patches = torch.arange(9 * 2, dtype=torch.uint8)[:, None, None, None].expand(18, 3, 2, 2).contiguous()
-    made = synthesis.assembled(patches, 2, 3, 8)  # cells of 3, 3 and 2 pixels
+    made = real_patches.assembled(patches, 2, 3, 8)  # cells of 3, 3 and 2 pixels
     wanted = torch.tensor([[0, 2, 4], [6, 8, 10], [12, 14, 16]]).repeat_interleave(3, 0).repeat_interleave(3, 1)[:8, :8]
     assert torch.equal(made[0, 0].long(), wanted) and torch.equal(made[1, 2].long(), wanted + 1)
     one = torch.randint(0, 256, (1, 3, 2, 2), dtype=torch.uint8)
-    enlarged = synthesis.assembled(one.expand(9, 3, 2, 2), 1, 3, 8)[0, :, :3, :3]
+    enlarged = real_patches.assembled(one.expand(9, 3, 2, 2), 1, 3, 8)[0, :, :3, :3]
     assert torch.equal(enlarged, F.interpolate(one.float(), (3, 3))[0].to(torch.uint8))
 
 
@@ -144,7 +144,7 @@ def test_what_rded_cannot_do_is_said_in_one_line(script, options, wanted):
 
 
 def test_another_seed_draws_other_candidates(digits, table):
-    same = [synthesis.rded(table, digits, 1, seed, launch.accelerator(), None, candidates=5)[0] for seed in (0, 0, 1)]
+    same = [real_patches.rded(table, digits, 1, seed, launch.accelerator(), None, candidates=5)[0] for seed in (0, 0, 1)]
     assert torch.equal(same[0], same[1]) and not torch.equal(same[0], same[2])
 
 

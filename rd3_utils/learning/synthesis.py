@@ -1,28 +1,22 @@
-"""Distilled image sets made here: distribution matching (DM) and teacher-selected real patches (RDED)."""
+"""Distilled image sets made here, by any of METHODS; distribution matching (DM) is in this file."""
 
 import json
 import os
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate.utils import tqdm
-from PIL import Image
-from torch.nn import functional as F
 
 from rd3_utils import launch
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import selections, tables
 from rd3_utils.errors import UserError, unknown
-from rd3_utils.learning import students, teachers
-from rd3_utils.learning.students import SMALL
+from rd3_utils.learning import real_patches, recovery, students
 
 # VICO-UoE/DatasetCondensation main_DM.py:15-38: images learn by SGD with momentum 0.5 and learning rate 1.0
 LEARNING_RATE, MOMENTUM = 1.0, 0.5
 REAL_BATCH = 64  # real images per class and iteration; 256 there
-CROP_SCALE = (0.08, 1.0)  # torchvision's default, which RDED's crops leave as it is
-FORWARD = 100  # patches per teacher pass
 
 
 def dm(train, benchmark, ipc, seed, accelerator, data_dir, iterations=1000, student=None):
@@ -59,112 +53,7 @@ def dm(train, benchmark, ipc, seed, accelerator, data_dir, iterations=1000, stud
     return pixels, about
 
 
-@torch.no_grad()
-def rded(train, benchmark, ipc, seed, accelerator, data_dir, teacher="default", candidates=300, crops=5, factor=None):
-    """RDED (Sun et al., CVPR 2024, arXiv 2312.03526): uint8 [N, 3, S, S], `ipc` per class, and what is worth recording.
-
-    Of every class, `candidates` real images are drawn (the first ones of random:ipc=...,seed=SEED); of each, `crops` square
-    crops of 8 % to 100 % of its area are taken at its own resolution and resized to S / factor. The teacher sees each patch
-    in the middle of an S x S canvas of zeros (after normalisation); an image's best patch is the one of least cross-entropy
-    with its class, and a class keeps its ipc * factor^2 best. Image t is made of the patches ranked t, t + ipc, t + 2 ipc, ...
-    in reading order.
-    As LINs-lab/RDED 3f6453d synthesize/main.py and utils.py; its patches are kept as JPEG, these are 8-bit and lossless.
-    """
-    size = benchmark.image.size
-    factor = factor or (1 if size <= SMALL else 2)
-    wanted = ipc * factor**2
-    if wanted > candidates:
-        raise UserError(
-            f"{ipc} images per class of {factor} x {factor} patches need {wanted} candidates per class, "
-            f"{candidates} are drawn; use --candidates {wanted} or more."
-        )
-    rows_of = [rows[:candidates] for rows in selections.shuffled(train, seed)]
-    few = min(range(len(rows_of)), key=lambda k: len(rows_of[k]))
-    if len(rows_of[few]) < wanted:
-        raise UserError(
-            f"class '{benchmark.classes[few]}' has {len(rows_of[few])} real images, {ipc} images of {factor} x {factor} "
-            f"patches need {wanted}; use a smaller --ipc or --factor."
-        )
-    found = teachers.load(teacher, benchmark)
-    found = teachers.examined(found, benchmark, image_sets.test_split(benchmark, data_dir), accelerator)
-    network = teachers.Ensemble([found], benchmark).to(accelerator.device)
-    made = []
-    for k, rows in enumerate(tqdm(rows_of, desc=f"rded ipc {ipc}", unit="class", leave=False)):
-        patches = random_patches(train, rows, crops, size // factor, seed)  # uint8 [candidates, crops, 3, s, s]
-        inputs = patches.flatten(0, 1).split(FORWARD)
-        logits = torch.cat([network(on_canvas(some.to(accelerator.device), found, benchmark)) for some in inputs]).float()
-        losses = F.cross_entropy(logits, torch.full((len(logits),), k, device=logits.device), reduction="none").cpu()
-        made.append(assembled(best_patches(patches, losses.view(len(rows), crops), wanted), ipc, factor, size))
-    about = {"teacher": found.describe(), "candidates": candidates, "crops": crops, "factor": factor}
-    return torch.cat(made), about
-
-
-def random_patches(table, rows, crops, size, seed):
-    """uint8 [len(rows), crops, 3, size, size]: random square crops of the original pictures, resized (bilinear, antialiased).
-
-    The numbers of row i come from a Philox stream of (seed, i): they do not depend on the other rows.
-    """
-    patches = np.empty((len(rows), crops, 3, size, size), np.uint8)
-
-    def crop(start, cells):
-        for place, cell in enumerate(cells, start):
-            picture = table.picture(cell, rows[place])
-            generator = np.random.Generator(np.random.Philox(key=[seed, int(rows[place])]))
-            for j in range(crops):
-                left, top, side = random_square(*picture.size, generator)
-                patch = picture.crop((left, top, left + side, top + side))
-                patches[place, j] = np.asarray(patch.resize((size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-
-    table.chunks(rows, crop)
-    return torch.from_numpy(patches)
-
-
-def random_square(width, height, generator):
-    """(left, top, side) as torchvision's RandomResizedCrop.get_params with ratio (1, 1): ten tries, then the central square."""
-    for _ in range(10):
-        side = round((width * height * generator.uniform(*CROP_SCALE)) ** 0.5)
-        if 0 < side <= min(width, height):
-            top, left = generator.integers(0, height - side + 1), generator.integers(0, width - side + 1)
-            return int(left), int(top), side
-    side = min(width, height)
-    return (width - side) // 2, (height - side) // 2, side
-
-
-def on_canvas(patches, teacher, benchmark):
-    """Patches uint8 [B, 3, s, s] in the middle of S x S canvases, normalised for the benchmark: float32 [B, 3, S, S].
-
-    The canvas has the teacher's mean colour, which is zero to the teacher.
-    """
-    side, image = patches.shape[-1], benchmark.image
-    black, mean, std = (torch.tensor(v, device=patches.device)[:, None, None] for v in (teacher.mean, image.mean, image.std))
-    canvas = black.repeat(len(patches), 1, image.size, image.size)
-    first = (image.size - side) // 2
-    canvas[:, :, first : first + side, first : first + side] = patches / 255
-    return (canvas - mean) / std
-
-
-def best_patches(patches, losses, wanted):
-    """uint8 [wanted, 3, s, s], best first: of every image [m, crops, 3, s, s] the patch of least loss, of these the least."""
-    least, which = losses.min(1)
-    best = least.argsort(stable=True)[:wanted]
-    return patches[best, which[best]]
-
-
-def assembled(patches, ipc, factor, size):
-    """uint8 [ipc, 3, size, size]: a factor x factor grid; block b of `ipc` patches fills cell b of every image.
-
-    Where factor does not divide the size, the first rows and columns of cells are a pixel larger (nearest neighbour).
-    """
-    edges = [i * (size // factor) + min(i, size % factor) for i in range(factor + 1)]
-    canvas = torch.empty(ipc, 3, size, size, dtype=torch.uint8)
-    for b, block in enumerate(patches.split(ipc)):
-        top, bottom = edges[b // factor : b // factor + 2]
-        left, right = edges[b % factor : b % factor + 2]
-        canvas[:, :, top:bottom, left:right] = F.interpolate(block, (bottom - top, right - left))
-    return canvas
-
-
-METHODS = {"dm": dm, "rded": rded}
+METHODS = {"dm": dm, "rded": real_patches.rded, "sre2l": recovery.sre2l, "cda": recovery.cda}
 
 
 def synthesize(method, benchmark, ipc, out, seed=0, data_dir=None, **settings):
