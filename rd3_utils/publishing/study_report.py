@@ -37,24 +37,22 @@ def text(study, report, pictures):
     """report.md."""
     parts = [f"# {escape(report['title'])}"]
     parts += [escape(study.description)] if study.description else []
-    parts.append(f"{report['cells_there']} of {report['cells_planned']} cells. Accuracies are top-1 in percent, of the last epoch "
-                 f"on the whole test split. Intervals: {100 * CONFIDENCE:.0f} %, percentile bootstrap over seeds and draws, "
-                 f"{RESAMPLES} resamples; of a single value there is none, and of three they are rough.")  # fmt: skip
+    parts.append(f"{report['cells_there']} of {report['cells_planned']} cells. Accuracies are top-1 in percent, of the last "
+                 f"epoch on the whole test split. Intervals: {100 * CONFIDENCE:.0f} %, percentile bootstrap over seeds and "
+                 f"draws, {RESAMPLES} resamples; of a single value there is none, of two or three they are rough and lean low "
+                 "for seed.")  # fmt: skip
     parts += [f"> {escape(note)}" for note in report["notes"]]
-    for title, name, section in SECTIONS:
-        body = section(report) if report[name] else []
-        if body:
-            parts += [
-                f"## {title}",
-                *body,
-                *(f"![{escape(caption)}](plots/{file})" for file, caption in pictures.get(name, [])),
-            ]
+    for title, name, shown, section in SECTIONS:
+        if report[name]:
+            parts += [f"## {title}", *section(report)]
+            parts += [f"![{escape(caption)}](plots/{file})" for file, caption in pictures.get(shown, [])]
     return "\n\n".join(parts) + "\n"
 
 
 def place(entry, *more):
     """ "cifar10, 10 images per class, convnet3"."""
-    words = [entry["benchmark"]] + ([f"{entry['ipc']} images per class"] if entry["ipc"] else ["all images"])
+    images = f"{entry['ipc']} image{'s' if entry['ipc'] > 1 else ''} per class" if entry["ipc"] else "all images"
+    words = [entry["benchmark"], images]
     return ", ".join([*words, *([entry["student"]] if "student" in entry else []), *more])
 
 
@@ -87,8 +85,8 @@ def cells_section(report):
     """Mean and std per method and protocol, a table per place; then what the cells cost."""
     parts = []
     for mine in grouped(report["cells"], "benchmark", "ipc", "student").values():
-        protocols = list(dict.fromkeys(e["protocol"] for e in mine if e["grid"]))
-        protocols += [p for p in dict.fromkeys(e["protocol"] for e in mine) if p not in protocols and not any_grid(mine)]
+        in_grid = [e["protocol"] for e in mine if e["grid"]]
+        protocols = list(dict.fromkeys(in_grid or [e["protocol"] for e in mine]))
         at = {(e["method"], e["protocol"]): e for e in mine}
         rows = [["method", *protocols]]
         for method in dict.fromkeys(e["method"] for e in mine if e["protocol"] in protocols):
@@ -96,10 +94,6 @@ def cells_section(report):
             rows.append([method, *("-" if e is None else f"{plus_minus(e)} ({count(e)})" for e in shown)])
         parts += [f"**{escape(place(mine[0]))}**", table(rows)] if len(rows) > 1 else []
     return [*parts, "std is the sample standard deviation over all students of a cell, seeds and draws pooled."]
-
-
-def any_grid(entries):
-    return any(e["grid"] for e in entries)
 
 
 def count(entry):
@@ -141,10 +135,10 @@ def decomposition_section(report):
         rows.append([place(entry), size, *shown, f"{1e4 * entry['variance']:.2f}"])
         less.append([place(entry), *(percent(s["corrected"], 1) for s in shares)])
         if entry["left_out"]:
-            left.append(f"- {escape(place(entry))}: cells are missing, so that this is of {escape(', '.join(entry['methods']))} "
-                        f"under {escape('; '.join(entry['protocols']))} only, without {escape('; '.join(entry['left_out']))}.")  # fmt: skip
-    parts = ["Two-way analysis of variance, every cell of a method and a protocol weighing the same; seed: seeds and draws within "
-             "a cell. With one value per cell, seed cannot be told from interaction.", table(rows)]  # fmt: skip
+            kept, gone = (escape("; ".join(names)) for names in (entry["methods"] + entry["protocols"], entry["left_out"]))
+            left.append(f"- {escape(place(entry))}: cells are missing; this is of {kept} only, without {gone}.")
+    parts = ["Two-way analysis of variance, every cell of a method and a protocol weighing the same; seed: seeds and draws "
+             "within a cell. With one value per cell, seed cannot be told from interaction.", table(rows)]  # fmt: skip
     parts += ["\n".join(left)] if left else []
     return [*parts, "The same without what seed noise adds to the first three (expected mean squares):", table(less)]
 
@@ -192,8 +186,8 @@ def cost_section(report):
         label = megabytes(e["label_bytes"]) if e["label_bytes"] else "classes"
         rows.append([place(e), e["method"], e["protocol"], percent(e["mean"]), size, label, total, made,
                      f"{e['training_seconds']:.0f} s"])  # fmt: skip
-    text = ("Images: the files of a local set, else (pixels) 3 bytes per pixel, uncompressed. Labels: the store a student reads, "
-            "views included. Synthesis: what distilled.json says, real images as they are 0; teachers not counted.")  # fmt: skip
+    text = ("Images: the files of a local set, else (pixels) 3 bytes per pixel, uncompressed. Labels: the store a student "
+            "reads, views included. Synthesis: what distilled.json says, 0 for real images; teachers not counted.")  # fmt: skip
     return [text, table(rows)]
 
 
@@ -201,30 +195,30 @@ def megabytes(size):
     return f"{size / 1e6:.3g} MB"
 
 
-SECTIONS = (  # title, key of the report, its Markdown
-    ("Accuracy", "cells", cells_section),
-    ("Before and after", "before_after", before_after_section),
-    ("Spread", "spread", spread_section),
-    ("How much is recipe", "decomposition", decomposition_section),
-    ("Do protocols rank methods alike?", "protocols", protocols_section),
-    ("Do students rank methods alike?", "students", students_section),
-    ("One knob at a time", "ablation", ablation_section),
-    ("Bytes and time", "cells", cost_section),
+SECTIONS = (  # title, key of the report, key of its pictures, its Markdown
+    ("Accuracy", "cells", "cells", cells_section),
+    ("Before and after", "before_after", "before_after", before_after_section),
+    ("Spread", "spread", "", spread_section),
+    ("How much is recipe?", "decomposition", "decomposition", decomposition_section),
+    ("Do protocols rank methods alike?", "protocols", "", protocols_section),
+    ("Do students rank methods alike?", "students", "", students_section),
+    ("One knob at a time", "ablation", "", ablation_section),
+    ("Bytes and time", "cells", "cost", cost_section),
 )
 
 
 def draw(folder, report):
-    """Draw all pictures into `folder`; {key of the report: [(file, caption)]}."""
+    """Draw all pictures into `folder`; {key of SECTIONS: [(file, caption)]}."""
     cells, found = [e for e in report["cells"] if e["grid"]], {}
     if cells:
         draw_cells(cells, folder / "cells.png")
         draw_cost(cells, lambda e: (e["image_bytes"] + e["label_bytes"]) / 1e6, "images + labels (MB)", folder / "bytes.png")
-        found["cells"] = [("cells.png", "top-1 of every method under every protocol"),
-                          ("bytes.png", "top-1 against the bytes of images and labels")]  # fmt: skip
+        found["cells"] = [("cells.png", "top-1 of every method under every protocol")]
+        found["cost"] = [("bytes.png", "top-1 against the bytes of images and labels")]
         timed = [e for e in cells if e["synthesis_seconds"]]
         if timed:
             draw_cost(timed, lambda e: e["synthesis_seconds"], "synthesis (s)", folder / "synthesis.png")
-            found["cells"].append(("synthesis.png", "top-1 against synthesis time"))
+            found["cost"].append(("synthesis.png", "top-1 against synthesis time"))
     if report["before_after"]:
         draw_slopes(report["before_after"], folder / "before-after.png")
         found["before_after"] = [("before-after.png", "every method under its own protocol and under the unified one")]

@@ -104,11 +104,6 @@ def named(place):
     return dict(zip(("benchmark", "ipc", "student"), place))
 
 
-def plain_name(variant):
-    """The protocol of a variant without its changes."""
-    return variant.partition(",")[0]
-
-
 def before_after(study, grid):
     """Per place: each method under its own protocol and under the unified one, the change, and the spread of both.
 
@@ -117,21 +112,23 @@ def before_after(study, grid):
     found = []
     for place, cells in places_of(grid).items():
         means = {key: statistics.fmean(values) for key, values in cells.items()}
-        rows = []
+        rows, unified = [], study.unified
         for method, own in study.own.items():
-            before, after = (pick(means, method, name) for name in (own, study.unified))
-            if before is not None and after is not None:
-                rows.append({"method": method, "own": own, "before": before, "after": after, "change": after - before})
+            before, after = (variant_of(means, method, name) for name in (own, study.unified))
+            if before and after:
+                unified, change = after, means[method, after] - means[method, before]
+                rows.append({"method": method, "own": before, "before": means[method, before], "after": means[method, after],
+                             "change": change})  # fmt: skip
         if rows:
             spread = {when: ranking.spread({row["method"]: row[when] for row in rows}) for when in ("before", "after")}
-            found.append({**named(place), "unified": study.unified, "rows": rows, "spread": spread})
+            found.append({**named(place), "unified": unified, "rows": rows, "spread": spread})
     return found
 
 
-def pick(means, method, protocol):
-    """The mean of a method under a protocol, unchanged if it was run so, else with the study's changes; None without."""
-    mine = {variant: mean for (name, variant), mean in means.items() if name == method and plain_name(variant) == protocol}
-    return mine.get(protocol, next(iter(mine.values()), None))
+def variant_of(means, method, protocol):
+    """The protocol as the study's grids ran it on a method: unchanged if they did, else with its changes; None without."""
+    mine = [variant for name, variant in means if name == method and variant.partition(",")[0] == protocol]
+    return protocol if protocol in mine else next(iter(mine), None)
 
 
 def spreads(grid):

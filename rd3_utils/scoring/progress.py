@@ -33,8 +33,8 @@ def show(plan, placed, config_name):
         print(f"  {f'{benchmark} {images}':{width}}  {variant:{wide}}  {student}  seeds {seeds}  {cost}{name}")
     print("\n+: is there. Cost: kept Runs of the same student whose images x epochs are nearest, scaled; starting up, making "
           "images and labels not counted.")  # fmt: skip
-    print(f"to train: {len(placed) - there} students, about {duration(known)}"
-          f"{f' and {unknown} of unknown cost' if unknown else ''} by one worker", flush=True)  # fmt: skip
+    costs = ([f"about {duration(known)} by one worker"] if known else []) + ([f"{unknown} of unknown cost"] if unknown else [])
+    print(", ".join([f"to train: {len(placed) - there} students", *costs]), flush=True)
 
 
 def duration(seconds):
@@ -53,23 +53,22 @@ def conduct(plan, chosen, workers, config, path_of_config):
     environments, lock = studies.places(workers, config), plan.out / "study" / ".claims.lock"
     plan.folder.mkdir(parents=True, exist_ok=True)
     with interruptible():
-        failed, bad = 0, {}
-        to_make = studies.make_jobs(plan, plan.place(False, chosen))
+        missing, failed, bad = [one for one in plan.place(False, chosen) if one.run is None], 0, {}
+        to_make = studies.make_jobs(plan, missing)
         if to_make:
             say = Lines(plan, list(to_make.values()), {}, workers)
             work.run(list(to_make.values()), environments, lock, say.finished, say.waiting)
             bad = {folder for folder, job in to_make.items() if job.state == "failed"}
         placed = []
-        for cell in chosen:
-            folder = plan.located(cell)[1]
-            if folder in bad:
+        for one in missing:
+            if one.folder in bad:
                 failed += 1
                 continue
             try:
-                placed += plan.place(True, [cell])
+                placed += plan.place(True, [one.cell])
             except UserError as error:
                 failed += 1
-                print(f"FAILED  {cell.name}: {error}", flush=True)
+                print(f"FAILED  {one.cell.name}: {error}", flush=True)
         todo, of = studies.train_jobs(plan, placed, path_of_config, plan.place(False))
         say = Lines(plan, todo, of, workers)
         work.run(todo, environments, lock, say.finished, say.waiting)

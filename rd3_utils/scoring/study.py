@@ -387,7 +387,9 @@ class Plan:
             embedded = source if "/" not in source else ""
             here = bool(embedded) and embedded in image_sets.embedded_sets()
         quick = here and count * 3 * bench.image.size**2 < QUICK
-        if not (quick or (fetch and (here or folder is None))):
+        if fetch and folder is not None and not here:
+            raise UserError(f"no images in {source}; put them there, or give the study's [[images]] of {cell.method} a `make`.")
+        if not (quick or fetch):
             self.known[key] = by_name
             return by_name
 
