@@ -9,7 +9,6 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from conftest import PROJECT, run_script
@@ -200,14 +199,16 @@ def test_labels_are_one_job_before_the_students_that_read_them(small, tmp_path):
 # --- jobs: real processes, quick ones
 
 WORKER = """
-import sys; from pathlib import Path; from rd3_utils.scoring import jobs, progress
+import importlib.util, sys; from pathlib import Path
+spec = importlib.util.spec_from_file_location("jobs", JOBS)  # without the rest of the package, which takes seconds
+jobs = sys.modules["jobs"] = importlib.util.module_from_spec(spec); spec.loader.exec_module(jobs)
 here = Path(sys.argv[1])
 def job(i):
     command = ["sh", "-c", sys.argv[2].replace("NUMBER", str(i))]
     return jobs.Job(f"job {i}", command, (here / f"{i}.result").is_file, here / f"{i}.claim", here / f"{i}.log")
-with progress.interruptible():
+with jobs.interruptible():
     jobs.run([job(i) for i in range(int(sys.argv[3]))], [{}] * 2, here / "lock", lambda j: print(j.name, j.state, j.mine))
-"""
+""".replace("JOBS", repr(jobs.__file__))
 
 
 def worker(folder, command, count):
@@ -326,11 +327,11 @@ def test_workers_share_the_cores(monkeypatch):
 # --- a whole study
 
 
-def command(folder, *words, environment=()):
+def command(folder, *words):
     """A study command as a person starts it, in `folder`."""
     words = [sys.executable, "-m", "rd3_utils", "study", *map(str, words)]
     return subprocess.Popen(words, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", **dict(environment)})  # fmt: skip
+                            env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"})  # fmt: skip
 
 
 def starts(folder):

@@ -132,6 +132,20 @@ def stop(processes):
             time.sleep(0.05)
 
 
+@contextlib.contextmanager
+def interruptible():
+    """SIGTERM becomes KeyboardInterrupt, so that both end the same way."""
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def last_line(log):
     """The line of a log that says what went wrong: the last of ours, else the last one."""
     text = log.read_text(errors="replace").rpartition("\n$ ")[2].replace("\r", "\n")

@@ -1,9 +1,7 @@
 """How a study proceeds: it shows its plan, makes image sets that are missing, then labels and students, a line for each."""
 
-import contextlib
 import json
 import os
-import signal
 import time
 
 from rd3_utils.errors import UserError
@@ -52,7 +50,7 @@ def conduct(plan, chosen, workers, config, path_of_config):
     """
     environments, lock = studies.places(workers, config), plan.out / "study" / ".claims.lock"
     plan.folder.mkdir(parents=True, exist_ok=True)
-    with interruptible():
+    with work.interruptible():
         missing, failed, bad = [one for one in plan.place(False, chosen) if one.run is None], 0, {}
         to_make = studies.make_jobs(plan, missing)
         if to_make:
@@ -115,20 +113,6 @@ class Lines:
             print(f"another command ({who}) works on {job.name} and maybe more; what it finishes is taken up. If it is gone, "
                   f"remove {job.claim}", flush=True)  # fmt: skip
         self.waited = True
-
-
-@contextlib.contextmanager
-def interruptible():
-    """SIGTERM becomes KeyboardInterrupt, so that both end the same way."""
-
-    def interrupt(number, frame):
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def array_task():
