@@ -285,7 +285,7 @@ def draw_slopes(entries, path):
             axes.plot(
                 [0, 1], [100 * row["before"], 100 * row["after"]], color=colour, marker=marker, linewidth=1.4, markersize=5
             )
-        axes.set_xticks([0, 1], ["own protocol", plain(entry["unified"])], fontsize=8)
+        axes.set_xticks([0, 1], ["own protocol", "unified"], fontsize=8)
         axes.set_xlim(-0.2, 1.2)
         axes.set_title(plain(place(entry)), fontsize=9)
         tidy(axes, "y")
