@@ -340,9 +340,13 @@ def starts(folder):
 
 
 def kept(folder):
-    """{path: Run without what differs between two machines or moments} of all Runs in `folder`."""
-    files = sorted(folder.glob("results/digits/**/seed*.json"))
-    return {str(f.relative_to(folder)): {k: v for k, v in json.loads(f.read_text()).items() if k != "seconds"} for f in files}
+    """{path: Run without its seconds and the commit of the code} of all Runs in `folder`."""
+    found = {}
+    for path in sorted(folder.glob("results/digits/**/seed*.json")):
+        run = json.loads(path.read_text())
+        del run["seconds"], run["environment"]["git"]
+        found[str(path.relative_to(folder))] = run
+    return found
 
 
 @pytest.fixture(scope="module")
