@@ -66,7 +66,7 @@ def run(jobs, environments, lock, finished, waiting=lambda job: None):
                 elif all(before.state == "done" for before in job.after):
                     if job.done():
                         job.state = "done"
-                        release(job.claim, others=True)
+                        clear([job.claim], lock)
                         finished(job)
                     elif not free:
                         break
@@ -171,11 +171,20 @@ def take(claim, lock):
     return False
 
 
-def release(claim, others=False):
-    """Remove `claim` if it is ours; with `others`, also one that nobody holds any more."""
-    mine = read(claim).get("pid") == os.getpid() and read(claim).get("host") == socket.gethostname()
-    if mine or (others and claim.exists() and not held(claim)):
+def release(claim):
+    """Remove `claim` if it is ours."""
+    says = read(claim)
+    if (says.get("pid"), says.get("host")) == (os.getpid(), socket.gethostname()):
         claim.unlink(missing_ok=True)
+
+
+def clear(claims, lock):
+    """Remove those of `claims` that nobody holds any more."""
+    for claim in claims:
+        if claim.exists():
+            with FileLock(lock):
+                if not held(claim):
+                    claim.unlink(missing_ok=True)
 
 
 def holder(group=None):

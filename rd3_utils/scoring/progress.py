@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from pathlib import Path
 
 from rd3_utils.errors import UserError
 from rd3_utils.scoring import jobs as work
@@ -70,6 +71,8 @@ def conduct(plan, chosen, workers, config, path_of_config):
         todo, of = studies.train_jobs(plan, placed, path_of_config, plan.place(False))
         say = Lines(plan, todo, of, workers)
         work.run(todo, environments, lock, say.finished, say.waiting)
+        # of commands that were killed, and whose students were finished all the same
+        work.clear([*plan.out.glob("*/*/*/*/*/seed*.claim"), *Path(plan.soft_labels).glob("*/*.claim")], lock)
         return failed + sum(job.state == "failed" for job in of)
 
 
