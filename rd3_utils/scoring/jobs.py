@@ -68,18 +68,20 @@ def run(jobs, environments, lock, finished, waiting=lambda job: None):
                         job.state = "done"
                         clear([job.claim], lock)
                         finished(job)
-                    elif not free:
+                        continue
+                    if not free:
                         break
-                    elif not take(job.claim, lock):
-                        if job not in later:
-                            waiting(job)
-                        later[job] = time.time() + AGAIN
-                    elif job.done():  # it was finished between the two looks
-                        release(job.claim)
-                    else:
-                        place = free.pop(0)
-                        running[job] = start(job, environments[place]), place, time.time(), time.time()
-                        job.state = "running"
+                    with deferred():  # or an interrupt could lose a process that was just started
+                        if not take(job.claim, lock):
+                            if job not in later:
+                                waiting(job)
+                            later[job] = time.time() + AGAIN
+                        elif job.done():  # it was finished between the two looks
+                            release(job.claim)
+                        else:
+                            place = free.pop(0)
+                            running[job] = start(job, environments[place]), place, time.time(), time.time()
+                            job.state = "running"
             for job, (process, place, started, touched) in running.items():
                 if time.time() - touched > HEARTBEAT:
                     with contextlib.suppress(FileNotFoundError):
@@ -144,6 +146,20 @@ def interruptible():
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def deferred():
+    """Ctrl-C and SIGTERM wait until this is over."""
+    caught = []
+    before = {number: signal.signal(number, lambda *_: caught.append(1)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if caught:
+        raise KeyboardInterrupt
 
 
 def last_line(log):
