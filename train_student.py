@@ -43,6 +43,7 @@ def parse():
                       "groups: lrs, ars, all (default: distilled, with the protocol's own labels)")  # fmt: skip
     what.add_argument("--seeds", metavar="K[,K]", type=shared.numbers, default="0", help="student seeds (default: 0)")
     what.add_argument("--draws", type=shared.positive, default=3, help="draws of random images (default: %(default)s)")
+    what.add_argument("--draw", metavar="K", type=shared.seed, help="of random images only draw K (default: all --draws)")
     where = parser.add_argument_group("where it runs")
     where.add_argument("--data-dir", metavar="DIR", help="read the benchmark's real data from here")
     where.add_argument("--out", metavar="DIR", default="results", help="folder of results (default: %(default)s)")
@@ -50,6 +51,7 @@ def parse():
     where.add_argument("--label-cache-gb", metavar="GB", type=float, help="keep at most this much of labels from the Hub, and "
                        "no fewer than two shards (default: all, in the Hub's cache)")  # fmt: skip
     where.add_argument("--dry-run", action="store_true", help="print recipes, sources, steps and bytes, and stop")
+    where.add_argument("--runs-only", action="store_true", help="write Runs and neither weights nor a card: for a study")
     where.add_argument("--monitor-test", action="store_true", help="watch the test split during training; outputs say so, "
                        "and the score stays the last epoch's")  # fmt: skip
     where.add_argument("--online", action="store_true", help="label each epoch when it is trained, with --teacher: no "
@@ -97,7 +99,7 @@ def main(options):
         where = cell.path(options.out, precision)
         learned = labels[cell.labels_key], whitening[cell.recipe.views.zca]
         finished.append(kept[cell] or train(cell, *learned, benchmark, test(), where, options, accelerator))
-    if main_process:
+    if main_process and not options.runs_only:
         card.publish(finished, cells, labels, benchmark, protocol, options)
     accelerator.end_training()
     if target and main_process:  # alone from here on: others need not wait for an upload
@@ -133,7 +135,7 @@ def train(cell, labels, whitening, benchmark, test, where, options, accelerator)
         "environment": launch.environment(accelerator),
     }
     if accelerator.is_main_process:
-        if cell.keeps_weights(options.seeds):
+        if cell.keeps_weights(options.seeds) and not options.runs_only:
             scored = accelerator.unwrap_model(student) if average is None else average.module
             students.save(scored, where.with_suffix(""), benchmark)
         runs.write(where, run)

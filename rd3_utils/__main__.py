@@ -1,8 +1,13 @@
-"""python -m rd3_utils COMMAND: what there is (list), distilled sets made here (synthesize), made of a released tensor (convert)
-and put on the Hub (publish)."""
+"""python -m rd3_utils COMMAND: what there is (list), distilled sets made here (synthesize) or of a released tensor (convert) and
+put on the Hub (publish), and studies: image sets x protocols x students x seeds (study).
+"""
 
 import argparse
 import shlex
+import sys
+from pathlib import Path
+
+import torch
 
 from rd3_utils import hub, launch
 from rd3_utils.data import catalogue, selections, tables
@@ -12,7 +17,9 @@ from rd3_utils.errors import UserError
 from rd3_utils.learning import losses, recovery, students, synthesis
 from rd3_utils.options import add_how, positive, push_target, seed
 from rd3_utils.protocols import benchmark, protocol
-from rd3_utils.publishing import dataset_repo
+from rd3_utils.publishing import dataset_repo, study_report
+from rd3_utils.scoring import findings, progress
+from rd3_utils.scoring import study as studies
 
 
 def parse():
@@ -50,6 +57,19 @@ def parse():
     publish.add_argument("--benchmark", help="the real data (default: what distilled.json says, else digits)")
     publish.add_argument("--data-dir", metavar="DIR", help="read the benchmark's real data from here")
     add_how(publish)
+    study = commands.add_parser("study", help="image sets x protocols x students x seeds: plan, run what is missing, report")
+    study.add_argument("study", metavar="STUDY.toml", help="such as studies/digits-smoke.toml")
+    study.add_argument("--data-dir", metavar="DIR", help="read the benchmark's real data from here")
+    study.add_argument("--out", metavar="DIR", default="results", help="folder of results (default: %(default)s)")
+    study.add_argument("--soft-labels", metavar="DIR", default="soft_labels", help="folder of stores (default: %(default)s)")
+    study.add_argument("--workers", type=positive, default=1, help="cells at a time, each on a GPU of its own where there are "
+                       "GPUs (default: %(default)s)")  # fmt: skip
+    study.add_argument("--config", metavar="YAML", help="of accelerate (default: single_gpu_bf16 with a GPU, else cpu)")
+    study.add_argument("--index", metavar="I", type=seed, help="do only part I, from 0, of --count parts (default: the task "
+                       "of a Slurm job array, if this is one)")  # fmt: skip
+    study.add_argument("--count", metavar="N", type=positive, help="number of parts")
+    study.add_argument("--dry-run", action="store_true", help="print the plan, and stop")
+    study.add_argument("--report-only", action="store_true", help="write the report of what is there, and stop")
     return parser.parse_args()
 
 
@@ -160,7 +180,37 @@ def publish(options):
     dataset_repo.publish_images(target, images, dataset_repo.about_images(options.source, images), bench)
 
 
-COMMANDS = {"list": list_all, "synthesize": synthesize, "convert": convert, "publish": publish}
+def study(options):
+    """Show the plan of a study, run what is missing, write its report."""
+    if (options.index is None) != (options.count is None):
+        raise UserError("--index I and --count N go together.")
+    index, count = (options.index, options.count) if options.count else progress.array_task() or (0, 1)
+    if index >= count:
+        raise UserError(f"--index {index} of --count {count}: parts are numbered from 0 to {count - 1}.")
+    name = "single_gpu_bf16.yaml" if torch.cuda.is_available() else "cpu.yaml"
+    config_path = Path(options.config or studies.PROJECT / "accelerate_configs" / name)
+    config = studies.read_config(config_path)
+    where = options.data_dir, studies.precision_of(config), options.soft_labels
+    plan = studies.Plan(studies.load(options.study), options.out, *where)
+    chosen, failed = studies.share(plan.cells, index, count), 0
+    if not options.report_only:
+        progress.show(plan, plan.place(False, chosen), config_path.name)
+        if options.dry_run:
+            return
+        try:
+            failed = progress.conduct(plan, chosen, options.workers, config, config_path)
+        except KeyboardInterrupt:
+            print("stopped: what is finished is kept, the same command goes on.", file=sys.stderr, flush=True)
+            sys.exit(130)
+    placed = plan.place(False)
+    facts = findings.image_facts(placed, study_report.facts(plan.folder))
+    text = study_report.write(plan.folder, plan.study, findings.findings(plan.study, placed, facts), facts)
+    print(f"report {text}")
+    if failed:
+        raise UserError(f"{failed} of {len(chosen)} cells failed; the same command tries them again.")
+
+
+COMMANDS = {"list": list_all, "synthesize": synthesize, "convert": convert, "publish": publish, "study": study}
 
 if __name__ == "__main__":
     launch.run(main, parse())

@@ -262,6 +262,6 @@ def save(figure, path):
 def write(path, data):
     """Write the bytes `data` to `path`: a temporary name, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")  # several cells may write one card
     temporary.write_bytes(data)
     os.replace(temporary, path)

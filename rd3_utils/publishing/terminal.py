@@ -60,6 +60,8 @@ def commands(runs, options, benchmark):
             "arms": listed((run["arm"] for run in mine), ","),
             "seeds": seeds,
             "draws": max(draws) + 1 if draws else options.defaults["draws"],
+            "draw": None,  # a card speaks of all draws that there are
+            "runs_only": False,
             "student": None if student == benchmark.defaults.student else student,
             "teacher": ["default" if t["source"] == benchmark.defaults.teacher else t["source"] for t in teachers],
             "views_seed": mine[0]["views_seed"],

@@ -122,7 +122,8 @@ def names(text, kind):
 def plan(options, benchmark, protocol, students):
     """The cells of a command: every arm x images x student x seed, images loaded and recipes resolved.
 
-    Random arms have `options.draws` image sets at the distilled set's IPC; `full-hard` follows teacher-v1.
+    Random arms have `options.draws` image sets, or only that of `options.draw`, at the distilled set's IPC; `full-hard`
+    follows teacher-v1.
     """
 
     @cache
@@ -141,7 +142,7 @@ def plan(options, benchmark, protocol, students):
         side, labels = arm.split("-")
         of_arm = protocols.load(TEACHER_PROTOCOL) if side == "full" and protocol.name != TEACHER_PROTOCOL else protocol
         if side == "random":
-            sets = [random(draw) for draw in range(options.draws)]
+            sets = [random(draw) for draw in (range(options.draws) if options.draw is None else [options.draw])]
         else:
             sets = [selections.select("full", benchmark, train) if side == "full" else distilled()]
         for images in sets:

@@ -1,0 +1,257 @@
+"""What a study found: every number of its report, from its cells' Runs. Accuracies and shares are fractions.
+
+A "place" is a benchmark, a number of images per class and a student: within one, methods and protocols are compared.
+"""
+
+import json
+import math
+import statistics
+from itertools import combinations
+
+from rd3_utils.data import images as image_sets
+from rd3_utils.protocols import benchmark as benchmarks
+from rd3_utils.scoring import ranking
+from rd3_utils.scoring import runs as run_files
+from rd3_utils.scoring.study import variants
+
+
+def findings(study, placed, facts):
+    """The report of a study as plain data; `placed` are its cells with the Runs that are there, `facts` of their images.
+
+    "cells": one entry per place, method and protocol: the summary of its Runs (seeds and draws pooled), bytes and seconds.
+    "before_after", "spread", "decomposition", "protocols", "students", "ablation": see the functions of those names.
+    """
+    main = {key_of(one) for one in grid_cells(study, placed)}
+    groups = {}
+    for one in placed:
+        groups.setdefault(key_of(one), []).append(one)
+    entries = [entry(key, mine, facts, in_grid=key in main) for key, mine in groups.items()]
+    known = [e for e in entries if e["n"]]
+    values = {key: [one.run["top1"] for one in mine if one.run] for key, mine in groups.items()}
+    values = {key: tops for key, tops in values.items() if tops}
+    grid = {key: tops for key, tops in values.items() if key in main}
+    return {
+        "study": study.name,
+        "title": study.title,
+        "unified": study.unified,
+        "cells_planned": len(placed),
+        "cells_there": sum(one.run is not None for one in placed),
+        "cells": known,
+        "before_after": before_after(study, grid),
+        "spread": spreads(grid),
+        "decomposition": decompositions(grid),
+        "protocols": tau_protocols(grid),
+        "students": tau_students(grid),
+        "ablation": ablations(study, values),
+        "notes": notes(placed),
+    }
+
+
+def key_of(one):
+    """(benchmark, ipc, student, method, protocol with its changes) of a Placed."""
+    cell = one.cell
+    return cell.benchmark, cell.ipc, cell.student, cell.method, cell.variant
+
+
+def grid_cells(study, placed):
+    """The Placed that a [[grid]] asks for, not only an ablation."""
+    asked = {(part, name) for part in study.grid for name in part.protocols}
+    for one in placed:
+        cell = one.cell
+        for part, name in asked:
+            wanted = cell.protocol == name and cell.set == part.set and cell.method in (part.methods or (cell.method,))
+            wanted = wanted and (cell.ipc is None or cell.ipc in (part.ipc or (cell.ipc,)))
+            if wanted and cell.benchmark in (part.benchmarks or (cell.benchmark,)):
+                yield one
+                break
+
+
+def entry(key, mine, facts, in_grid):
+    """One line of "cells"."""
+    runs = [one.run for one in mine if one.run]
+    named = dict(zip(("benchmark", "ipc", "student", "method", "protocol"), key))
+    if not runs:
+        return {**named, "n": 0}
+    of_images = [facts.get(fact_key(one), {}) for one in mine if one.run]
+    sizes, seconds = [f.get("bytes") for f in of_images], [f.get("seconds") for f in of_images]
+    kinds = {f.get("bytes_are") for f in of_images}
+    pixels = [run["images"]["images"] * 3 * run["recipe"]["image_size"] ** 2 for run in runs]
+    whole = all(size is not None for size in sizes)
+    return {
+        **named,
+        "grid": in_grid,
+        "digest": runs[0]["protocol"]["digest"],
+        **run_files.summary(runs),
+        "missing": sum(one.run is None for one in mine),
+        "image_bytes": statistics.fmean(sizes if whole else pixels),
+        "image_bytes_are": kinds.pop() if whole and len(kinds) == 1 else "pixels",
+        "label_bytes": statistics.fmean(run["labels"].get("bytes", 0) for run in runs),
+        "synthesis_seconds": statistics.fmean(seconds) if all(s is not None for s in seconds) else None,
+        "training_seconds": statistics.fmean(run["seconds"] for run in runs),
+        "devices": sorted({run["environment"]["devices"] for run in runs}),
+    }
+
+
+def places_of(cells):
+    """{(benchmark, ipc, student): {(method, protocol): values}} of {key: values}."""
+    found = {}
+    for (benchmark, ipc, student, method, protocol), values in cells.items():
+        found.setdefault((benchmark, ipc, student), {})[method, protocol] = values
+    return found
+
+
+def named(place):
+    return dict(zip(("benchmark", "ipc", "student"), place))
+
+
+def before_after(study, grid):
+    """Per place: each method under its own protocol and under the unified one, the change, and the spread of both.
+
+    Spreads are over the methods that have both numbers, so that they compare the same methods.
+    """
+    found = []
+    for place, cells in places_of(grid).items():
+        means = {key: statistics.fmean(values) for key, values in cells.items()}
+        rows, unified = [], study.unified
+        for method, own in study.own.items():
+            before, after = (variant_of(means, method, name) for name in (own, study.unified))
+            if before and after:
+                unified, change = after, means[method, after] - means[method, before]
+                rows.append({"method": method, "own": before, "before": means[method, before], "after": means[method, after],
+                             "change": change})  # fmt: skip
+        if rows:
+            spread = {when: ranking.spread({row["method"]: row[when] for row in rows}) for when in ("before", "after")}
+            found.append({**named(place), "unified": unified, "rows": rows, "spread": spread})
+    return found
+
+
+def variant_of(means, method, protocol):
+    """The protocol as the study's grids ran it on a method: unchanged if they did, else with its changes; None without."""
+    mine = [variant for name, variant in means if name == method and variant.partition(",")[0] == protocol]
+    return protocol if protocol in mine else next(iter(mine), None)
+
+
+def spreads(grid):
+    """Per place and protocol: the spread of the methods' means, best and worst."""
+    found = []
+    for place, cells in places_of(grid).items():
+        for protocol in dict.fromkeys(protocol for _, protocol in cells):
+            spread = ranking.spread({m: statistics.fmean(v) for (m, p), v in cells.items() if p == protocol})
+            found += [{**named(place), "protocol": protocol, **spread}] if spread else []
+    return found
+
+
+def decompositions(grid):
+    """Per place: ranking.decomposition over methods and protocols, where there are at least 2 x 2."""
+    found = [(place, ranking.decomposition(cells)) for place, cells in places_of(grid).items()]
+    return [{**named(place), **result} for place, result in found if result]
+
+
+def tau_protocols(grid):
+    """Per place and pair of protocols: ranking.agreement of the methods' order, for pairs that share at least 3 methods."""
+    found = []
+    for place, cells in places_of(grid).items():
+        for pair in combinations(dict.fromkeys(protocol for _, protocol in cells), 2):
+            result = ranking.agreement(cells, *pair)
+            found += [{**named(place), "pair": list(pair), **result}] if len(result["methods"]) > 2 else []
+    return found
+
+
+def tau_students(grid):
+    """Per benchmark, ipc and protocol, and pair of students: ranking.agreement of the methods' order (at least 3)."""
+    groups, found = {}, []
+    for (benchmark, ipc, student, method, protocol), values in grid.items():
+        groups.setdefault((benchmark, ipc, protocol), {})[method, student] = values
+    for (benchmark, ipc, protocol), cells in groups.items():
+        for pair in combinations(dict.fromkeys(student for _, student in cells), 2):
+            result = ranking.agreement(cells, *pair)
+            where = {"benchmark": benchmark, "ipc": ipc, "protocol": protocol, "pair": list(pair)}
+            found += [{**where, **result}] if len(result["methods"]) > 2 else []
+    return found
+
+
+def ablations(study, values):
+    """Per place, method and [[ablation]]: base and variants with mean, std, n; a variant's change and its standard error.
+
+    The error of a difference of means is sqrt(s1^2 / n1 + s2^2 / n2) (Welch, Biometrika 1947); None where one has n = 1.
+    """
+    found = []
+    for part in study.ablation:
+        changes = [(", ".join((protocol, *change)), what) for protocol, change, what in variants(part)]
+        for where in dict.fromkeys(key[:4] for key in values):
+            benchmark, ipc, _, method = where
+            asked = (benchmark, part.benchmarks), (ipc, part.ipc), (method, part.methods)
+            if any(chosen and value not in chosen for value, chosen in asked):
+                continue
+            mine = {what: values[*where, variant] for variant, what in changes if (*where, variant) in values}
+            if "base" not in mine or len(mine) < 2:
+                continue
+            base, rows = mine["base"], []
+            for what, tops in mine.items():
+                row = {"what": what, "mean": statistics.fmean(tops), "std": run_files.spread(tops), "n": len(tops)}
+                change = None if what == "base" else row["mean"] - statistics.fmean(base)
+                rows.append({**row, "change": change, "error": None if change is None else error_of(tops, base)})
+            place = dict(zip(("benchmark", "ipc", "student", "method"), where))
+            found.append({**place, "protocol": part.protocol, "rows": rows})
+    return found
+
+
+def error_of(tops, others):
+    """Standard error of the difference of two means; None where one is of a single value."""
+    if min(len(tops), len(others)) < 2:
+        return None
+    return math.sqrt(sum(statistics.variance(values) / len(values) for values in (tops, others)))
+
+
+def notes(placed):
+    """What a reader must know before comparing these numbers."""
+    found, runs = [], [one.run for one in placed if one.run]
+    if len(runs) < len(placed):
+        found.append(f"{len(placed) - len(runs)} of {len(placed)} cells are missing.")
+    teachers = {}
+    for one in placed:
+        if one.run and one.run["teachers"]:
+            key = one.cell.benchmark, one.cell.protocol
+            teachers.setdefault(key, set()).add(json.dumps([t["sha256"] for t in one.run["teachers"]]))
+    for (benchmark, protocol), kinds in teachers.items():
+        if len(kinds) > 1:
+            found.append(f"Soft labels of {protocol} on {benchmark} come from {len(kinds)} different teachers or ensembles.")
+    devices = {run["environment"]["devices"] for run in runs}
+    if len(devices) > 1:
+        found.append(f"Runs come from different machines: {', '.join(sorted(devices))}.")
+    if any(run["monitored_test"] for run in runs):
+        found.append("The test split was watched during some trainings; scores are still the last epoch's.")
+    if len({run["views_seed"] for run in runs}) > 1:
+        found.append("Views were drawn from different seeds.")
+    return found
+
+
+def fact_key(one):
+    """How facts.json names the image set of a cell."""
+    return f"{one.cell.benchmark} {one.cell.source}"
+
+
+def image_facts(placed, known):
+    """{fact_key: {"bytes", "bytes_are", "seconds"}} of the cells' image sets; `known` where a set is not here any more.
+
+    bytes_are "files": size of the image files of a local set; "pixels": 3 x 8 bits per pixel, for sets without files of
+    their own here. seconds: what distilled.json beside the set says its synthesis took; 0 for real images as they are.
+    """
+    found = dict(known)
+    for one in placed:
+        key, folder = fact_key(one), one.folder
+        if folder is None and (image_sets.EMBEDDED / one.source).is_dir():
+            folder = image_sets.EMBEDDED / one.source
+        if folder is not None and folder.exists():
+            files = [folder] if folder.is_file() else [p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_FILES]
+            about = folder / "distilled.json"
+            seconds = json.loads(about.read_text()).get("seconds") if about.is_file() else None
+            found[key] = {"bytes": sum(p.stat().st_size for p in files), "bytes_are": "files", "seconds": seconds}
+        elif key not in found:
+            size = one.known.images * 3 * benchmarks.load(one.cell.benchmark).image.size ** 2
+            real = one.arm.startswith(("random-", "full-"))
+            found[key] = {"bytes": size, "bytes_are": "pixels", "seconds": 0.0 if real else None}
+    return found
+
+
+IMAGE_FILES = {".parquet", ".png", ".jpg", ".jpeg", ".webp", ".bmp"}

@@ -1,0 +1,126 @@
+"""How a study proceeds: it shows its plan, makes image sets that are missing, then labels and students, a line for each."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+from rd3_utils.errors import UserError
+from rd3_utils.scoring import jobs as work
+from rd3_utils.scoring import study as studies
+from rd3_utils.scoring.report import percent
+
+
+def show(plan, placed, config_name):
+    """Print every cell of the plan, a line per set, protocol and student, with what is there, missing and its cost."""
+    groups = {}
+    for one in placed:
+        groups.setdefault((one.cell.benchmark, one.cell.images_name, one.cell.variant, one.cell.student), []).append(one)
+    there, known, unknown = sum(one.run is not None for one in placed), 0.0, 0
+    print(f"{plan.study.title}\n{len(placed)} cells in {len(groups)} groups, {plan.precision} ({config_name}): "
+          f"{there} are there, {len(placed) - there} are missing\n")  # fmt: skip
+    width = max(len(f"{b} {images}") for b, images, *_ in groups)
+    wide = max(len(variant) for _, _, variant, _ in groups)
+    for (benchmark, images, variant, student), mine in groups.items():
+        lacking = [one for one in mine if one.run is None]
+        seconds = [plan.seconds(one) for one in lacking]
+        unknown += sum(s is None for s in seconds)
+        known += sum(s or 0 for s in seconds)
+        seeds = " ".join(f"{one.cell.seed}{'' if one.run is None else '+'}" for one in mine)
+        cost = duration(sum(s or 0 for s in seconds)) if lacking and None not in seconds else "unknown" if lacking else ""
+        name = "" if mine[0].known.identity else "  (images: to be made)" if mine[0].cell.make else "  (images: by name)"
+        print(f"  {f'{benchmark} {images}':{width}}  {variant:{wide}}  {student}  seeds {seeds}  {cost}{name}")
+    print("\n+: is there. Cost: kept Runs of the same student whose images x epochs are nearest, scaled; starting up, making "
+          "images and labels not counted.")  # fmt: skip
+    costs = ([f"about {duration(known)} by one worker"] if known else []) + ([f"{unknown} of unknown cost"] if unknown else [])
+    print(", ".join([f"to train: {len(placed) - there} students", *costs]), flush=True)
+
+
+def duration(seconds):
+    """Seconds as a person says them."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def conduct(plan, chosen, workers, config, path_of_config):
+    """Make and train what `chosen` cells lack; how many failed. Prints a line per job that ends.
+
+    KeyboardInterrupt, also on SIGTERM, once the commands that ran are ended; what is finished is kept.
+    """
+    environments, lock = studies.places(workers, config), plan.out / "study" / ".claims.lock"
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    with work.interruptible():
+        missing, failed, bad = [one for one in plan.place(False, chosen) if one.run is None], 0, {}
+        to_make = studies.make_jobs(plan, missing)
+        if to_make:
+            say = Lines(plan, list(to_make.values()), {}, workers)
+            work.run(list(to_make.values()), environments, lock, say.finished, say.waiting)
+            bad = {folder for folder, job in to_make.items() if job.state == "failed"}
+        placed = []
+        for one in missing:
+            if one.folder in bad:
+                failed += 1
+                continue
+            try:
+                placed += plan.place(True, [one.cell])
+            except UserError as error:
+                failed += 1
+                print(f"FAILED  {one.cell.name}: {error}", flush=True)
+        todo, of = studies.train_jobs(plan, placed, path_of_config, plan.place(False))
+        say = Lines(plan, todo, of, workers)
+        work.run(todo, environments, lock, say.finished, say.waiting)
+        # of commands that were killed, and whose students were finished all the same
+        work.clear([*plan.out.glob("*/*/*/*/*/seed*.claim"), *Path(plan.soft_labels).glob("*/*.claim")], lock)
+        return failed + sum(job.state == "failed" for job in of)
+
+
+class Lines:
+    """What is printed while jobs run: a line for each that ends, with what is left."""
+
+    def __init__(self, plan, jobs, of, workers):
+        self.of, self.workers, self.started = of, workers, time.time()
+        self.left, self.total, self.waited = list(jobs), len(jobs), False
+        self.guess = {job: plan.seconds(one) for job, one in of.items()}
+        self.taken = []
+
+    def finished(self, job):
+        """`job` is done or failed."""
+        self.left.remove(job)
+        number = f"[{self.total - len(self.left)}/{self.total}]"
+        if job.state == "failed":
+            print(f"{number} FAILED  {job.name}: {job.error} (log: {job.log})", flush=True)
+            return
+        result = "done"
+        if job in self.of:
+            result = f"{percent(json.loads(self.of[job].path.read_text())['top1'])} %"
+        if job.mine:
+            self.taken.append(job.seconds)
+        took = f", {duration(job.seconds)}" if job.mine else ", by another command"
+        elapsed = duration(time.time() - self.started)
+        print(f"{number} {job.name}: {result}{took}; {elapsed} in all{self.remaining()}", flush=True)
+
+    def remaining(self):
+        """About how long the rest takes: by estimate, where there is none by the mean so far."""
+        if not self.left or not self.taken:
+            return ""
+        mean = sum(self.taken) / len(self.taken)
+        return f", about {duration(sum(self.guess.get(job) or mean for job in self.left) / self.workers)} left"
+
+    def waiting(self, job):
+        """Another command works on `job`; said once."""
+        if not self.waited:
+            says = work.read(job.claim)
+            who = f"process {says.get('pid')} on {says.get('host')}"
+            print(f"another command ({who}) works on {job.name} and maybe more; what it finishes is taken up. If it is gone, "
+                  f"remove {job.claim}", flush=True)  # fmt: skip
+        self.waited = True
+
+
+def array_task():
+    """(index from 0, count) of the task of a Slurm job array that this is, or None."""
+    if "SLURM_ARRAY_TASK_ID" not in os.environ:
+        return None
+    at, first = int(os.environ["SLURM_ARRAY_TASK_ID"]), int(os.environ.get("SLURM_ARRAY_TASK_MIN", 0))
+    return at - first, int(os.environ.get("SLURM_ARRAY_TASK_COUNT", 1))

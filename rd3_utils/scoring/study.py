@@ -1,0 +1,601 @@
+"""A study: image sets x protocols x students x seeds, stated in one TOML file. Here it becomes cells, a plan and jobs.
+
+    studies/rd3-main-table.toml -> load -> Study -> cells -> plan (what is there, what is missing, what it costs) -> jobs
+
+A cell is one student: one train_student.py command with one seed, whose Run is where that command by hand would put it. So a
+study takes up what is there already, and what it trains serves every other command.
+
+    name = "my-study"                            # the file's name
+    title = "Two sets under two recipes"
+    benchmarks = ["digits"]
+    seeds = [0, 1, 2]
+    unified = "rd3-v1"                           # "after" of the table before/after
+
+    [own]                                        # "before": the protocol that each method came with
+    dm = "hard-label-v1"
+
+    [[images]]                                   # one table per method
+    method = "dm"
+    source = "sets/dm-ipc{ipc}"                  # as --distilled takes it; paths are relative to the study file
+    ipc = [1, 10]
+    make = "synthesize dm --ipc {ipc}"           # optional: runs where the folder is missing
+
+    [[images]]
+    method = "random"
+    source = "random:ipc={ipc},seed={draw}"
+    ipc = [1, 10]
+    draws = [0, 1, 2]                            # pooled in tables
+
+    [[grid]]                                     # every combination; what is not stated: all of the study's
+    protocols = ["rd3-v1", "hard-label-v1"]
+    students = ["convnet3"]                      # not stated: the benchmark's
+
+    [[ablation]]                                 # one knob at a time around a protocol
+    protocol = "rd3-v1"
+    methods = ["dm"]
+    ipc = [10]
+    [ablation.knobs]
+    "training.batch_size" = [10, 25]
+
+    [teachers.digits]                            # optional, as --teacher takes them; a protocol labels with as many as it wants
+    default = ["default"]
+"""
+
+import itertools
+import json
+import math
+import os
+import shlex
+import statistics
+import sys
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+
+import torch
+from accelerate.commands.config.config_args import load_config_from_file
+
+from rd3_utils.data import catalogue, selections, soft_labels, tables
+from rd3_utils.data import images as image_sets
+from rd3_utils.errors import UserError, unknown
+from rd3_utils.learning import students as networks
+from rd3_utils.protocols import benchmark as benchmarks
+from rd3_utils.protocols import protocol as protocols
+from rd3_utils.protocols.protocol import Protocol, Recipe
+from rd3_utils.protocols.strict import build, read_toml
+from rd3_utils.scoring import arms
+from rd3_utils.scoring import runs as run_files
+from rd3_utils.scoring.jobs import Job
+
+PROJECT = Path(__file__).parents[2]
+QUICK = 2e8  # bytes of pixels up to which a dry run reads an image set to learn its fingerprint
+VIEWS_SEED = 0
+
+
+@dataclass(frozen=True)
+class Images:
+    """The image sets of one method: `source` and `make` may hold {ipc}, {draw} and {benchmark}."""
+
+    method: str
+    source: str
+    ipc: tuple[int, ...] = ()  # (): one set, in every combination, such as `full`
+    draws: tuple[int, ...] = ()
+    make: str = ""
+    benchmarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Combinations to train: () means all that the study has, for students the benchmark's own."""
+
+    protocols: tuple[str, ...]
+    set: tuple[str, ...] = ()  # knobs as --set takes them
+    methods: tuple[str, ...] = ()
+    ipc: tuple[int, ...] = ()
+    students: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    benchmarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One knob at a time around `protocol`, which is trained as well; whole protocols can be variants, too."""
+
+    protocol: str
+    knobs: dict = field(default_factory=dict)  # knob -> list of values
+    protocols: tuple[str, ...] = ()
+    set: tuple[str, ...] = ()  # knobs that every variant has besides its own
+    methods: tuple[str, ...] = ()
+    ipc: tuple[int, ...] = ()
+    students: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    benchmarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study file says; `folder` is where it lies."""
+
+    name: str
+    title: str
+    benchmarks: tuple[str, ...]
+    seeds: tuple[int, ...]
+    images: tuple
+    folder: Path
+    description: str = ""
+    grid: tuple = ()
+    ablation: tuple = ()
+    unified: str = ""
+    own: dict = field(default_factory=dict)  # method -> protocol
+    teachers: dict = field(default_factory=dict)  # benchmark -> {protocol or "default": [SOURCE]}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One student to train, by name: nothing is read yet. `protocol` is as the study names it, `set` its changed knobs."""
+
+    benchmark: str
+    method: str
+    ipc: int | None
+    draw: int | None
+    source: str  # as --distilled takes it; a path as the study file has it
+    make: str
+    protocol: str
+    set: tuple
+    student: str
+    seed: int
+
+    @property
+    def variant(self):
+        """The protocol as tables name it."""
+        return ", ".join((self.protocol, *self.set))
+
+    @property
+    def images_name(self):
+        """The image set as lines of progress name it."""
+        parts = (
+            [self.method] + ([f"ipc {self.ipc}"] if self.ipc else []) + ([f"draw {self.draw}"] if self.draw is not None else [])
+        )
+        return " ".join(parts)
+
+    @property
+    def name(self):
+        """The cell as lines of progress name it."""
+        return f"{self.benchmark} {self.images_name}, {self.variant}, {self.student}, seed {self.seed}"
+
+
+def load(path):
+    """The Study in the TOML file `path`; UserError names what is missing, unknown or of a wrong type."""
+    path = Path(path)
+    table, where = read_toml(path), f"study {path.name}"
+    for section, cls in {"images": Images, "grid": Grid, "ablation": Ablation}.items():
+        rows = table.get(section, [])
+        if not isinstance(rows, list):
+            raise UserError(f"{where} [{section}] is one table, wanted [[{section}]], a list of them.")
+        table[section] = tuple(build(cls, row, f"{where} [[{section}]] {i + 1}") for i, row in enumerate(rows))
+    if "folder" in table:
+        raise UserError(f"{where}: 'folder' is no field of a study.")
+    study = build(Study, {**table, "folder": path.resolve().parent}, where)
+    if study.name != path.stem:
+        raise UserError(f"{path} names itself '{study.name}', wanted '{path.stem}': the name is the file's.")
+    if not study.images or not (study.grid or study.ablation) or not study.benchmarks or not study.seeds:
+        raise UserError(f"{where} has nothing to train; it needs benchmarks, seeds, [[images]] and [[grid]] or [[ablation]].")
+    methods, ipcs = [images.method for images in study.images], {ipc for images in study.images for ipc in images.ipc}
+    for images in study.images:
+        sources = [
+            resolved(images.source, where, ipc, draw, "B") for ipc in images.ipc or (0,) for draw in images.draws or (0,)
+        ]
+        if len(set(sources)) < len(sources):
+            raise UserError(
+                f"{where}: '{images.source}' of {images.method} is one set for several ipc or draws; write {{ipc}}, {{draw}}."
+            )
+    parts = [*study.grid, *study.ablation]
+    checks = [("method", name, methods) for part in parts for name in part.methods]
+    checks += [("method of [own]", name, methods) for name in study.own]
+    checks += [("benchmark", name, study.benchmarks) for part in [*parts, *study.images] for name in part.benchmarks]
+    checks += [("benchmark of [teachers]", name, study.benchmarks) for name in study.teachers]
+    checks += [("ipc", ipc, ipcs) for part in parts for ipc in part.ipc]
+    for kind, name, known in checks:
+        if name not in known:
+            raise UserError(f"{where}: {unknown(kind, name, map(str, known))}")
+    for name, of in study.teachers.items():
+        if not isinstance(of, dict) or not all(isinstance(v, list) and all(isinstance(s, str) for s in v) for v in of.values()):
+            raise UserError(
+                f"{where} [teachers.{name}] wants default = [SOURCE, ...], or a protocol's name instead of default."
+            )
+    for part in study.ablation:
+        for knob, values in part.knobs.items():
+            if not isinstance(values, list):
+                raise UserError(f"{where} [ablation.knobs] {knob} is {values!r}, wanted a list of values.")
+    return study
+
+
+def resolved(text, where, ipc, draw, benchmark):
+    """`text` with {ipc}, {draw} and {benchmark} filled in."""
+    try:
+        return text.format(ipc=ipc, draw=draw, benchmark=benchmark)
+    except (KeyError, IndexError, ValueError) as error:
+        raise UserError(f"{where}: '{text}' may hold {{ipc}}, {{draw}} and {{benchmark}} only ({error}).") from error
+
+
+def cells(study):
+    """All Cells of a study, each once; neighbours share images, then labels."""
+    found = [cell for part in study.grid for name in part.protocols for cell in combined(study, part, name, part.set)]
+    for part in study.ablation:
+        for protocol, changes, _ in variants(part):
+            found += combined(study, part, protocol, changes)
+    order = {images.method: i for i, images in enumerate(study.images)}
+
+    def place(cell):
+        draw = -1 if cell.draw is None else cell.draw
+        return cell.benchmark, cell.ipc or 0, order[cell.method], draw, cell.protocol, cell.set, cell.student, cell.seed
+
+    return sorted(dict.fromkeys(found), key=place)
+
+
+def variants(part):
+    """[(protocol, changed knobs, what changed)] of an Ablation, the base first."""
+    found = [(part.protocol, (), "base")]
+    for knob, values in part.knobs.items():
+        for value in values:
+            change = f"{knob}={value if isinstance(value, str) else json.dumps(value)}"
+            found.append((part.protocol, (*part.set, change), ", ".join((*part.set, change))))
+    return found + [(name, part.set, ", ".join((name, *part.set))) for name in part.protocols]
+
+
+def combined(study, part, protocol, changes):
+    """The Cells of one protocol for the sets, students and seeds of a Grid or an Ablation."""
+    for images in study.images:
+        for benchmark in study.benchmarks:
+            if benchmark not in (images.benchmarks or study.benchmarks) or benchmark not in (
+                part.benchmarks or study.benchmarks
+            ):
+                continue
+            if images.method not in (part.methods or [images.method]):
+                continue
+            bench = benchmarks.load(benchmark)
+            chosen = [networks.architecture(name, bench) for name in part.students or [bench.defaults.student]]
+            sets = itertools.product(images.ipc or (None,), images.draws or (None,))
+            for (ipc, draw), student, seed in itertools.product(sets, chosen, part.seeds or study.seeds):
+                if ipc is not None and part.ipc and ipc not in part.ipc:
+                    continue
+                texts = [resolved(text, study.name, ipc, draw, benchmark) for text in (images.source, images.make)]
+                # a student of all the data always follows teacher-v1
+                recipe = (arms.TEACHER_PROTOCOL, ()) if texts[0] == "full" else (protocol, tuple(changes))
+                yield Cell(benchmark, images.method, ipc, draw, *texts, *recipe, student, seed)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the plan knows of an image set; `identity` is None where it was not read: it is not there yet, or far away."""
+
+    identity: str | None
+    ipc: int
+    images: int  # N
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """A Cell with its protocol and recipe resolved: where its Run lies, and the Run if it is there."""
+
+    cell: Cell
+    source: str  # as the command gets it
+    folder: Path | None  # of a local set
+    known: Known
+    protocol: Protocol
+    recipe: Recipe
+    arm: str
+    teachers: tuple
+    path: Path | None  # of the Run; None where the images are not known yet
+    run: dict | None
+
+    @property
+    def labels_key(self):
+        """Cells with the same one read the same label store; None where no store is read. See arms.Cell.labels_key."""
+        labels, images = self.recipe.labels, self.known.identity or self.source
+        if labels.kind not in ("soft", "static"):
+            return None
+        bn = getattr(labels, "teacher_bn", "eval")
+        return self.cell.benchmark, images, self.recipe.views_digest, labels.kind, labels.ensemble, bn, self.teachers
+
+    @property
+    def work(self):
+        """Images that the student sees in all: optimizer steps x batch, but for smaller last batches."""
+        return self.recipe.training.epochs * self.recipe.images
+
+
+class Plan:
+    """The Cells of a study against what lies under `out`.
+
+    `data_dir` as the scripts take it; `precision` of the launch.
+    """
+
+    def __init__(self, study, out, data_dir=None, precision="fp32", soft_labels="soft_labels"):
+        self.study, self.out, self.data_dir, self.precision = study, Path(out), data_dir, precision
+        self.soft_labels = soft_labels
+        self.cells = cells(study)
+        self.protocol, self.train = cache(self.read_protocol), cache(self.read_train)
+        self.known = {}
+
+    @property
+    def folder(self):
+        """Where report, logs and notes of the study lie."""
+        return self.out / "study" / self.study.name
+
+    @cached_property
+    def runs(self):
+        """{benchmark: [(path, Run)]}: every Run under `out`."""
+        found = {}
+        for name in self.study.benchmarks:
+            files = sorted((self.out / name).glob("*/*/*/*/seed*.json"))
+            found[name] = [(path, run_files.read(path)) for path in files]
+        return found
+
+    def read_protocol(self, name, changes):
+        """The Protocol that the study calls `name`, with `changes`; a .toml file is relative to the study's."""
+        path = self.study.folder / name
+        return protocols.load(str(path) if name.endswith(".toml") else name).override(changes)
+
+    def place(self, fetch, chosen=None):
+        """[Placed] of `chosen` cells (all by default).
+
+        With `fetch`, image sets are read wherever they are, as running needs it; without, those that would need the Hub or
+        much time are planned by name.
+        """
+        self.__dict__.pop("runs", None)
+        return [self.placed(cell, fetch) for cell in (self.cells if chosen is None else chosen)]
+
+    def placed(self, cell, fetch):
+        bench = benchmarks.load(cell.benchmark)
+        source, folder = self.located(cell)
+        known = self.look(cell, source, folder, bench, fetch)
+        protocol = self.protocol(cell.protocol, cell.set)
+        side = source.partition(":")[0] if selections.is_selection(source) and folder is None else "distilled"
+        kind = "hard" if protocol.labels.kind == "hard" else "soft"
+        recipe = protocol.resolve(bench, cell.student, known.ipc, known.images, kind)
+        arm = f"{side}-{kind}"
+        path = run = None
+        if known.identity:
+            names = cell.benchmark, protocol.name, protocol.digest, known.identity, cell.student, arm, cell.seed
+            path = run_files.path(self.out, *names, self.precision)
+            run = run_files.read(path)
+        else:
+            run = self.by_name(cell, source, folder, bench, protocol, arm)
+        teachers = self.teachers(cell, recipe)
+        return Placed(cell, source, folder, known, protocol, recipe, arm, teachers, path, run)
+
+    def located(self, cell):
+        """(SOURCE as a command in this folder takes it, the set's Path or None)."""
+        path = self.study.folder / Path(cell.source).expanduser()
+        if not (cell.make or cell.source.startswith((".", "/", "~")) or path.exists()):
+            return cell.source, None
+        path = Path(os.path.normpath(path))
+        return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path), path
+
+    def look(self, cell, source, folder, bench, fetch):
+        """What is Known of a set; it is read where that is quick and needs no network, or where `fetch` asks for it."""
+        key = cell.benchmark, source
+        if key in self.known and (self.known[key].identity or not fetch):
+            return self.known[key]
+        count = (cell.ipc or 0) * len(bench.classes) or bench.data.train_images or len(bench.classes)
+        by_name = Known(None, cell.ipc or max(1, count // len(bench.classes)), count)
+        if folder is not None:
+            here = is_made(folder)
+        elif selections.is_selection(source):
+            here = self.data_dir is not None or bench.data.repo.startswith("sklearn:")
+        else:
+            embedded = source if "/" not in source else ""
+            here = bool(embedded) and embedded in image_sets.embedded_sets()
+        quick = here and count * 3 * bench.image.size**2 < QUICK
+        if fetch and folder is not None and not here:
+            raise UserError(f"no images in {source}; put them there, or give the study's [[images]] of {cell.method} a `make`.")
+        if not (quick or fetch):
+            self.known[key] = by_name
+            return by_name
+
+        images = selections.image_set(source, bench, lambda: self.train(cell.benchmark))
+        self.known[key] = Known(images.identity, images.nominal_ipc, len(images))
+        return self.known[key]
+
+    def read_train(self, name):
+        """The Table of a benchmark's train split."""
+        return tables.real(benchmarks.load(name), "train", self.data_dir)
+
+    def by_name(self, cell, source, folder, bench, protocol, arm):
+        """The Run of a cell whose images were not read: that of a set of the same name or source; None without one."""
+        source = (catalogue.repo(source, bench) or source) if folder is None else source
+        for _, run in self.runs[cell.benchmark]:
+            images, own = run["images"], run["protocol"]
+            same = images["name"] == folder.name.split(".")[0] if folder else images["source"] == source
+            if same and (own["name"], own["digest"], run["arm"]) == (protocol.name, protocol.digest, arm):
+                if (run["student"], run["seed"], run["environment"]["precision"]) == (cell.student, cell.seed, self.precision):
+                    return run
+        return None
+
+    def teachers(self, cell, recipe):
+        """What `--teacher` gets for a cell; UserError where the study names fewer than its protocol labels with."""
+        if recipe.labels.kind not in ("soft", "static"):
+            return ()
+        stated = self.study.teachers.get(cell.benchmark, {})
+        given = stated.get(cell.protocol) or stated.get("default") or ["default"]
+        if len(given) < recipe.labels.teachers:
+            raise UserError(
+                f"study {self.study.name}: {cell.variant} labels {cell.benchmark} with {recipe.labels.teachers} teachers, "
+                f"[teachers.{cell.benchmark}] names {len(given)}; name them there, under {cell.protocol} or default."
+            )
+        return tuple(given[: recipe.labels.teachers])
+
+    def seconds(self, placed):
+        """About how long a cell trains, or None: the kept Runs of its benchmark and student whose work is nearest, scaled."""
+        work = {}
+        for _, run in self.runs[placed.cell.benchmark]:
+            if (run["student"], run["environment"]["precision"]) == (placed.cell.student, self.precision):
+                work.setdefault(run["recipe"]["training"]["epochs"] * run["recipe"]["images"], []).append(run["seconds"])
+        if not work:
+            return None
+        nearest = min(work, key=lambda other: abs(math.log(other / placed.work)))
+        return statistics.median(work[nearest]) * placed.work / nearest
+
+
+def is_made(folder):
+    """Whether there is an image set in `folder`, or a file: not nothing, and no empty folder."""
+    return folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+
+
+def share(found, index, count):
+    """The part number `index` (from 0) of `count` of a list: whole neighbourhoods, which share images and labels."""
+    return found[index * len(found) // count : (index + 1) * len(found) // count]
+
+
+def read_config(path):
+    """An accelerate config file as accelerate reads it; UserError where it is none."""
+    try:
+        return load_config_from_file(str(path))
+    except Exception as error:  # of a library, and of many kinds
+        raise UserError(f"--config {path} is no config file of accelerate: {str(error).splitlines()[0]}") from error
+
+
+def precision_of(config):
+    """The precision that runs under an accelerate config: fp32, bf16 or fp16, which a CPU does not have."""
+    mixed = str(config.mixed_precision)
+    if mixed == "fp16" and (config.use_cpu or not torch.accelerator.is_available()):
+        return "fp32"
+    return mixed if mixed in ("bf16", "fp16") else "fp32"
+
+
+def places(workers, config):
+    """[variables of each place where a cell can run]: a GPU each where there are GPUs, else a share of the cores.
+
+    UserError where several workers would each start several processes. OMP_NUM_THREADS that is set already stays.
+    """
+    processes = config.num_processes or 1
+    if workers > 1 and processes > 1:
+        raise UserError(f"--workers {workers} with {processes} processes each; give a --config of one process, or one worker.")
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // (workers * processes)))
+    if config.use_cpu or not torch.cuda.is_available():
+        return [{"OMP_NUM_THREADS": threads}] * workers
+    gpus = visible(torch.cuda.device_count())
+    return [{"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if workers > 1 else {} for i in range(workers)]
+
+
+def visible(count):
+    """Names of the GPUs that this process may use."""
+    stated = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return stated.split(",") if stated else [str(i) for i in range(count)]
+
+
+def cores():
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def make_jobs(plan, placed):
+    """A Job for each image set that `placed` cells need and the study can make: {folder: Job}."""
+    jobs = {}
+    for one in placed:
+        cell, folder = one.cell, one.folder
+        if folder is None or folder in jobs or is_made(folder) or one.run is not None or not cell.make:
+            continue
+        command = [
+            sys.executable,
+            "-m",
+            "rd3_utils",
+            *shlex.split(cell.make),
+            "--benchmark",
+            cell.benchmark,
+            "--out",
+            one.source,
+        ]
+        command += ["--data-dir", plan.data_dir] if plan.data_dir else []
+        claim = folder.with_name(f"{folder.name}.claim")
+        log = plan.folder / "logs" / f"make-{cell.benchmark}-{folder.name}.log"
+        jobs[folder] = Job(
+            f"{cell.benchmark} {cell.images_name}, making it", command, lambda at=folder: is_made(at), claim, log
+        )
+    return jobs
+
+
+def train_jobs(plan, placed, config, everything=None):
+    """(Jobs, {Job: Placed}) for the cells of `placed` that have no Run: label stores first, each before the cells that need it.
+
+    A store gets as many epochs as any cell of `everything` reads from it, so that nobody makes it twice.
+    """
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+    longest = {}
+    for one in everything or placed:
+        if one.labels_key:
+            other = longest.setdefault(one.labels_key, one)
+            longest[one.labels_key] = max(one, other, key=lambda p: p.recipe.label_epochs)
+    jobs, of, labels, planned = [], {}, {}, set()
+    for one in placed:
+        if one.run is not None or one.path in planned:
+            continue
+        planned.add(one.path)
+        after, key = [], one.labels_key
+        if key in labels:
+            after = [labels[key]]
+        elif key and one.recipe.labels.kind == "soft":
+            needed = longest[key]
+            if not has_store(plan, one, needed.recipe.label_epochs):
+                labels[key] = label_job(plan, needed, launch, one.known.identity)
+                jobs.append(labels[key])
+                after = [labels[key]]
+        job = train_job(plan, one, launch, after)
+        if key and one.recipe.labels.kind == "static" and key not in labels:
+            labels[key] = job  # the first cell makes the labels for the others
+        jobs.append(job)
+        of[job] = one
+    return jobs, of
+
+
+def train_job(plan, one, launch, after):
+    """The Job that trains one cell."""
+    command = [*launch, str(PROJECT / "train_student.py"), *what(plan, one), "--arms", one.arm, "--seeds", str(one.cell.seed)]
+    command += ["--draw", drawn(one.source)] if one.arm.startswith("random-") else []
+    command += ["--soft-labels", plan.soft_labels, "--out", str(plan.out), "--runs-only"]
+    log = plan.folder / "logs" / f"{'-'.join((*one.path.relative_to(plan.out).parts[:-1], one.path.stem))}.log"
+    return Job(one.cell.name, command, one.path.is_file, one.path.with_suffix(".claim"), log, after)
+
+
+def label_job(plan, one, launch, identity):
+    """The Job that makes the label store of one cell."""
+    command = [*launch, str(PROJECT / "generate_soft_labels.py"), *what(plan, one), "--out", plan.soft_labels]
+    name = f"{one.recipe.views_digest}-{protocols.digest([*one.labels_key])}"
+    log = plan.folder / "logs" / f"labels-{one.cell.benchmark}-{identity}-{name}.log"
+    epochs, claim = one.recipe.label_epochs, Path(plan.soft_labels) / identity / f"{name}.claim"
+    text = f"{one.cell.benchmark} {one.cell.images_name}, soft labels of {epochs} epochs for {one.cell.variant}"
+    return Job(text, command, lambda: has_store(plan, one, epochs), claim, log)
+
+
+def what(plan, one):
+    """The options that both scripts take."""
+    cell = one.cell
+    name = str(plan.study.folder / cell.protocol) if cell.protocol.endswith(".toml") else one.protocol.name
+    words = ["--benchmark", cell.benchmark, "--protocol", name, "--distilled", one.source, "--student", cell.student]
+    words += [word for change in cell.set for word in ("--set", change)]
+    words += [word for teacher in one.teachers for word in ("--teacher", teacher)]
+    return words + (["--data-dir", str(plan.data_dir)] if plan.data_dir else [])
+
+
+def drawn(source):
+    """The seed in "random:ipc=10,seed=2", as text."""
+    return next((pair.removeprefix("seed=") for pair in source.partition(":")[2].split(",") if pair.startswith("seed=")), "0")
+
+
+def has_store(plan, one, epochs):
+    """Whether a finished store with `epochs` epochs labels the views of a cell with its teachers, as far as names tell."""
+    wanted = [recorded(teacher, one.cell.benchmark) for teacher in one.teachers]
+    for folder in soft_labels.candidates(plan.soft_labels, one.known, one.recipe, VIEWS_SEED):
+        index = soft_labels.read_index(folder)
+        if index["epochs"] >= epochs and [teacher["source"] for teacher in index["teachers"]] == wanted:
+            return True
+    return False
+
+
+def recorded(teacher, benchmark):
+    """How a store names the teacher that `--teacher` calls so; see teachers.load and Teacher.describe."""
+    teacher = benchmarks.load(benchmark).defaults.teacher if teacher == "default" else teacher
+    kind, colon, rest = teacher.partition(":")
+    if (kind, colon) == ("local-dir", ":") or (not colon and Path(teacher).is_dir()):
+        return f"local-dir:{tables.without_machine(rest or teacher)}"
+    return teacher

@@ -1,0 +1,216 @@
+"""Variance decomposition, Kendall's tau and spread against closed forms, textbook sums of squares and SciPy."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from rd3_utils.errors import UserError
+from rd3_utils.scoring import ranking
+
+M, P = ["a", "b", "c"], ["x", "y"]
+
+
+def grid(value, rows=M, columns=P, n=3):
+    """{(row, column): [value(i, j, k)]}."""
+    return {(r, c): [value(i, j, k) for k in range(n)] for i, r in enumerate(rows) for j, c in enumerate(columns)}
+
+
+def share_of(found):
+    return {part: found["parts"][part]["share"] for part in ranking.PARTS}
+
+
+def noisy(seed=1, rows=M, columns=P, n=3):
+    generator = np.random.default_rng(seed)
+    return grid(lambda i, j, k: 0.4 + 0.1 * i - 0.05 * j + 0.02 * generator.standard_normal(), rows, columns, n)
+
+
+def test_an_additive_design_has_the_shares_of_its_closed_form():
+    """m_ij = a_i + b_j with a = 0, .1, .2 (variance 2/300), b = 0, .3 (9/400), replicates -d, 0, d (2 d^2 / 3)."""
+    found = ranking.decomposition(grid(lambda i, j, k: 0.1 * i + 0.3 * j + 0.01 * (k - 1)))
+    wanted = {"method": 0.02 / 3, "protocol": 0.0225, "interaction": 0, "seed": 2e-4 / 3}
+    total = sum(wanted.values())
+    assert share_of(found) == pytest.approx({part: value / total for part, value in wanted.items()}, abs=1e-12)
+    assert found["variance"] == pytest.approx(total)
+
+
+def test_a_pure_interaction_has_no_main_effect():
+    found = ranking.decomposition(grid(lambda i, j, k: 0.5 + 0.1 * (-1) ** (i + j), ["a", "b"]))
+    assert share_of(found) == pytest.approx({"method": 0, "protocol": 0, "interaction": 1, "seed": 0}, abs=1e-12)
+
+
+def test_shares_are_the_sums_of_squares_of_two_way_anova():
+    cells, (i, j, n) = noisy(), (3, 2, 3)
+    y = np.array([[cells[r, c] for c in P] for r in M])
+    total = ((y - y.mean()) ** 2).sum()
+    rows = n * j * ((y.mean((1, 2)) - y.mean()) ** 2).sum()
+    columns = n * i * ((y.mean((0, 2)) - y.mean()) ** 2).sum()
+    between = n * ((y.mean(2) - y.mean()) ** 2).sum()
+    error = ((y - y.mean(2, keepdims=True)) ** 2).sum()
+    wanted = dict(zip(ranking.PARTS, np.array([rows, columns, between - rows - columns, error]) / total))
+    found = share_of(ranking.decomposition(cells))
+    assert found == pytest.approx(wanted) and sum(found.values()) == pytest.approx(1, abs=1e-12)
+
+
+def test_two_cells_agree_with_one_way_anova_of_scipy():
+    """F = MS_between / MS_within of all cells as one factor: (1 - seed) / seed * df_within / df_between."""
+    cells = noisy()
+    seed = ranking.decomposition(cells)["parts"]["seed"]["share"]
+    assert (1 - seed) / seed * 12 / 5 == pytest.approx(stats.f_oneway(*cells.values()).statistic)
+
+
+def test_the_corrected_shares_are_those_of_expected_mean_squares():
+    """E MS_method = s^2 + n J S_a with S_a = sum a_i^2 / (I - 1), and so on; here S_a (I-1)/I is the part."""
+    cells, (i, j, n) = noisy(3), (3, 2, 3)
+    y = np.array([[cells[r, c] for c in P] for r in M])
+    error = ((y - y.mean(2, keepdims=True)) ** 2).sum() / (i * j * (n - 1))
+    rows = n * j * ((y.mean((1, 2)) - y.mean()) ** 2).sum() / (i - 1)
+    columns = n * i * ((y.mean((0, 2)) - y.mean()) ** 2).sum() / (j - 1)
+    inner = y.mean(2) - y.mean((1, 2))[:, None] - y.mean((0, 2)) + y.mean()
+    both = n * (inner**2).sum() / ((i - 1) * (j - 1))
+    parts = [(rows - error) / (n * j) * (i - 1) / i, (columns - error) / (n * i) * (j - 1) / j]
+    parts += [(both - error) / n * (i - 1) * (j - 1) / (i * j)]
+    parts = np.array([max(0, part) for part in parts] + [error])
+    found = ranking.decomposition(cells)["parts"]
+    assert [found[part]["corrected"] for part in ranking.PARTS] == pytest.approx(list(parts / parts.sum()))
+
+
+def test_the_correction_finds_no_interaction_where_there_is_none():
+    """Noise alone makes the plain interaction share positive; on average the corrected variances hit the truth."""
+    generator, excess = np.random.default_rng(0), []
+    for _ in range(400):
+        table = [[0.1 * i + 0.2 * j + 0.05 * generator.standard_normal(4) for j in range(3)] for i in range(4)]
+        counts = np.full((4, 3), 4)
+        point = ranking.parts(*ranking.moments(table))
+        pooled = np.mean([v.var(ddof=1) for line in table for v in line])
+        excess.append(point[:3] - pooled / 4 * np.array([3, 2, 6]) / 12)
+        assert ranking.corrected(table, counts, point)[3] == pytest.approx(pooled)
+    truth = [0.1**2 * np.var(range(4)), 0.2**2 * np.var(range(3)), 0]
+    assert np.mean(excess, 0) == pytest.approx(truth, abs=4e-4)
+
+
+def test_unequal_replicates_add_up_to_the_variance_of_a_fair_draw():
+    """Cells drawn evenly, then a replicate of the cell evenly: each replicate weighs 1 / (cells * n of its cell)."""
+    cells = noisy()
+    cells["a", "x"] += [0.7, 0.6]
+    found = ranking.decomposition(cells)
+    values = np.concatenate(list(cells.values()))
+    weights = np.concatenate([np.full(len(v), 1 / (6 * len(v))) for v in cells.values()])
+    mean = (weights * values).sum()
+    assert found["variance"] == pytest.approx((weights * (values - mean) ** 2).sum())
+    assert sum(share_of(found).values()) == pytest.approx(1) and found["replicates"] == [3, 5]
+
+
+def test_holes_leave_the_largest_full_table_and_are_named():
+    cells = noisy(rows=["a", "b", "c", "d"], columns=["x", "y", "z"])
+    for hole in (("d", "y"), ("d", "z"), ("a", "z")):
+        del cells[hole]
+    found = ranking.decomposition(cells)
+    assert (found["methods"], found["protocols"], found["left_out"]) == (["a", "b", "c"], ["x", "y"], ["d", "z"])
+    part = {key: cells[key] for key in cells if key[0] != "d" and key[1] != "z"}
+    assert share_of(found) == share_of(ranking.decomposition(part))
+    turned = ranking.complete({(c, r): v for (r, c), v in cells.items()})
+    assert turned == (["x", "y"], ["a", "b", "c"])
+
+
+def test_the_full_part_is_the_one_that_brute_force_finds():
+    generator = np.random.default_rng(5)
+    for _ in range(30):
+        keys = [(r, c) for r in range(5) for c in range(4) if generator.random() < 0.7]
+        rows, columns = ranking.complete(dict.fromkeys(keys, [1.0]))
+        assert all((r, c) in keys for r in rows for c in columns)
+        best = 0
+        for mask in range(1, 32):
+            chosen = [r for r in range(5) if mask >> r & 1]
+            shared = [c for c in range(4) if all((r, c) in keys for r in chosen)]
+            if len(chosen) >= 2 and len(shared) >= 2:
+                best = max(best, len(chosen) * len(shared))
+        assert len(rows) * len(columns) == best or best == 0
+
+
+def test_no_table_no_shares():
+    assert ranking.decomposition({}) is None
+    assert ranking.decomposition({("a", "x"): [0.1], ("b", "y"): [0.2]}) is None
+    assert ranking.decomposition(grid(lambda i, j, k: 0.1 * i, columns=["x"])) is None
+    wide = {(i, j): [0.0] for i in range(20) for j in range(20) if i != j}
+    with pytest.raises(UserError, match="20 x 20 with holes"):
+        ranking.decomposition(wide)
+
+
+def test_one_seed_hides_the_noise_in_the_interaction():
+    found = ranking.decomposition(noisy(n=1))
+    assert found["parts"]["seed"] == {"share": None, "low": None, "high": None, "corrected": None}
+    others = [found["parts"][part] for part in ranking.PARTS[:3]]
+    assert sum(part["share"] for part in others) == pytest.approx(1)
+    assert all(part["low"] is part["high"] is part["corrected"] is None for part in others)
+
+
+def test_constant_data_have_no_shares():
+    found = ranking.decomposition(grid(lambda i, j, k: 0.5))
+    assert found["variance"] == 0 and all(part["share"] is None for part in found["parts"].values())
+
+
+def test_intervals_hold_the_share_are_repeatable_and_shrink_with_replicates():
+    few, many = (ranking.decomposition(noisy(2, n=n))["parts"]["method"] for n in (3, 60))
+    assert few == ranking.decomposition(noisy(2))["parts"]["method"]
+    assert few["low"] < few["share"] < few["high"] and many["high"] - many["low"] < 0.5 * (few["high"] - few["low"])
+
+
+def test_an_interval_is_that_of_a_loop():
+    """The percentile bootstrap by a plain loop with another generator: the same up to its own noise."""
+    cells = noisy(4, n=5)
+    generator, found = np.random.default_rng(99), []
+    for _ in range(1500):
+        again = {key: list(generator.choice(values, len(values))) for key, values in cells.items()}
+        table = [[np.array(again[r, c]) for c in P] for r in M]
+        found.append(ranking.shares(ranking.parts(*ranking.moments(table)))[0])
+    part = ranking.decomposition(cells)["parts"]["method"]
+    assert [part["low"], part["high"]] == pytest.approx(list(np.quantile(found, [0.025, 0.975])), abs=0.02)
+
+
+def test_tau_of_many_is_scipys_tau_also_with_ties():
+    generator = np.random.default_rng(0)
+    x, y = generator.integers(0, 4, (200, 6)).astype(float), generator.integers(0, 4, (200, 6)).astype(float)
+    x[0] = 2.0
+    wanted = [stats.kendalltau(a, b).statistic for a, b in zip(x, y)]
+    assert np.isnan(wanted[0])
+    np.testing.assert_allclose(ranking.tau_b(x, y), wanted, atol=1e-12)
+
+
+def test_agreement_is_the_tau_of_means_with_an_interval():
+    generator = np.random.default_rng(7)
+    cells = grid(lambda i, j, k: 0.4 + 0.01 * i + 0.02 * generator.standard_normal(), list("abcde"))
+    means = np.array([[np.mean(cells[r, c]) for c in P] for r in "abcde"])
+    found = ranking.agreement(cells, "x", "y")
+    assert found["tau"] == pytest.approx(stats.kendalltau(*means.T).statistic)
+    assert found["low"] < found["tau"] < found["high"] and found["methods"] == list("abcde")
+
+
+def test_the_same_order_has_tau_1_and_the_reversed_one_minus_1():
+    same = grid(lambda i, j, k: 0.1 * i + 0.3 * j)
+    back = grid(lambda i, j, k: 0.1 * i * (1 - 2 * j) + 0.3)
+    assert ranking.agreement(same, "x", "y") == {"tau": 1.0, "low": 1.0, "high": 1.0, "methods": M}
+    assert ranking.agreement(back, "x", "y")["tau"] == -1
+
+
+def test_tau_is_over_methods_that_both_columns_have():
+    cells = noisy()
+    del cells["b", "y"]
+    assert ranking.agreement(cells, "x", "y")["methods"] == ["a", "c"]
+    assert ranking.agreement({("a", "x"): [0.1], ("a", "y"): [0.1]}, "x", "y")["tau"] is None
+
+
+def test_tau_of_ties_of_one_seed_and_of_constants():
+    tied = {("a", "x"): [0.1], ("b", "x"): [0.1], ("c", "x"): [0.2], ("a", "y"): [0.1], ("b", "y"): [0.2], ("c", "y"): [0.3]}
+    found = ranking.agreement(tied, "x", "y")
+    assert found["tau"] == pytest.approx(2 / np.sqrt(2 * 3)) and found["low"] is found["high"] is None
+    assert ranking.agreement(grid(lambda i, j, k: 0.5 + 0.1 * i * j), "x", "y")["tau"] is None
+
+
+def test_the_spread_of_the_papers_table_is_27_3_before_and_6_7_after():
+    """RD^3, ImageNet-1K, 10 images per class, ResNet-18, as public summaries print it (arXiv 2509.19743)."""
+    names = "sre2l cda gvbsm dwa edc minimax d4m rded".split()
+    before = dict(zip(names, (0.213, 0.335, 0.314, 0.379, 0.486, 0.443, 0.279, 0.420)))
+    after = dict(zip(names, (0.402, 0.412, 0.415, 0.425, 0.469, 0.459, 0.454, 0.463)))
+    assert ranking.spread(before) == {"spread": pytest.approx(0.273), "best": "edc", "worst": "sre2l"}
+    assert ranking.spread(after)["spread"] == pytest.approx(0.067)
+    assert ranking.spread({"a": 0.1}) is None and ranking.spread({"a": 0.1, "b": 0.1})["spread"] == 0

@@ -1,0 +1,506 @@
+"""Studies: what a file asks for, jobs that nobody does twice, and a whole study with real processes."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import PROJECT, run_script
+
+from rd3_utils.errors import UserError
+from rd3_utils.protocols import protocol as protocols
+from rd3_utils.scoring import findings, jobs, ranking
+from rd3_utils.scoring import runs as run_files
+from rd3_utils.scoring import study as studies
+
+STUDIES = sorted((PROJECT / "studies").glob("*.toml"))
+SMOKE = PROJECT / "studies" / "digits-smoke.toml"
+SMALL = """
+name = "small"
+title = "Small"
+benchmarks = ["digits"]
+seeds = [0, 1]
+
+[[images]]
+method = "dm"
+source = "digits-dm-ipc{ipc}"
+ipc = [1, 10]
+
+[[images]]
+method = "random"
+source = "random:ipc={ipc},seed={draw}"
+ipc = [1, 10]
+draws = [0, 1, 2]
+
+[[grid]]
+protocols = ["rd3-v1", "hard-label-v1"]
+ipc = [1]
+
+[[ablation]]
+protocol = "rd3-v1"
+methods = ["dm"]
+ipc = [1, 10]
+[ablation.knobs]
+"training.batch_size" = [5, 10]
+"training.zeta" = [1.0]
+"""
+
+
+@pytest.fixture
+def small(tmp_path):
+    """small(text) -> the Study of a file of that text."""
+
+    def write(text=SMALL, name="small"):
+        path = tmp_path / f"{name}.toml"
+        path.write_text(text)
+        return studies.load(path)
+
+    return write
+
+
+# --- what a file asks for
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_study_plans_without_network_or_data(path, tmp_path):
+    study = studies.load(path)
+    lacking = {cell.protocol for cell in studies.cells(study)} - set(protocols.names())
+    if lacking:
+        pytest.skip(f"not released yet: {', '.join(sorted(lacking))}")
+    done = run_script(tmp_path, "rd3_utils", "study", path, "--dry-run")
+    assert done.code == 0, done.err
+    assert f"{len(studies.cells(study))} cells" in done.out and not list(tmp_path.iterdir())
+
+
+def test_the_study_on_cifar10_has_the_cells_of_its_table():
+    """(3 draws + 4 methods) x 3 seeds x (4 protocols x 2 sizes + 2 protocols at IPC 50)."""
+    cells = studies.cells(studies.load(PROJECT / "studies" / "cifar10-cpu.toml"))
+    assert len(cells) == len(set(cells)) == 7 * 3 * (4 * 2 + 2)
+    assert {cell.protocol for cell in cells if cell.ipc == 50} == {"rd3-v1", "hard-label-v1"}
+    assert {cell.student for cell in cells} == {"convnet3"}
+
+
+def test_a_plan_has_every_cell_once_also_where_grid_and_ablation_meet(small):
+    """4 sets x 2 protocols x 2 seeds; of dm, IPC 10 under the base and 3 variants at 2 sizes; its base at IPC 1 is there."""
+    cells = studies.cells(small())
+    assert len(cells) == len(set(cells)) == 4 * 2 * 2 + (1 + 2 * 3) * 2
+    assert sum(cell.set == ("training.zeta=1.0",) for cell in cells) == 4
+
+
+def test_neighbours_share_images_and_the_parts_are_the_whole(small):
+    cells = studies.cells(small())
+    parts = [studies.share(cells, i, 7) for i in range(7)]
+    assert sum(parts, []) == cells and max(map(len, parts)) - min(map(len, parts)) <= 1
+    sources = [cell.source for cell in cells]
+    assert sum(a != b for a, b in zip(sources, sources[1:])) == len(set(sources)) - 1
+
+
+def test_a_student_of_all_the_data_is_one_cell_under_its_own_protocol(small, tmp_path):
+    study = small(SMALL.replace('"random:ipc={ipc},seed={draw}"\nipc = [1, 10]\ndraws = [0, 1, 2]', '"full"'))
+    full = [cell for cell in studies.cells(study) if cell.source == "full"]
+    assert [(cell.protocol, cell.set, cell.seed) for cell in full] == [("teacher-v1", (), 0), ("teacher-v1", (), 1)]
+    (one, _) = studies.Plan(study, tmp_path).place(True, full)
+    assert one.arm == "full-hard" and "full@" in str(one.path)
+
+
+def test_paths_are_those_of_the_study_file_and_unread_sets_are_planned_by_name(small, tmp_path):
+    text = SMALL.replace('"digits-dm-ipc{ipc}"', '"sets/dm-ipc{ipc}"\nmake = "synthesize dm --ipc {ipc}"')
+    plan = studies.Plan(small(text), tmp_path / "out")
+    one = plan.place(False)[0]
+    assert (one.folder, one.known.identity, one.known.images, one.path) == (tmp_path / "sets/dm-ipc1", None, 10, None)
+    (job,) = studies.make_jobs(plan, [one])
+    assert job == tmp_path / "sets/dm-ipc1"
+    shutil.copytree(PROJECT / "rd3_utils/embedded/digits-dm-ipc1", one.folder)
+    again = studies.Plan(plan.study, plan.out).place(False)[0]
+    assert again.known.identity == "dm-ipc1@1502343e" and again.recipe == one.recipe
+    assert not studies.make_jobs(plan, [again])
+
+
+def test_a_set_that_nobody_makes_is_asked_for(small, tmp_path):
+    plan = studies.Plan(small(SMALL.replace('"digits-dm-ipc{ipc}"', '"./dm-ipc{ipc}"')), tmp_path / "out")
+    with pytest.raises(UserError, match="no images in .*dm-ipc1; put them there"):
+        plan.place(True)
+
+
+BAD = {
+    "name": ('name = "small"', 'name = "other"', "names itself 'other', wanted 'small'"),
+    "field": ("seeds =", "seedz =", "did you mean 'seeds'?"),
+    "type": ("seeds = [0, 1]", 'seeds = ["a"]', "seeds is 'a' (str), wanted int"),
+    "method": ('methods = ["dm"]', 'methods = ["md"]', "unknown method 'md'"),
+    "ipc": ("ipc = [1]", "ipc = [7]", "unknown ipc '7'"),
+    "template": ("ipc={ipc},seed={draw}", "ipc={ipc},seed=0", "is one set for several ipc or draws"),
+    "place": ("{draw}", "{drawn}", "may hold {ipc}, {draw} and {benchmark} only"),
+    "benchmark": ('benchmarks = ["digits"]', 'benchmarks = ["digit"]', "did you mean 'digits'?"),
+    "protocol": ('"hard-label-v1"]', '"hard-label-v2"]', "did you mean 'hard-label-v1'?"),
+    "knob": ('"training.zeta"', '"training.zetta"', "did you mean 'training.zeta'?"),
+    "values": ("= [1.0]", "= 1.0", "wanted a list of values"),
+    "table": ("[[grid]]", "[grid]", "wanted [[grid]]"),
+    "own": ("[[grid]]", '[own]\nrded = "rd3-v1"\n\n[[grid]]', "unknown method of [own] 'rded'"),
+    "teachers": ('protocols = ["rd3-v1", "hard-label-v1"]', 'protocols = ["rd3-v1"]\nset = ["labels.teachers=2"]',
+                 "with 2 teachers, [teachers.digits] names 1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_wrong_study_gets_one_clear_line(case, tmp_path):
+    old, new, wanted = BAD[case]
+    assert old in SMALL
+    (tmp_path / "small.toml").write_text(SMALL.replace(old, new, 1))
+    done = run_script(tmp_path, "rd3_utils", "study", "small.toml", "--dry-run")
+    assert done.code == 2 and done.err.count("error:") == 1 and wanted in done.err, done.err
+
+
+def test_options_that_contradict_each_other_are_refused(tmp_path):
+    for words, wanted in (
+        (["--index", "1"], "--index I and --count N go together"),
+        (["--index", "2", "--count", "2"], "numbered from 0 to 1"),
+        (["--config", "nowhere.yaml"], "is no config file of accelerate"),
+        (["--workers", "2", "--config", PROJECT / "accelerate_configs/cpu_2_processes.yaml"], "2 processes each"),
+    ):
+        done = run_script(tmp_path, "rd3_utils", "study", SMOKE, *words)
+        assert done.code == 2 and wanted in done.err, done.err
+
+
+def test_a_slurm_array_task_does_its_part(tmp_path, monkeypatch):
+    for key, value in {"ID": 5, "MIN": 4, "COUNT": 4}.items():
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{key}", str(value))
+    assert "2 cells in 1 groups" in run_script(tmp_path, "rd3_utils", "study", SMOKE, "--dry-run").out
+
+
+def test_the_cost_is_that_of_the_nearest_kept_runs_scaled(small, tmp_path):
+    """dm at IPC 1 under rd3-v1: 400 epochs x 10 images; half of that took 3, 4 and 8 s, a hundredth 1 s."""
+    for k, (epochs, seconds) in enumerate([(200, 3), (200, 4), (200, 8), (4, 1)]):
+        run = {"schema": 1, "student": "convnet3", "seconds": seconds, "environment": {"precision": "fp32"},
+               "recipe": {"training": {"epochs": epochs}, "images": 10}}  # fmt: skip
+        run_files.write(tmp_path / f"digits/p-{epochs}/x@y/convnet3/arm/seed{k}.json", run)
+    plan = studies.Plan(small(), tmp_path)
+    one = next(one for one in plan.place(False) if one.cell.variant == "rd3-v1" and one.cell.ipc == 1)
+    assert plan.seconds(one) == pytest.approx(4 * 2)
+    assert studies.Plan(small(), tmp_path / "elsewhere").seconds(one) is None
+
+
+def test_labels_are_one_job_before_the_students_that_read_them(small, tmp_path):
+    plan = studies.Plan(small(SMALL.replace('"training.zeta" = [1.0]', '"training.epochs" = [10, 500]')), tmp_path)
+    plan.soft_labels = str(tmp_path / "labels")
+    placed = [one for one in plan.place(True) if one.cell.method == "dm" and one.cell.ipc == 1]
+    todo, of = studies.train_jobs(plan, placed, "cpu.yaml")
+    made = [job for job in todo if job not in of]
+    assert len(made) == 1 and "training.epochs=500" in made[0].command  # serves those of 10 and 400 epochs, too
+    assert all(job.after == (made if one.arm == "distilled-soft" else []) for job, one in of.items())
+    assert all(todo.index(made[0]) < todo.index(job) for job in of if job.after) and len(of) == len(placed)
+
+
+# --- jobs: real processes, quick ones
+
+WORKER = """
+import importlib.util, sys; from pathlib import Path
+spec = importlib.util.spec_from_file_location("jobs", JOBS)  # without the rest of the package, which takes seconds
+jobs = sys.modules["jobs"] = importlib.util.module_from_spec(spec); spec.loader.exec_module(jobs)
+here = Path(sys.argv[1])
+def job(i):
+    command = ["sh", "-c", sys.argv[2].replace("NUMBER", str(i))]
+    return jobs.Job(f"job {i}", command, (here / f"{i}.result").is_file, here / f"{i}.claim", here / f"{i}.log")
+with jobs.interruptible():
+    jobs.run([job(i) for i in range(int(sys.argv[3]))], [{}] * 2, here / "lock", lambda j: print(j.name, j.state, j.mine))
+""".replace("JOBS", repr(jobs.__file__))
+
+
+def worker(folder, command, count):
+    """A process that runs `count` jobs of `command` in `folder`, two at a time."""
+    return subprocess.Popen([sys.executable, "-c", WORKER, str(folder), command, str(count)], cwd=folder, text=True,
+                            env={**os.environ, "PYTHONPATH": str(PROJECT)}, stdout=subprocess.PIPE)  # fmt: skip
+
+
+def until(condition, seconds=60):
+    """Wait until `condition()`."""
+    deadline = time.time() + seconds
+    while not condition() and time.time() < deadline:
+        time.sleep(0.02)
+    assert condition()
+
+
+def test_three_commands_at_once_do_every_job_once(tmp_path):
+    command = "echo started >> NUMBER.starts; sleep 0.3; touch NUMBER.result"
+    outs = [process.communicate(timeout=100)[0] for process in [worker(tmp_path, command, 8) for _ in range(3)]]
+    assert [(tmp_path / f"{i}.starts").read_text() for i in range(8)] == ["started\n"] * 8
+    assert all(out.count(" done ") == 8 for out in outs) and sum(out.count("True") for out in outs) == 8
+    assert not list(tmp_path.glob("*.claim"))
+
+
+def test_what_a_killed_command_had_started_is_waited_for_not_started_again(tmp_path):
+    command = "echo started >> NUMBER.starts; while [ ! -e go ]; do sleep 0.05; done; touch NUMBER.result"
+    killed = worker(tmp_path, command, 2)
+    until(
+        lambda: len(list(tmp_path.glob("*.starts"))) == 2 and all(jobs.read(c).get("group") for c in tmp_path.glob("*.claim"))
+    )
+    killed.kill()
+    killed.communicate()
+    again = worker(tmp_path, command, 2)
+    time.sleep(1.5)
+    assert again.poll() is None
+    (tmp_path / "go").touch()
+    out = again.communicate(timeout=60)[0]
+    assert out.count(" done False") == 2 and not list(tmp_path.glob("*.claim"))
+    assert [(tmp_path / f"{i}.starts").read_text() for i in range(2)] == ["started\n"] * 2
+
+
+def test_what_died_with_its_command_is_taken_over(tmp_path):
+    command = "echo started >> NUMBER.starts; [ -e go ] || sleep 600; touch NUMBER.result"
+    killed = worker(tmp_path, command, 1)
+    until(lambda: (tmp_path / "0.starts").exists() and jobs.read(tmp_path / "0.claim").get("group"))
+    os.killpg(jobs.read(tmp_path / "0.claim")["group"], signal.SIGSTOP)  # so that the killed one cannot see it end
+    killed.kill()
+    killed.communicate()
+    os.killpg(jobs.read(tmp_path / "0.claim")["group"], signal.SIGKILL)
+    (tmp_path / "go").touch()
+    assert "job 0 done True" in worker(tmp_path, command, 1).communicate(timeout=60)[0]
+    assert (tmp_path / "0.starts").read_text() == "started\n" * 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_a_command_ends_what_it_started(tmp_path, number):
+    process = worker(tmp_path, "sleep 600 & echo $! > NUMBER.pid; wait", 2)
+    until(lambda: len(list(tmp_path.glob("*.pid"))) == 2 and all(p.read_text().strip() for p in tmp_path.glob("*.pid")))
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert all(jobs.born(int(p.read_text())) is None for p in tmp_path.glob("*.pid")) and not list(tmp_path.glob("*.claim"))
+
+
+def job_of(folder, name, command, after=()):
+    return jobs.Job(
+        name, ["sh", "-c", command], (folder / name).is_file, folder / f"{name}.claim", folder / f"{name}.log", list(after)
+    )
+
+
+def test_a_failure_stops_what_needs_it_and_nothing_else(tmp_path):
+    bad = job_of(tmp_path, "bad", "echo noise; echo 'error: no such knob.' >&2; echo more noise; exit 2")
+    silent = job_of(tmp_path, "silent", "exit 0")  # says it is well and leaves no result
+    child = job_of(tmp_path, "child", f"touch {tmp_path}/child", [bad])
+    good = job_of(tmp_path, "good", f"touch {tmp_path}/good; exit 3", [])
+    later = job_of(tmp_path, "later", f"test -e {tmp_path}/good && touch {tmp_path}/later", [good])
+    seen = []
+    jobs.run([bad, silent, child, good, later], [{}], tmp_path / "lock", lambda job: seen.append(job.name))
+    assert [job.state for job in (bad, silent, child, good, later)] == ["failed", "failed", "failed", "done", "done"]
+    assert bad.error == "error: no such knob." and silent.error == "exit code 0" and child.error.endswith("this failed: bad")
+    assert sorted(seen) == ["bad", "child", "good", "later", "silent"] and not (tmp_path / "child").exists()
+
+
+def test_a_claim_holds_while_its_process_lives_and_is_fresh_on_another_host(tmp_path):
+    claim, lock = tmp_path / "claim", tmp_path / "lock"
+    assert jobs.take(claim, lock) and not jobs.take(claim, lock)  # we live
+    mine = jobs.read(claim)
+    for changed, age, wanted in (
+        ({"born": "an earlier process of this number"}, 0, False),
+        ({"host": "elsewhere"}, 0, True),
+        ({"host": "elsewhere"}, jobs.STALE + 1, False),
+        ({"born": "earlier", "group": os.getpgid(0), "group_born": jobs.born(os.getpgid(0))}, 0, True),
+        ({"born": "earlier", "group": os.getpgid(0), "group_born": "earlier"}, 0, jobs.born(os.getpgid(0)) is None),
+    ):
+        claim.write_text(json.dumps({**mine, **changed}))
+        os.utime(claim, (time.time() - age,) * 2)
+        assert jobs.held(claim) is wanted, changed
+    claim.write_text("")  # its maker has not written it yet
+    assert jobs.held(claim)
+    os.utime(claim, (0, 0))
+    assert jobs.take(claim, lock) and jobs.read(claim)["host"] == socket.gethostname()
+    jobs.release(claim)
+    assert not claim.exists()
+
+
+def test_workers_share_the_cores(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    config = studies.read_config(PROJECT / "accelerate_configs/cpu.yaml")
+    assert studies.places(2, config) == [{"OMP_NUM_THREADS": str(max(1, studies.cores() // 2))}] * 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert studies.places(1, config) == [{"OMP_NUM_THREADS": "3"}]
+    assert studies.precision_of(config) == "fp32"
+    assert studies.precision_of(studies.read_config(PROJECT / "accelerate_configs/single_gpu_bf16.yaml")) == "bf16"
+
+
+# --- a whole study
+
+
+def command(folder, *words):
+    """A study command as a person starts it, in `folder`."""
+    words = [sys.executable, "-m", "rd3_utils", "study", *map(str, words)]
+    return subprocess.Popen(words, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"})  # fmt: skip
+
+
+def starts(folder):
+    """{log: how often its command was started} of all studies in `folder`."""
+    return {log.name: log.read_text().count("$ ") for log in folder.glob("results/study/*/logs/*.log")}
+
+
+def kept(folder):
+    """{path: Run without its seconds and the commit of the code} of all Runs in `folder`."""
+    found = {}
+    for path in sorted(folder.glob("results/digits/**/seed*.json")):
+        run = json.loads(path.read_text())
+        del run["seconds"], run["environment"]["git"]
+        found[str(path.relative_to(folder))] = run
+    return found
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """The folder in which studies/digits-smoke.toml ran with two workers, and what it printed."""
+    folder = tmp_path_factory.mktemp("smoke")
+    out, err = (process := command(folder, SMOKE, "--workers", "2")).communicate(timeout=500)
+    assert process.returncode == 0, out + err
+    return folder, out
+
+
+def test_a_study_trains_every_cell_where_its_plan_said(smoke):
+    folder, out = smoke
+    plan = studies.Plan(studies.load(SMOKE), folder / "results")
+    placed = plan.place(False)
+    assert len(placed) == 8 and all(one.path.is_file() and one.run["arm"] == one.arm for one in placed)
+    assert len(kept(folder)) == 8 and set(starts(folder).values()) == {1} and len(starts(folder)) == 10
+    assert len(list(folder.glob("soft_labels/*/*/index.json"))) == 2
+    assert not list(folder.rglob("*.claim")) and not list(folder.glob("results/digits/**/*.md"))
+    assert out.count(" %, ") == 8 and "[10/10]" in out and "report results/study/digits-smoke/report.md" in out
+
+
+def test_a_cell_is_the_run_of_the_command_by_hand(smoke, tmp_path):
+    folder, _ = smoke
+    words = "--distilled", "random:ipc=1,seed=0", "--arms", "random-hard", "--draws", "1", "--seeds", "1"
+    assert run_script(tmp_path, "train_student", "--protocol", "hard-label-v1", "--set", "training.epochs=60", *words).code == 0
+    (path, run), *others = kept(tmp_path).items()
+    theirs = kept(folder)[path]
+    assert not others and {k: v for k, v in run.items() if k not in ("environment", "history")}.items() <= theirs.items()
+    assert [e["loss"] for e in run["history"]] == pytest.approx([e["loss"] for e in theirs["history"]], rel=1e-2)
+
+
+def test_the_same_study_again_does_nothing(smoke):
+    folder, _ = smoke
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("results/digits/**/*")}
+    report = (folder / "results/study/digits-smoke/report.json").read_bytes()
+    done = run_script(folder, "rd3_utils", "study", SMOKE, "--workers", "2")
+    assert done.code == 0 and "8 are there, 0 are missing" in done.out and set(starts(folder).values()) == {1}
+    assert before == {path: path.stat().st_mtime_ns for path in folder.glob("results/digits/**/*")}
+    assert report == (folder / "results/study/digits-smoke/report.json").read_bytes()
+
+
+def test_the_report_says_what_the_run_files_say(smoke):
+    folder, _ = smoke
+    report = json.loads((folder / "results/study/digits-smoke/report.json").read_text())
+    text = (folder / "results/study/digits-smoke/report.md").read_text()
+    tops = {}
+    for run in kept(folder).values():
+        method = "dm" if run["arm"].startswith("distilled") else "random"
+        tops.setdefault((method, f"{run['protocol']['name']}, training.epochs=60"), []).append(run["top1"])
+    assert len(tops) == 4 and {len(values) for values in tops.values()} == {2}
+    for cell in report["cells"]:
+        values = tops[cell["method"], cell["protocol"]]
+        assert (cell["mean"], cell["n"], cell["missing"]) == (pytest.approx(statistics.fmean(values)), 2, 0)
+        assert cell["std"] == pytest.approx(statistics.stdev(values))
+        assert f"{100 * cell['mean']:.2f} +- {100 * cell['std']:.2f} (n = 2)" in text
+    (found,) = report["decomposition"]
+    ordered = {(m, p): tops[m, p] for m in found["methods"] for p in found["protocols"]}
+    assert found["parts"] == ranking.decomposition(ordered)["parts"]
+    assert sum(part["share"] for part in found["parts"].values()) == pytest.approx(1)
+    (change,) = report["before_after"][0]["rows"]
+    dm = {name.partition(",")[0]: statistics.fmean(values) for (method, name), values in tops.items() if method == "dm"}
+    assert change["change"] == pytest.approx(dm["rd3-v1"] - dm["hard-label-v1"])
+    soft = next(cell for cell in report["cells"] if (cell["method"], cell["label_bytes"] > 0) == ("dm", True))
+    embedded = PROJECT / "rd3_utils/embedded/digits-dm-ipc1"
+    assert soft["image_bytes"] == (embedded / "train-00000-of-00001.parquet").stat().st_size
+    assert soft["synthesis_seconds"] == json.loads((embedded / "distilled.json").read_text())["seconds"]
+    (store,) = folder.glob("soft_labels/digits-dm-ipc1@*/*/index.json")
+    assert soft["label_bytes"] == sum(shard["bytes"] for shard in json.loads(store.read_text())["shards"])
+    for picture in ("cells", "bytes", "synthesis", "before-after", "decomposition"):
+        assert (
+            folder / f"results/study/digits-smoke/plots/{picture}.png"
+        ).stat().st_size > 1000 and f"({'plots'}/{picture}.png)" in text
+
+
+def test_a_report_needs_the_runs_only(smoke, tmp_path):
+    folder, _ = smoke
+    shutil.copytree(folder / "results", tmp_path / "results")
+    name = next((tmp_path / "results").glob("digits/**/random-hard/seed1.json"))
+    name.unlink()
+    done = run_script(tmp_path, "rd3_utils", "study", SMOKE, "--report-only")
+    assert done.code == 0 and "7 of 8 cells" in (tmp_path / "results/study/digits-smoke/report.md").read_text()
+    assert "1 of 8 cells are missing" in (tmp_path / "results/study/digits-smoke/report.md").read_text()
+    plan = run_script(tmp_path, "rd3_utils", "study", SMOKE, "--dry-run").out
+    assert "7 are there, 1 are missing" in plan and "seeds 0+ 1 " in plan and "to train: 1 students, about " in plan
+
+
+def test_a_cell_that_fails_is_told_and_the_others_finish(smoke, tmp_path):
+    """A learning rate of 1e38 diverges at once; a set that is not there fails before; cells of the other study are taken up."""
+    folder, _ = smoke
+    shutil.copytree(folder / "results", tmp_path / "results")
+    text = SMOKE.read_text().replace("digits-smoke", "failing").replace('"rd3-v1", "hard-label-v1"]', '"hard-label-v1"]')
+    text += '\n[[images]]\nmethod = "gone"\nsource = "./gone"\n'
+    for rate in ("1e38", "0.02"):
+        text += '\n[[grid]]\nmethods = ["dm"]\nprotocols = ["hard-label-v1"]\nseeds = [0]\n'
+        text += f'set = ["training.epochs=2", "training.learning_rate={rate}"]\n'
+    (tmp_path / "failing.toml").write_text(text)
+    out, err = (process := command(tmp_path, "failing.toml", "--workers", "2")).communicate(timeout=300)
+    assert process.returncode == 2 and "error: 3 of 8 cells failed" in err, out + err
+    assert "the training diverged." in next(line for line in out.splitlines() if "FAILED" in line and "1e38" in line)
+    assert out.count("FAILED  digits gone") == 2 and "no images in gone; put them there" in out
+    assert len(kept(tmp_path)) == 9 and not list(tmp_path.rglob("*.claim"))
+    assert "5 of 8 cells" in (tmp_path / "results/study/failing/report.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_study_killed_in_the_middle_and_two_commands_then_leave_the_same_runs(smoke, tmp_path):
+    """SIGKILL while cells train, then two commands at once on the folder: no student is trained twice, Runs are the same."""
+    killed = command(tmp_path, SMOKE, "--workers", "2")
+    until(lambda: len(kept(tmp_path)) >= 3, 300)
+    killed.kill()
+    killed.communicate()
+    assert 3 <= len(kept(tmp_path)) < 8
+    both = [command(tmp_path, SMOKE, "--workers", "1") for _ in range(2)]
+    outs = [process.communicate(timeout=500)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outs
+    assert set(starts(tmp_path).values()) == {1} and len(starts(tmp_path)) == 10
+    assert kept(tmp_path) == kept(smoke[0]) and not list(tmp_path.rglob("*.claim"))
+
+
+# --- what a report says
+
+
+def test_the_error_of_a_change_is_welchs():
+    from scipy import stats
+
+    a, b = [0.5, 0.52, 0.55], [0.4, 0.43, 0.41, 0.45]
+    t = stats.ttest_ind(a, b, equal_var=False).statistic
+    assert (statistics.fmean(a) - statistics.fmean(b)) / findings.error_of(a, b) == pytest.approx(t)
+    assert findings.error_of([0.5], b) is None
+
+
+def test_students_and_protocols_are_compared_within_a_place_only():
+    grid = {}
+    for ipc in (1, 10):
+        for s, student in enumerate(("one", "other")):
+            for m, method in enumerate("abc"):
+                for name in ("p", "q"):
+                    grid["digits", ipc, student, method, name] = [0.1 * (m if s == 0 else -m) + (0.3 if name == "q" else 0.2)]
+    assert [(e["ipc"], e["student"], e["tau"]) for e in findings.tau_protocols(grid)] == [
+        (1, "one", 1), (1, "other", 1), (10, "one", 1), (10, "other", 1)]  # fmt: skip
+    assert [(e["ipc"], e["protocol"], e["pair"], e["tau"]) for e in findings.tau_students(grid)] == [
+        (ipc, name, ["one", "other"], -1) for ipc in (1, 10) for name in "pq"]  # fmt: skip
+    assert len(findings.decompositions(grid)) == 4 and len(findings.spreads(grid)) == 8
+
+
+def test_an_ablation_is_told_against_its_base(small):
+    study = small()
+    place = "digits", 10, "convnet3", "dm"
+    values = {
+        (*place, "rd3-v1"): [0.5, 0.6],
+        (*place, "rd3-v1, training.zeta=1.0"): [0.7, 0.72],
+        (*place, "hard-label-v1"): [0.1],
+    }
+    (found,) = findings.ablations(study, values)
+    assert [row["what"] for row in found["rows"]] == ["base", "training.zeta=1.0"]
+    assert found["rows"][1]["change"] == pytest.approx(0.16) and found["rows"][0]["change"] is None
