@@ -1,5 +1,5 @@
-"""python -m rd3_utils COMMAND: what there is (list), distilled sets made here (synthesize) or of a released tensor (convert) and
-put on the Hub (publish), and studies: image sets x protocols x students x seeds (study).
+"""python -m rd3_utils COMMAND: what there is (list), distilled sets made here (synthesize) or of a released tensor (convert)
+and put on the Hub (publish), and studies: image sets x protocols x students x seeds (study).
 """
 
 import argparse

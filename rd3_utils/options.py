@@ -54,6 +54,8 @@ def push_target(options, kind):
     given = [name for name in PUBLISH[1:] if getattr(options, name, None)]
     if options.push_to is None and given:
         raise UserError(f"--{given[0].replace('_', '-')} needs --push-to OWNER/REPO.")
+    if options.push_to and getattr(options, "runs_only", False):
+        raise UserError("--runs-only writes neither weights nor a card, so there is nothing to push: leave out --push-to.")
     if options.create_pr and options.tag:
         raise UserError("a pull request cannot be tagged: leave out --tag, or --create-pr.")
     if options.push_to is None:

@@ -24,7 +24,8 @@ def test_the_readme_shows_commands():
 def test_a_command_of_the_readme_runs(script, command):
     name, *arguments = shlex.split(command)
     if name == "rd3_utils":
-        arguments += ["--iterations", "2"] if "dm" in arguments else []
+        arguments += ["--iterations", "2"] if "dm" in arguments else ["--dry-run"] if "study" in arguments else []
+        arguments = [str(PROJECT / word) if word.startswith("studies/") else word for word in arguments]
     elif "--distilled" in arguments and "digits-dm-ipc10" in arguments and name == "train_student.py":
         assert script("generate_soft_labels", "--distilled", "digits-dm-ipc10", *SHORT).code == 0
         arguments += SHORT

@@ -478,7 +478,7 @@ class LearnedLabels:
 
     def __init__(self, recipe, views_seed, images):
         self.recipe, self.views_seed, self.logits = recipe, views_seed, images.soft_labels
-        self.teachers = []
+        self.teachers, self.origin = [], {}
 
     def describe(self):
         """What a Run records of its labels; the labels themselves are part of the images' fingerprint."""
@@ -502,6 +502,10 @@ class StaticLabels:
     @property
     def teachers(self):
         return self.plain.teachers
+
+    @property
+    def origin(self):
+        return self.plain.origin
 
     def describe(self):
         """What a Run records of its labels: those of the plain images, and the views that students see."""

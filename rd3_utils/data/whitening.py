@@ -17,7 +17,7 @@ from rd3_utils import hub
 from rd3_utils.errors import UserError
 
 FOLDER = Path(constants.HF_HOME) / "rd3" / "zca"
-VERSION = 1  # of how it is fitted
+VERSION = 2  # of how it is fitted
 CHUNK = 2000  # images per product
 ROWS = 64  # images per whitening product, always: the last bit of a product depends on how many there are
 
@@ -38,20 +38,22 @@ class Whitening:
 
 
 def fit(images, mean, std, eps):
-    """The Whitening of an ImageSet: matrix U (S + eps)^-1/2 U^T of the covariance U S U^T of its normalised images.
+    """The Whitening of an ImageSet by U (S + eps)^-1/2 U^T, where U S U^T is the covariance of its images in [0, 1].
 
-    As kornia.enhance.ZCAWhitening(eps=0.1), which MTT and DATM use; computed in float64.
+    As kornia.enhance.ZCAWhitening(eps=0.1) in MTT and DATM, which do not normalise images before it
+    (GeorgeCazenavette/mtt-distillation utils.py). Networks' images here are normalised by `mean` and `std`, so the
+    Whitening undoes that first, inside `matrix` and `centre`. Computed in float64.
     """
-    mean, std = (torch.tensor(v)[:, None, None] * 255 for v in (mean, std))
 
     def chunks():
-        return (((some.float() - mean) / std).flatten(1).double() for some in images.images.split(CHUNK))
+        return (some.flatten(1).double() / 255 for some in images.images.split(CHUNK))
 
     centre = sum(chunk.sum(0) for chunk in chunks()) / len(images)
     covariance = sum((d := chunk - centre).T @ d for chunk in chunks()) / (len(images) - 1)
     values, vectors = torch.linalg.eigh(covariance)
     matrix = vectors * (values.clamp(min=0) + eps).rsqrt() @ vectors.T
-    return Whitening(centre.float(), matrix.float())
+    mean, std = (torch.tensor(v, dtype=torch.float64).repeat_interleave(len(centre) // 3) for v in (mean, std))
+    return Whitening(((centre - mean) / std).float(), (std[:, None] * matrix).float())
 
 
 def fitted(images, mean, std, eps):

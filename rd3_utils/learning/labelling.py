@@ -168,7 +168,7 @@ class OnlineLabels:
         self.network = teachers.Ensemble(found, benchmark, plan.ensemble).to(device)
         self.pixels = on_device(images.images, device)
         self.teachers = teachers.described(found, plan.ensemble)
-        self.at, self.last = None, None
+        self.origin, self.at, self.last = {}, None, None
 
     def describe(self):
         """What a Run records of its labels: the same as of a store, of no bytes."""

@@ -427,9 +427,9 @@ def check_recipe(recipe, name):
         raise UserError(f"{name}: a linear schedule with zeta {training.zeta} < 1 makes the learning rate negative.")
     if (training.warmup_start or training.warmup_apart) and not training.warmup_epochs:
         raise UserError(f"{name}: training.warmup_start or training.warmup_apart without training.warmup_epochs.")
-    if training.learning_rates and labels.kind != "hard":
+    if training.learning_rates and labels.kind in TAUGHT:
         raise UserError(
-            f"{name}: training.learning_rates with {labels.kind} labels: the search is for hard labels; state one "
+            f"{name}: training.learning_rates with {labels.kind} labels: the search is for hard and learned ones; state one "
             "training.learning_rate."
         )
     if loss.hard_target == "mixed" and loss.name not in ("mse_gt", "joint_ce"):
