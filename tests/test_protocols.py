@@ -288,7 +288,7 @@ def test_a_wrong_override_is_named(text, wanted):
         (["training.schedule=linear", "training.zeta=0.5"], "rate negative"),
         (["training.warmup_apart=true"], "without training.warmup_epochs"),
         (["training.warmup_start=0.01"], "without training.warmup_epochs"),
-        (["training.learning_rates=[0.1, 0.01]"], "the search is for hard labels"),
+        (["training.learning_rates=[0.1, 0.01]"], "the search is for hard and learned ones"),
         (["loss.hard_target=mixed"], "it is for mse_gt and joint_ce"),
         (["loss.hard_target=mixed", "loss.name=cosine"], "it is for mse_gt and joint_ce"),
         (["views.randaugment_kind=timm"], "without views.randaugment"),

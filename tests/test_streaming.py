@@ -165,7 +165,7 @@ def test_a_streamed_store_takes_two_shards_of_disk_and_about_as_much_memory(serv
     done = server.python(READ, tmp_path, HF_HOME=str(tmp_path / "home"))
     assert done.code == 0, done.err
     count, disk, memory = map(float, done.out.split())
-    assert count == 32 and disk <= 2.01 and memory < 6, done.out  # an epoch as float32 is a shard of memory by itself
+    assert count == 32 and disk <= 2.01 and memory < 12, done.out  # one epoch as float32 is a shard by itself
 
 
 ROBBED = """

@@ -212,6 +212,9 @@ def test_a_class_that_two_outputs_answer_for_is_refused(digits, tmp_path):
 def test_names_that_are_not_as_many_as_outputs_are_refused(digits, tmp_path):
     with pytest.raises(UserError, match="names 11 classes and has 10 outputs"):
         teachers.load(copied(tmp_path, label_names=list("0123456789a")), digits)
+
+
+def test_names_that_are_no_list_are_refused(digits, tmp_path):
     with pytest.raises(UserError, match="label_names in its config.json are 5"):
         teachers.load(copied(tmp_path, label_names=5), digits)
 
