@@ -14,7 +14,6 @@ import pytest
 from conftest import PROJECT, run_script
 
 from rd3_utils.errors import UserError
-from rd3_utils.protocols import protocol as protocols
 from rd3_utils.scoring import findings, jobs, ranking
 from rd3_utils.scoring import runs as run_files
 from rd3_utils.scoring import study as studies
