@@ -41,7 +41,7 @@ def section(runs, root):
     parts = []
     for folder in folders:
         records = transfer.records_of(folder)
-        mine = {transfer.name_in_report(r) for r in records if names.get(r["name"], -1) == r["network"]["top1"]}
+        mine = {transfer.name_in_report(r) for r in records if r["name"] in names and names[r["name"]] == r["network"]["top1"]}
         if mine:
             report = transfer.report(records)
             groups = transfer.chosen(report, mine)
@@ -58,7 +58,8 @@ def intro(report, groups):
     per_class = f"{to['train']['ipc']} per class, " if to["train"]["ipc"] else ""
     return (
         f"Frozen features on {to['title']}: classifiers of {to['train']['images']} train images ({per_class}"
-        f"{to['train']['name']}), top-1 in percent on the whole test split of {to['test']['images']} images{resized}."
+        f"{to['train']['name']}), top-1 in percent (mean and standard deviation over n networks) on the whole test split of {to['test']['images']} "
+        f"images{resized}."
     )
 
 

@@ -36,7 +36,7 @@ from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.scoring import arms, runs
 
 SCHEMA = 1
-GRID = tuple(10.0**p for p in range(-5, 2))  # of C, the inverse of the probe's L2 penalty
+GRID = tuple(10.0**p for p in range(-6, 3))  # of C, the inverse of the probe's L2 penalty
 HELD_OUT = 5  # every fifth train image of a class chooses C
 STEPS = 1_000  # most of L-BFGS
 TOLERANCE = 1e-4  # of the gradient's largest entry at which the probe counts as converged
@@ -285,7 +285,8 @@ def linear_probe(x, y, test, settings):
         grid.append({**found, "held_out_top1": float((predicted == y[aside]).mean())})
     best = max(grid, key=lambda tried: tried["held_out_top1"])["c"]  # the first of equals
     predicted, found = regression(x, y, test, best, settings)
-    at_edge = best in (settings["grid"][0], settings["grid"][-1])
+    first, second, *_, last = grid
+    at_edge = best == last["c"] or (best == first["c"] and first["held_out_top1"] > second["held_out_top1"])
     return predicted, {**found, "at_edge_of_grid": at_edge, "held_out": int(aside.sum()), "tried": grid}
 
 
