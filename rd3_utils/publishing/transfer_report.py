@@ -16,7 +16,6 @@ METHOD = (
     "the linear probe is a logistic regression on standardised features whose penalty was chosen on held-out train images. "
     "Gains are in points of the mean."
 )
-KEEP = "--arms distilled-soft,random-soft --keep-weights all"
 
 
 def say(folder, report, groups):
@@ -28,8 +27,11 @@ def say(folder, report, groups):
         print("  " + "  ".join(v.ljust(w) if i == 0 else v.rjust(w) for i, (v, w) in enumerate(zip(row, widths))))
     for note in notes(report, groups):
         print(note)
-    if any(group["kind"] == "student" and group["arm"] != "full-hard" and not group["over_random"] for group in groups):
-        print(f"no random-images student to compare with: add {KEEP} to the command that trained the student")
+    for group in groups:
+        if group["kind"] == "student" and group["arm"] != "full-hard" and not group["over_random"]:
+            arms = f"{group['arm']},random-{transfer.counterpart(group)}"
+            print(f"no random-images student to compare with: add --arms {arms} --keep-weights all to the command that trained "
+                  f"{label(group)}")  # fmt: skip
     print(f"files  {folder} (report.json, and one record per network)\n"
           "on the card: give the command that trained the student again, what is there is kept")  # fmt: skip
 
@@ -55,11 +57,11 @@ def intro(report, groups):
     to = report["target"]
     sizes = {group["resized_to"] for group in groups if group["resized_to"]}
     resized = f", resized from {to['size']} to {listed(sorted(sizes))} px ({transfer.RESIZE})" if sizes else ""
-    per_class = f"{to['train']['ipc']} per class, " if to["train"]["ipc"] else ""
+    train, test = to["train"], to["test"]["images"]
+    per_class = f"{train['ipc']} per class, " if train["ipc"] else ""
     return (
-        f"Frozen features on {to['title']}: classifiers of {to['train']['images']} train images ({per_class}"
-        f"{to['train']['name']}), top-1 in percent (mean and standard deviation over n networks) on the whole test split of {to['test']['images']} "
-        f"images{resized}."
+        f"Frozen features on {to['title']}: classifiers of {train['images']} train images ({per_class}{train['name']}), top-1 "
+        f"in percent (mean and standard deviation over n networks) on the whole test split of {test} images{resized}."
     )
 
 

@@ -285,7 +285,7 @@ def linear_probe(x, y, test, settings):
         grid.append({**found, "held_out_top1": float((predicted == y[aside]).mean())})
     best = max(grid, key=lambda tried: tried["held_out_top1"])["c"]  # the first of equals
     predicted, found = regression(x, y, test, best, settings)
-    first, second, *_, last = grid
+    first, second, last = grid[0], grid[1], grid[-1]
     at_edge = best == last["c"] or (best == first["c"] and first["held_out_top1"] > second["held_out_top1"])
     return predicted, {**found, "at_edge_of_grid": at_edge, "held_out": int(aside.sum()), "tried": grid}
 
@@ -432,7 +432,7 @@ def report(records):
         found.append(
             {
                 "group": digest(key),
-                **{k: head.get(k) for k in ("kind", "benchmark", "student", "arm", "protocol", "precision")},
+                **{k: head.get(k) for k in ("kind", "benchmark", "student", "arm", "labels", "protocol", "precision")},
                 "images": names_of_images(mine),
                 "own_top1": statistics.fmean(r["network"]["top1"] for r in mine) if "top1" in head else None,
                 "own_benchmark": mine[0]["target"]["own"],
