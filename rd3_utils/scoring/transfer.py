@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import sklearn
+from accelerate.utils import tqdm
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
@@ -40,6 +41,7 @@ GRID = tuple(10.0**p for p in range(-6, 3))  # of C, the inverse of the probe's 
 HELD_OUT = 5  # every fifth train image of a class chooses C
 STEPS = 1_000  # most of L-BFGS
 TOLERANCE = 1e-4  # of the gradient's largest entry at which the probe counts as converged
+LONG = 1e7  # numbers from which fitting shows its progress
 FEATURES = "what the network's last layer reads; eval mode, float32"
 RESIZE = "PIL bilinear"
 
@@ -280,7 +282,7 @@ def linear_probe(x, y, test, settings):
     x, test = x.astype(np.float64), test.astype(np.float64)
     aside = held_out(y, settings["seed"])
     grid = []
-    for c in settings["grid"]:
+    for c in tqdm(settings["grid"], desc="linear probe", unit="fit", leave=False, disable=x.size < LONG):
         predicted, found = regression(x[~aside], y[~aside], x[aside], c, settings)
         grid.append({**found, "held_out_top1": float((predicted == y[aside]).mean())})
     best = max(grid, key=lambda tried: tried["held_out_top1"])["c"]  # the first of equals
