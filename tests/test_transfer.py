@@ -315,8 +315,8 @@ def test_what_is_measured_is_kept_and_measured_anew_it_is_the_same(carried, tmp_
         assert mine == old
 
 
-def test_the_card_shows_the_transfer_of_its_students_alone(carried):
-    folder, _, report, _ = carried
+def test_the_card_shows_the_transfer_of_its_students_alone(carried, tmp_path):
+    folder, report = shutil.copytree(carried[0], tmp_path / "copy"), carried[2]
     what = ("--teacher", "default", "--arms", "distilled-soft,random-soft", "--seeds", "0,1", "--draws", "2", "--set")
     done = run_script(folder, "train_student", *what, "training.epochs=15")
     assert done.code == 0, done.err
@@ -413,6 +413,24 @@ def test_random_images_have_hard_labels_where_the_set_brought_its_own():
 
 
 # --- bad input: one clear line, nothing written
+
+
+def test_two_networks_of_one_run_are_not_taken_for_two_students(carried, tmp_path):
+    (mine,), other = carried[0].glob("results/digits/**/distilled-soft/seed0/config.json"), tmp_path / "seed0"
+    shutil.copytree(mine.parent, other)
+    shutil.copy(mine.parent.with_suffix(".json"), tmp_path)
+    assert len(transfer.entries([str(mine.parent), str(other)])) == 7  # one, four random ones, two untrained
+    weights = load_file(other / "model.safetensors")
+    save_file({key: value + 1 for key, value in weights.items()}, other / "model.safetensors")
+    with pytest.raises(UserError, match="two networks of one recipe"):
+        transfer.entries([str(mine.parent), str(other)])
+
+
+def test_a_random_student_is_compared_with_a_student_of_other_images_only(carried):
+    random = [str(path.parent) for path in sorted(carried[0].glob("results/digits/**/random-soft/seed0/config.json"))]
+    assert [one.about["kind"] for one in transfer.entries(random[:1])] == ["random", "untrained"]
+    with pytest.raises(UserError, match="every STUDENT given is a random-images one"):
+        transfer.entries(random[:1], random[1:])
 
 
 @pytest.fixture

@@ -115,10 +115,10 @@ def identity(run, where):
             "precision": run["environment"]["precision"],
             "top1": run["top1"],
         }
-        texts = [about["student"], about["precision"], about["labels"], *about["teachers"]]
+        texts = [about["benchmark"], about["student"], about["precision"], about["labels"], *about["teachers"]]
         texts += [protocol["name"], protocol["digest"], images["name"], images["source"], images["fingerprint"]]
         right = all(isinstance(text, str) and text.isprintable() for text in texts) and about["arm"] in arms.ARMS
-        right = right and type(about["seed"]) is int and about["seed"] >= 0 and 0 <= about["top1"] <= 1
+        right = right and type(about["seed"]) is int and 0 <= about["seed"] < 2**63 and 0 <= about["top1"] <= 1
         right = right and type(images["images"]) is int and isinstance(images["ipc"], int | None)
         json.dumps(about, allow_nan=False)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -152,19 +152,26 @@ def entries(sources, against=()):
         random = [entry(source) for source in against]
         for one, source in zip(random, against):
             misfits = [misfit(mine.about, one.about) for mine in students]
-            if all(misfits):
+            if not misfits:
                 raise UserError(
-                    f"--against {source} is no random-images student to compare with: {misfits[0] or 'no student was given'}."
+                    "--against compares with a student of other images, and every STUDENT given is a random-images one."
                 )
+            if all(misfits):
+                raise UserError(f"--against {source} is no random-images student to compare with: {misfits[0]}.")
     else:
         random = [one for mine in students for one in beside(mine)]
     trained = distinct([*given, *random])
+    for name, same in runs.grouped(trained, lambda one: name_of(one.about)).items():
+        if len(same) > 1:
+            sources = " and ".join(one.frozen.source for one in same)
+            raise UserError(f"{sources} are two networks of one recipe, images and seed ({name}); give one of them.")
     starts = {tuple(one.about[key] for key in ("benchmark", "student", "seed")): one.about for one in trained}
     return [*trained, *map(untrained, starts.values())]
 
 
 def distinct(found):
-    return list({(one.frozen.sha256, name_of(one.about)): one for one in found}.values())
+    """The Entries without copies of earlier ones."""
+    return list({(one.frozen.sha256, name_of(one.about)): one for one in reversed(found)}.values())[::-1]
 
 
 def misfit(student, random):
