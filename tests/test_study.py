@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -315,13 +316,43 @@ def test_a_claim_holds_while_its_process_lives_and_is_fresh_on_another_host(tmp_
 
 
 def test_workers_share_the_cores(monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     config = studies.read_config(PROJECT / "accelerate_configs/cpu.yaml")
-    assert studies.places(2, config) == [{"OMP_NUM_THREADS": str(max(1, studies.cores() // 2))}] * 2
+    monkeypatch.setattr(studies, "cores", lambda: 2)
+    assert [place["OMP_NUM_THREADS"] for place in studies.places(2, config)] == ["1", "1"]
+    monkeypatch.setattr(studies, "cores", lambda: 16)
+    assert [place["OMP_NUM_THREADS"] for place in studies.places(3, config)] == ["5"] * 3
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert studies.places(1, config) == [{"OMP_NUM_THREADS": "3"}]
+    assert [place["OMP_NUM_THREADS"] for place in studies.places(1, config)] == ["3"]
     assert studies.precision_of(config) == "fp32"
     assert studies.precision_of(studies.read_config(PROJECT / "accelerate_configs/single_gpu_bf16.yaml")) == "bf16"
+
+
+def pages_asked_for(environment):
+    """How many pages a process asks the kernel for while it takes and frees 40 MB ten times, once that is a habit."""
+    code = (
+        "import resource, torch\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for turn in range(20):\n"
+        "    before = before if turn > 10 else faults()\n"
+        "    torch.ones(10_000_000)\n"
+        "print(faults() - before)"
+    )
+    words = [sys.executable, "-c", code]
+    return int(subprocess.run(words, env={**os.environ, **environment}, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="variables of glibc")
+def test_a_place_on_a_cpu_keeps_its_memory_unless_the_user_said_what_malloc_does(monkeypatch):
+    for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
+    config = studies.read_config(PROJECT / "accelerate_configs/cpu.yaml")
+    (place,) = studies.places(1, config)
+    assert studies.KEEP_MEMORY.items() <= place.items()
+    asked, kept = pages_asked_for({}), pages_asked_for(place)
+    assert kept < asked / 5, (asked, kept)
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
+    assert not studies.KEEP_MEMORY.keys() & studies.places(1, config)[0].keys()
 
 
 # --- a whole study
