@@ -55,7 +55,8 @@ def main(options):
     places = {"as it is": mine, "memory kept": {**mine, **study.KEEP_MEMORY}}
     words = [
         sys.executable,
-        __file__,
+        "-m",
+        "bench.memory",
         "--student",
         options.student,
         "--size",
