@@ -87,6 +87,12 @@ SETTINGS = {  # options of each method of `synthesize`
     "dm": {
         "--iterations": dict(type=positive, default=1000),
         "--student": dict(help="network that embeds the images (default: the benchmark's)"),
+        "--dsa": dict(
+            metavar="OPERATIONS",
+            default="none",
+            help="change real and synthetic images alike, such as "
+            "color_crop_cutout_flip_scale_rotate, the original's (default: none)",
+        ),
     },
     "rded": {
         "--teacher": dict(metavar="SOURCE", default="default", help="network that scores patches (default: the benchmark's)"),

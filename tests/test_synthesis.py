@@ -12,8 +12,8 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.functional import resized_crop
 
 from rd3_utils import launch
+from rd3_utils.data import augmentation, selections, tables
 from rd3_utils.data import images as image_sets
-from rd3_utils.data import selections, tables
 from rd3_utils.errors import UserError
 from rd3_utils.learning import real_patches, students, synthesis, teachers
 
@@ -41,6 +41,30 @@ def test_distribution_matching_brings_the_class_means_together(digits, table, tr
         return total
 
     assert distance(pixels) < 0.97 * distance(start.images)
+
+
+@pytest.mark.parametrize("operation", list(augmentation.DSA))
+def test_siamese_augmentation_changes_real_and_synthetic_images_of_a_class_alike(digits, train, operation):
+    """Images that are equal to begin with embed to equal means whatever is drawn; under other numbers they do not."""
+    network = students.create("convnet2", digits, 0).requires_grad_(False)
+    x = torch.stack([train.images[train.labels == k][0] for k in range(10)]).float() / 255
+    generator = torch.Generator().manual_seed(1)
+    drawn = synthesis.draw_siamese([operation], 10, generator)
+    other = synthesis.draw_siamese([operation], 10, generator)
+    real = x.repeat_interleave(3, 0)  # three times the same image of each class
+    means = synthesis.class_means(network, x.requires_grad_(), 10, drawn)
+    assert torch.allclose(means, synthesis.class_means(network, real, 10, drawn), atol=1e-5)
+    assert not torch.allclose(means, synthesis.class_means(network, real, 10, other), atol=1e-2)
+    assert torch.autograd.grad(means.square().sum(), x)[0].abs().sum() > 0
+
+
+def test_distribution_matching_with_dsa_still_brings_class_means_together(digits, table, select):
+    plain, about = synthesis.dm(table, digits, 1, 0, launch.accelerator(), None, iterations=10)
+    made, told = synthesis.dm(table, digits, 1, 0, launch.accelerator(), None, iterations=10, dsa="color_crop_scale")
+    assert (about["dsa"], told["dsa"]) == ("none", "color_crop_scale") and not torch.equal(plain, made)
+    for wrong, says in (("color_flop", "did you mean 'flip'"), ("flip", "forbids mirror images")):
+        with pytest.raises(UserError, match=says):
+            synthesis.dm(table, digits, 1, 0, launch.accelerator(), None, iterations=1, dsa=wrong)
 
 
 @pytest.mark.parametrize("factor, ipc", [(1, 3), (2, 2)])

@@ -9,8 +9,8 @@ import torch
 from accelerate.utils import tqdm
 
 from rd3_utils import launch
+from rd3_utils.data import augmentation, selections, tables
 from rd3_utils.data import images as image_sets
-from rd3_utils.data import selections, tables
 from rd3_utils.errors import UserError, unknown
 from rd3_utils.learning import real_patches, recovery, students
 
@@ -19,14 +19,21 @@ LEARNING_RATE, MOMENTUM = 1.0, 0.5
 REAL_BATCH = 64  # real images per class and iteration; 256 there
 
 
-def dm(train, benchmark, ipc, seed, accelerator, data_dir, iterations=1000, student=None):
+def dm(train, benchmark, ipc, seed, accelerator, data_dir, iterations=1000, student=None, dsa="none"):
     """Distribution matching: uint8 [N, 3, S, S], `ipc` per class, and what is worth recording.
 
     In every iteration a freshly drawn, untrained network embeds real and synthetic images, and the images move so that the
-    class means of the embeddings agree (Zhao & Bilen, WACV 2023, arXiv 2110.04181). They start as random real images.
-    No augmentation (the original uses DSA).
+    class means of the embeddings agree (Zhao & Bilen, WACV 2023, arXiv 2110.04181). They start as random real images. With
+    `dsa`, names of operations joined by "_", real and synthetic images of a class are first changed alike, by an operation
+    and numbers drawn anew in every iteration; the original does so with all six (main_DM.py:134-138).
     """
     device = accelerator.device
+    operations = [] if dsa == "none" else dsa.split("_")
+    for name in operations:
+        if name not in augmentation.DSA:
+            raise unknown("operation of --dsa", name, augmentation.DSA)
+    if "flip" in operations and not benchmark.image.mirror:
+        raise UserError(f"--dsa {dsa}: {benchmark.name} forbids mirror images; leave out flip.")
     image_sets.check_size(len(train), benchmark)
     student = students.architecture(student or benchmark.defaults.student, benchmark)
     start = selections.random(benchmark, lambda: train, f"random:ipc={ipc},seed={seed}", ipc, seed)
@@ -41,16 +48,30 @@ def dm(train, benchmark, ipc, seed, accelerator, data_dir, iterations=1000, stud
         network = students.create(student, benchmark, seed * iterations + i).to(device).train().requires_grad_(False)
         picked = [rows[torch.randint(len(rows), (REAL_BATCH,), generator=generator)] for rows in rows_of]
         real = (pixels[torch.cat(picked).to(device)].float() - mean) / std
+        drawn = draw_siamese(operations, classes, generator) if operations else None
         with torch.no_grad():
-            target = network.forward_features(real).flatten(1).view(classes, REAL_BATCH, -1).mean(1)
-        embedded = network.forward_features(synthetic).flatten(1).view(classes, ipc, -1).mean(1)
-        loss = (embedded - target).square().sum()
+            target = class_means(network, real, classes, drawn)
+        loss = (class_means(network, synthetic, classes, drawn) - target).square().sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     pixels = (synthetic.detach() * std + mean).add(0.5).floor().clamp(0, 255).to(torch.uint8).cpu()
-    about = {"iterations": iterations, "student": student, "train_fingerprint": everything.fingerprint}
+    about = {"iterations": iterations, "student": student, "dsa": dsa, "train_fingerprint": everything.fingerprint}
     return pixels, about
+
+
+def draw_siamese(operations, classes, generator):
+    """(int64 [C], float32 [C, 3]): for each class one of `operations`, as augmentation.dsa counts them, and its numbers."""
+    kinds = torch.tensor([1 + list(augmentation.DSA).index(name) for name in operations])
+    return kinds[torch.randint(len(kinds), (classes,), generator=generator)], torch.rand(classes, 3, generator=generator)
+
+
+def class_means(network, x, classes, drawn=None):
+    """float32 [C, features]: mean embedding of each class of x [C * n, 3, S, S], in order of class; after DSA as `drawn`."""
+    n = len(x) // classes
+    if drawn is not None:
+        x = augmentation.dsa(x, *(part.repeat_interleave(n, 0) for part in drawn))
+    return network.forward_features(x).flatten(1).view(classes, n, -1).mean(1)
 
 
 METHODS = {"dm": dm, "rded": real_patches.rded, "sre2l": recovery.sre2l, "cda": recovery.cda}
