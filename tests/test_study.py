@@ -15,6 +15,7 @@ import pytest
 from conftest import PROJECT, run_script
 
 from rd3_utils.errors import UserError
+from rd3_utils.publishing import study_report
 from rd3_utils.scoring import findings, jobs, ranking
 from rd3_utils.scoring import runs as run_files
 from rd3_utils.scoring import study as studies
@@ -531,3 +532,37 @@ def test_an_ablation_is_told_against_its_base(small):
     (found,) = findings.ablations(study, values)
     assert [row["what"] for row in found["rows"]] == ["base", "training.zeta=1.0"]
     assert found["rows"][1]["change"] == pytest.approx(0.16) and found["rows"][0]["change"] is None
+
+
+def test_the_report_says_in_a_sentence_how_much_is_recipe():
+    """Two places by hand: m_ij = a_i + b_j with a, b in {0, d}, so that a part is d^2 / 4."""
+
+    def table(method, protocol):
+        cells = {(i, j): [method * i + protocol * j] * 2 for i in range(2) for j in range(2)}
+        return ranking.decomposition(cells)
+
+    said = study_report.claim([table(0.1, 0.3), table(0.1, 0.1)])
+    assert said == "The protocol makes 50 to 90 % of the variance of accuracies, the method 10 to 50 %, in 2 places."
+    assert study_report.claim([table(0, 0.1)]).startswith(
+        "The protocol makes 100 % of the variance of accuracies, the method 0 %."
+    )
+    assert study_report.claim([table(0, 0)]) == "All accuracies are the same."
+
+
+def test_a_method_has_the_same_colour_in_every_picture_and_ablations_are_drawn(small, tmp_path, monkeypatch):
+    """What is drawn, from a report of two methods of which only the second has an own protocol."""
+    seen = {}
+    for name in ("draw_cost", "draw_slopes"):
+        monkeypatch.setattr(study_report, name, lambda *given, name=name: seen.setdefault(name, given[1]))
+    place = {"benchmark": "digits", "ipc": 1, "student": "convnet3"}
+    cell = {**place, "grid": True, "protocol": "p", "mean": 0.5, "std": None, "image_bytes": 1.0, "label_bytes": 0.0}
+    cells = [{**cell, "method": name, "synthesis_seconds": seconds} for name, seconds in (("random", 0.0), ("dm", 60.0))]
+    rows = [{"what": "base", "mean": 0.5, "std": None, "n": 1, "change": None, "error": None},
+            {"what": "training.zeta=1.0", "mean": 0.6, "std": None, "n": 1, "change": 0.1, "error": None}]  # fmt: skip
+    report = {"cells": cells, "before_after": [{**place, "rows": []}], "decomposition": [],
+              "ablation": [{**place, "method": "dm", "protocol": "p", "rows": rows}]}  # fmt: skip
+    pictures = study_report.draw(tmp_path, report)
+    assert seen["draw_cost"] == seen["draw_slopes"] and list(seen["draw_cost"]) == ["random", "dm"]
+    assert [file for shown in pictures.values() for file, _ in shown] == [
+        "cells.png", "bytes.png", "synthesis.png", "before-after.png", "ablation.png"]  # fmt: skip
+    assert (tmp_path / "ablation.png").stat().st_size > 1000
