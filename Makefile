@@ -25,9 +25,10 @@ test: .venv/ready
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow
 
-# Side-by-side measurements: ratios of two things run alternately in one process.
+# Side-by-side measurements: ratios of two things run alternately.
 bench: .venv/ready
-	$(BIN)/python bench/views.py
+	$(BIN)/python -m bench.views
+	$(BIN)/python -m bench.memory
 
 # How everything in rd3_utils/embedded was made. The folders must not exist yet. One thread: the last bits depend on it.
 embedded: export OMP_NUM_THREADS = 1

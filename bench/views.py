@@ -1,4 +1,4 @@
-"""How fast views are made, beside the usual way: python bench/views.py
+"""How fast views are made, beside the usual way: python -m bench.views
 
 Both make the same RandomResizedCrop(0.08, 1) + flip + normalise of the same uint8 images, alternately in one process:
 `views.apply` on batches, and PIL images through torchvision's transforms one by one, as the published loaders do after

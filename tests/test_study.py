@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ import pytest
 from conftest import PROJECT, run_script
 
 from rd3_utils.errors import UserError
+from rd3_utils.publishing import study_report
 from rd3_utils.scoring import findings, jobs, ranking
 from rd3_utils.scoring import runs as run_files
 from rd3_utils.scoring import study as studies
@@ -311,13 +313,43 @@ def test_a_claim_holds_while_its_process_lives_and_is_fresh_on_another_host(tmp_
 
 
 def test_workers_share_the_cores(monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     config = studies.read_config(PROJECT / "accelerate_configs/cpu.yaml")
-    assert studies.places(2, config) == [{"OMP_NUM_THREADS": str(max(1, studies.cores() // 2))}] * 2
+    monkeypatch.setattr(studies, "cores", lambda: 2)
+    assert [place["OMP_NUM_THREADS"] for place in studies.places(2, config)] == ["1", "1"]
+    monkeypatch.setattr(studies, "cores", lambda: 16)
+    assert [place["OMP_NUM_THREADS"] for place in studies.places(3, config)] == ["5"] * 3
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert studies.places(1, config) == [{"OMP_NUM_THREADS": "3"}]
+    assert [place["OMP_NUM_THREADS"] for place in studies.places(1, config)] == ["3"]
     assert studies.precision_of(config) == "fp32"
     assert studies.precision_of(studies.read_config(PROJECT / "accelerate_configs/single_gpu_bf16.yaml")) == "bf16"
+
+
+def pages_asked_for(environment):
+    """How many pages a process asks the kernel for while it takes and frees 40 MB ten times, once that is a habit."""
+    code = (
+        "import resource, torch\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for turn in range(20):\n"
+        "    before = before if turn > 10 else faults()\n"
+        "    torch.ones(10_000_000)\n"
+        "print(faults() - before)"
+    )
+    words = [sys.executable, "-c", code]
+    return int(subprocess.run(words, env={**os.environ, **environment}, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="variables of glibc")
+def test_a_place_on_a_cpu_keeps_its_memory_unless_the_user_said_what_malloc_does(monkeypatch):
+    for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
+    config = studies.read_config(PROJECT / "accelerate_configs/cpu.yaml")
+    (place,) = studies.places(1, config)
+    assert studies.KEEP_MEMORY.items() <= place.items()
+    asked, kept = pages_asked_for({}), pages_asked_for(place)
+    assert kept < asked / 5, (asked, kept)
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
+    assert not studies.KEEP_MEMORY.keys() & studies.places(1, config)[0].keys()
 
 
 # --- a whole study
@@ -500,3 +532,37 @@ def test_an_ablation_is_told_against_its_base(small):
     (found,) = findings.ablations(study, values)
     assert [row["what"] for row in found["rows"]] == ["base", "training.zeta=1.0"]
     assert found["rows"][1]["change"] == pytest.approx(0.16) and found["rows"][0]["change"] is None
+
+
+def test_the_report_says_in_a_sentence_how_much_is_recipe():
+    """Two places by hand: m_ij = a_i + b_j with a, b in {0, d}, so that a part is d^2 / 4."""
+
+    def table(method, protocol):
+        cells = {(i, j): [method * i + protocol * j] * 2 for i in range(2) for j in range(2)}
+        return ranking.decomposition(cells)
+
+    said = study_report.claim([table(0.1, 0.3), table(0.1, 0.1)])
+    assert said == "The protocol makes 50 to 90 % of the variance of accuracies, the method 10 to 50 %, in 2 places."
+    assert study_report.claim([table(0, 0.1)]).startswith(
+        "The protocol makes 100 % of the variance of accuracies, the method 0 %."
+    )
+    assert study_report.claim([table(0, 0)]) == "All accuracies are the same."
+
+
+def test_a_method_has_the_same_colour_in_every_picture_and_ablations_are_drawn(small, tmp_path, monkeypatch):
+    """What is drawn, from a report of two methods of which only the second has an own protocol."""
+    seen = {}
+    for name in ("draw_cost", "draw_slopes"):
+        monkeypatch.setattr(study_report, name, lambda *given, name=name: seen.setdefault(name, given[1]))
+    place = {"benchmark": "digits", "ipc": 1, "student": "convnet3"}
+    cell = {**place, "grid": True, "protocol": "p", "mean": 0.5, "std": None, "image_bytes": 1.0, "label_bytes": 0.0}
+    cells = [{**cell, "method": name, "synthesis_seconds": seconds} for name, seconds in (("random", 0.0), ("dm", 60.0))]
+    rows = [{"what": "base", "mean": 0.5, "std": None, "n": 1, "change": None, "error": None},
+            {"what": "training.zeta=1.0", "mean": 0.6, "std": None, "n": 1, "change": 0.1, "error": None}]  # fmt: skip
+    report = {"cells": cells, "before_after": [{**place, "rows": []}], "decomposition": [],
+              "ablation": [{**place, "method": "dm", "protocol": "p", "rows": rows}]}  # fmt: skip
+    pictures = study_report.draw(tmp_path, report)
+    assert seen["draw_cost"] == seen["draw_slopes"] and list(seen["draw_cost"]) == ["random", "dm"]
+    assert [file for shown in pictures.values() for file, _ in shown] == [
+        "cells.png", "bytes.png", "synthesis.png", "before-after.png", "ablation.png"]  # fmt: skip
+    assert (tmp_path / "ablation.png").stat().st_size > 1000

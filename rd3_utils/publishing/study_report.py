@@ -11,7 +11,7 @@ from rd3_utils.publishing import plots
 from rd3_utils.publishing.markdown import escape, table
 from rd3_utils.publishing.plots import plain
 from rd3_utils.scoring.ranking import CONFIDENCE, PARTS, RESAMPLES
-from rd3_utils.scoring.report import percent
+from rd3_utils.scoring.report import duration, percent
 
 # Okabe & Ito, as in plots.py; more series than that get dashes
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#444444", "#F0E442")
@@ -39,8 +39,8 @@ def text(study, report, pictures):
     parts += [escape(study.description)] if study.description else []
     parts.append(f"{report['cells_there']} of {report['cells_planned']} cells. Accuracies are top-1 in percent, of the last "
                  f"epoch on the whole test split. Intervals: {100 * CONFIDENCE:.0f} %, percentile bootstrap over seeds and "
-                 f"draws, {RESAMPLES} resamples; of a single value there is none, of two or three they are rough and lean low "
-                 "for seed.")  # fmt: skip
+                 f"draws, {RESAMPLES} resamples, deviations scaled by sqrt(n / (n - 1)); of a single value there is none, "
+                 "of two or three they are rough.")  # fmt: skip
     parts += [f"> {escape(note)}" for note in report["notes"]]
     for title, name, shown, section in SECTIONS:
         if report[name]:
@@ -125,7 +125,7 @@ def spread_section(report):
 
 
 def decomposition_section(report):
-    """Shares of the variance, with intervals, and what was left out."""
+    """In one sentence, then shares of the variance, with intervals, and what was left out."""
     rows = [["place", "methods x protocols", *(f"{part} %" for part in PARTS), "variance, points^2"]]
     less, left = [["place", *(f"{part} %" for part in PARTS)]], []
     for entry in report["decomposition"]:
@@ -136,11 +136,28 @@ def decomposition_section(report):
         less.append([place(entry), *(percent(s["corrected"], 1) for s in shares)])
         if entry["left_out"]:
             kept, gone = (escape("; ".join(names)) for names in (entry["methods"] + entry["protocols"], entry["left_out"]))
-            left.append(f"- {escape(place(entry))}: cells are missing; this is of {kept} only, without {gone}.")
-    parts = ["Two-way analysis of variance, every cell of a method and a protocol weighing the same; seed: seeds and draws "
+            left.append(f"- {escape(place(entry))}: not every method has a score under every protocol; this is of {kept} only, "
+                        f"without {gone}.")  # fmt: skip
+    parts = [f"> {claim(report['decomposition'])}",
+             "Two-way analysis of variance, every cell of a method and a protocol weighing the same; seed: seeds and draws "
              "within a cell. With one value per cell, seed cannot be told from interaction.", table(rows)]  # fmt: skip
     parts += ["\n".join(left)] if left else []
     return [*parts, "The same without what seed noise adds to the first three (expected mean squares):", table(less)]
+
+
+def claim(entries):
+    """What the decompositions say of method and protocol, in a sentence."""
+    of = {part: [100 * e["parts"][part]["share"] for e in entries if e["variance"]] for part in ("protocol", "method")}
+    count = len(of["protocol"])
+    if not count:
+        return "All accuracies are the same."
+
+    def said(values):
+        low, high = (f"{value:.0f}" for value in (min(values), max(values)))
+        return f"{low} %" if low == high else f"{low} to {high} %"
+
+    where = "" if count == 1 else f", in {count} places"
+    return f"The protocol makes {said(of['protocol'])} of the variance of accuracies, the method {said(of['method'])}{where}."
 
 
 def tau_rows(entries, where):
@@ -177,22 +194,26 @@ def ablation_section(report):
 
 
 def cost_section(report):
-    """What a cell weighs and takes."""
-    rows = [["place", "method", "protocol", "top-1 %", "images", "labels", "together", "synthesis", "training of a student"]]
-    for e in report["cells"]:
-        total, size = megabytes(e["image_bytes"] + e["label_bytes"]), megabytes(e["image_bytes"])
-        size += " (pixels)" if e["image_bytes_are"] == "pixels" else ""
-        made = "-" if e["synthesis_seconds"] is None else f"{e['synthesis_seconds']:.0f} s"
-        label = megabytes(e["label_bytes"]) if e["label_bytes"] else "classes"
-        rows.append([place(e), e["method"], e["protocol"], percent(e["mean"]), size, label, total, made,
-                     f"{e['training_seconds']:.0f} s"])  # fmt: skip
-    text = ("Images: the files of a local set, else (pixels) 3 bytes per pixel, uncompressed. Labels: the store a student "
-            "reads, views included. Synthesis: what distilled.json says, 0 for real images; teachers not counted.")  # fmt: skip
-    return [text, table(rows)]
+    """What a cell weighs and takes, a table per place; of ablations only where there is nothing else."""
+    parts = ["Images: the files of a local set, else (pixels) 3 bytes per pixel, uncompressed. Labels: the store that a "
+             "student reads, views included. Synthesis: what distilled.json says, 0 for real images; no teacher is "
+             "counted."]  # fmt: skip
+    shown = [e for e in report["cells"] if e["grid"]] or report["cells"]
+    for mine in grouped(shown, "benchmark", "ipc", "student").values():
+        rows = [["method", "protocol", "top-1 %", "images", "labels", "together", "synthesis", "training of a student"]]
+        for e in mine:
+            total, size = megabytes(e["image_bytes"] + e["label_bytes"]), megabytes(e["image_bytes"])
+            size += " (pixels)" if e["image_bytes_are"] == "pixels" else ""
+            made = "-" if e["synthesis_seconds"] is None else duration(e["synthesis_seconds"])
+            label = megabytes(e["label_bytes"]) if e["label_bytes"] else "classes"
+            rows.append([e["method"], e["protocol"], percent(e["mean"]), size, label, total, made,
+                         duration(e["training_seconds"])])  # fmt: skip
+        parts += [f"**{escape(place(mine[0]))}**", table(rows)]
+    return parts
 
 
 def megabytes(size):
-    return f"{size / 1e6:.3g} MB"
+    return f"{size / 1e6:.3g} MB" if size < 999.5e6 else f"{size / 1e9:.3g} GB"
 
 
 SECTIONS = (  # title, key of the report, key of its pictures, its Markdown
@@ -202,30 +223,35 @@ SECTIONS = (  # title, key of the report, key of its pictures, its Markdown
     ("How much is recipe?", "decomposition", "decomposition", decomposition_section),
     ("Do protocols rank methods alike?", "protocols", "", protocols_section),
     ("Do students rank methods alike?", "students", "", students_section),
-    ("One knob at a time", "ablation", "", ablation_section),
+    ("One knob at a time", "ablation", "ablation", ablation_section),
     ("Bytes and time", "cells", "cost", cost_section),
 )
 
 
 def draw(folder, report):
-    """Draw all pictures into `folder`; {key of SECTIONS: [(file, caption)]}."""
+    """Draw all pictures into `folder`; {key of SECTIONS: [(file, caption)]}. A method has one colour in all of them."""
     cells, found = [e for e in report["cells"] if e["grid"]], {}
+    methods = style(e["method"] for e in report["cells"])
     if cells:
         draw_cells(cells, folder / "cells.png")
-        draw_cost(cells, lambda e: (e["image_bytes"] + e["label_bytes"]) / 1e6, "images + labels (MB)", folder / "bytes.png")
+        draw_cost(cells, methods, lambda e: (e["image_bytes"] + e["label_bytes"]) / 1e6, "images + labels (MB)",
+                  folder / "bytes.png")  # fmt: skip
         found["cells"] = [("cells.png", "top-1 of every method under every protocol")]
         found["cost"] = [("bytes.png", "top-1 against the bytes of images and labels")]
         timed = [e for e in cells if e["synthesis_seconds"]]
         if timed:
-            draw_cost(timed, lambda e: e["synthesis_seconds"], "synthesis (s)", folder / "synthesis.png")
-            found["cost"].append(("synthesis.png", "top-1 against synthesis time"))
+            draw_cost(timed, methods, lambda e: e["synthesis_seconds"] / 60, "synthesis (minutes)", folder / "synthesis.png")
+            found["cost"].append(("synthesis.png", "top-1 against synthesis time; real images take none"))
     if report["before_after"]:
-        draw_slopes(report["before_after"], folder / "before-after.png")
+        draw_slopes(report["before_after"], methods, folder / "before-after.png")
         found["before_after"] = [("before-after.png", "every method under its own protocol and under the unified one")]
     shares = [e for e in report["decomposition"] if e["variance"]]
     if shares:
         draw_shares(shares, folder / "decomposition.png")
-        found["decomposition"] = [("decomposition.png", "shares of the variance")]
+        found["decomposition"] = [("decomposition.png", "shares of the variance, with the interval of the larger ones")]
+    if report["ablation"]:
+        draw_ablation(report["ablation"], folder / "ablation.png")
+        found["ablation"] = [("ablation.png", "change of top-1 by each knob")]
     return found
 
 
@@ -253,6 +279,8 @@ def draw_cells(cells, path):
             shift = (list(looks).index(e["protocol"]) - (len(looks) - 1) / 2) * 0.7 / max(1, len(looks))
             at = names.index(e["method"]) + shift
             axes.errorbar(100 * e["mean"], at, xerr=100 * (e["std"] or 0), fmt=marker, color=colour, markersize=5, capsize=2)
+        for i in range(1, len(names), 2):  # every other method on grey
+            axes.axhspan(i - 0.5, i + 0.5, color="#000000", alpha=0.04, linewidth=0)
         axes.set_yticks(range(len(names)), [plain(name) for name in names], fontsize=9)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_title(plain(place(mine[0])), fontsize=10, loc="left")
@@ -262,79 +290,121 @@ def draw_cells(cells, path):
     plots.save(figure, path)
 
 
-def legend(figure, looks):
+def legend(figure, looks, where="center", **more):
     """One legend below all panels."""
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color=c, marker=m, linestyle="", markersize=5, label=plain(n)) for n, (c, m) in looks.items()]
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=1 if max(map(len, looks)) > 40 else 3, fontsize=8, frameon=False
-    )
+    columns = 1 if max(map(len, looks)) > 40 else min(3, len(looks))
+    figure.legend(handles=handles, loc=f"outside lower {where}", ncols=columns, fontsize=8, frameon=False, **more)
 
 
-def draw_slopes(entries, path):
+def draw_slopes(entries, methods, path):
     """A panel per place: a line per method from its own protocol to the unified one."""
-    looks = style(row["method"] for entry in entries for row in entry["rows"])
     columns = min(3, len(entries))
     rows = -(-len(entries) // columns)
-    figure = plots.new_figure(max(5.0, 3.2 * columns), 3.6 * rows + 0.4, layout="constrained")
+    figure = plots.new_figure(max(5.0, 3.2 * columns), 3.6 * rows + 0.5, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, entry in zip(panels, entries):
         for row in entry["rows"]:
-            colour, marker = looks[row["method"]]
+            colour, marker = methods[row["method"]]
             axes.plot(
                 [0, 1], [100 * row["before"], 100 * row["after"]], color=colour, marker=marker, linewidth=1.4, markersize=5
             )
-        axes.set_xticks([0, 1], ["own protocol", "unified"], fontsize=8)
+        axes.set_xticks([0, 1], ["own protocol", plain(entry["unified"])], fontsize=8)
         axes.set_xlim(-0.2, 1.2)
-        axes.set_title(plain(place(entry)), fontsize=9)
+        axes.set_title(plain(f"{entry['benchmark']}, {entry['student']}\n{place(entry).split(', ')[1]}"), fontsize=9)
         tidy(axes, "y")
     for axes in panels[len(entries) :]:
         axes.set_axis_off()
-    panels[0].set_ylabel("top-1 (%)")
-    legend(figure, looks)
+    for axes in panels[::columns]:
+        axes.set_ylabel("top-1 (%)")
+    shown = {row["method"] for entry in entries for row in entry["rows"]}
+    legend(figure, {name: look for name, look in methods.items() if name in shown})
     plots.save(figure, path)
 
 
 def draw_shares(entries, path):
-    """A stacked bar per place: shares of method, protocol, interaction and seed, with the interval of protocol."""
+    """A stacked bar per place: shares of method, protocol, interaction and seed; of wide ones with the interval."""
     figure = plots.new_figure(7.6, 0.5 * len(entries) + 1.3, layout="constrained")
     axes = figure.subplots()
     left = np.zeros(len(entries))
-    for part, colour in zip(PARTS, ("#0072B2", "#E69F00", "#CC79A7", "#BBBBBB")):
-        shares = np.array([100 * (e["parts"][part]["share"] or 0) for e in entries])
+    for part, colour, ink in zip(PARTS, ("#0072B2", "#E69F00", "#CC79A7", "#BBBBBB"), ("white", *3 * ["black"])):
+        found = [e["parts"][part] for e in entries]
+        shares = np.array([100 * (one["share"] or 0) for one in found])
         axes.barh(range(len(entries)), shares, left=left, color=colour, label=part, height=0.6)
-        for i, share in enumerate(shares):
+        for i, (one, share) in enumerate(zip(found, shares)):
             if share >= 6:
-                axes.text(left[i] + share / 2, i, f"{share:.0f}", ha="center", va="center", fontsize=8, color="white")
+                words = f"{share:.0f} {between(one, 0)}" if share >= 20 and one["low"] is not None else f"{share:.0f}"
+                axes.text(left[i] + share / 2, i, words, ha="center", va="center", fontsize=8, color=ink)
         left += shares
     axes.set_yticks(range(len(entries)), [plain(place(e)) for e in entries], fontsize=8)
     axes.set_ylim(len(entries) - 0.5, -0.5)
     axes.set_xlim(0, 100)
-    axes.set_xlabel("share of the variance of top-1 (%)")
+    axes.set_xlabel("share of the variance of top-1 (%), with 95 % interval")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     plots.save(figure, path)
 
 
-def draw_cost(cells, cost, label, path):
-    """A panel per benchmark and student: accuracy against a cost on a logarithmic axis; colour: method, marker: protocol."""
+def draw_ablation(entries, path):
+    """A panel per place and method: the change by each variant, with its standard error where there is one."""
+    variants = [[row for row in entry["rows"] if row["change"] is not None] for entry in entries]
+    heights = [0.24 * len(rows) + 0.5 for rows in variants]
+    figure = plots.new_figure(7.6, sum(heights) + 0.5, layout="constrained")
+    panels = figure.subplots(len(entries), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
+    for axes, entry, rows in zip(panels, entries, variants):
+        axes.axvline(0, color="#444444", linewidth=0.8)
+        for i, row in enumerate(rows):
+            axes.errorbar(100 * row["change"], i, xerr=100 * (row["error"] or 0), fmt="o", color=PALETTE[0], markersize=5,
+                          capsize=2)  # fmt: skip
+        axes.set_yticks(range(len(rows)), [plain(row["what"]) for row in rows], fontsize=8)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        base = f"{entry['protocol']}: {percent(entry['rows'][0]['mean'])} %"
+        axes.set_title(plain(place(entry, entry["method"], base)), fontsize=9, loc="left")
+        tidy(axes, "x")
+    panels[-1].set_xlabel("change of top-1 in points, with standard error")
+    plots.save(figure, path)
+
+
+def draw_cost(cells, methods, cost, label, path):
+    """A panel per benchmark and student: accuracy against a cost on a logarithmic axis; colour: method, marker: protocol.
+
+    Of the points at one cost the uppermost says how many images per class they have.
+    """
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
     groups = grouped(cells, "benchmark", "student")
-    methods, protocols = style(e["method"] for e in cells), style(e["protocol"] for e in cells)
-    figure = plots.new_figure(7.6, 3.4 * len(groups) + 0.16 * (len(methods) + len(protocols)), layout="constrained")
+    protocols = style(e["protocol"] for e in cells)
+    shown = {name: (look[0], "s") for name, look in methods.items() if name in {e["method"] for e in cells}}
+    entries = max(-(-len(shown) // 3), -(-len(protocols) // 3) if max(map(len, protocols)) <= 40 else len(protocols))
+    figure = plots.new_figure(7.6, 3.4 * len(groups) + 0.2 * entries + 0.3, layout="constrained")
     for axes, mine in zip(figure.subplots(len(groups), 1, squeeze=False)[:, 0], groups.values()):
+        tops = {}
         for e in mine:
             axes.plot(
                 cost(e), 100 * e["mean"], protocols[e["protocol"]][1], color=methods[e["method"]][0], markersize=6, alpha=0.8
             )
+            key = f"{cost(e):.1e}", e["ipc"]
+            tops[key] = max(tops.get(key, e), e, key=lambda one: one["mean"])
+        for (_, ipc), e in tops.items():
             axes.annotate(
-                str(e["ipc"] or "all"), (cost(e), 100 * e["mean"]), xytext=(4, 3), textcoords="offset points", fontsize=7
+                str(ipc or "all"),
+                (cost(e), 100 * e["mean"]),
+                xytext=(0, 5),
+                textcoords="offset points",
+                fontsize=7,
+                ha="center",
             )
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.margins(y=0.1)
         axes.set(xlabel=label, ylabel="top-1 (%)")
         title = f"{mine[0]['benchmark']}, {mine[0]['student']}; numbers are images per class"
         axes.set_title(plain(title), fontsize=10, loc="left")
         tidy(axes)
-    looks = {name: (colour, "s") for name, (colour, _) in methods.items()}
-    legend(figure, {**looks, **{name: ("#444444", marker) for name, (_, marker) in protocols.items()}})
+    legend(figure, shown, "left", title="method", title_fontsize=8, alignment="left")
+    marks = {name: ("#444444", marker) for name, (_, marker) in protocols.items()}
+    legend(figure, marks, "right", title="protocol", title_fontsize=8, alignment="left")
     plots.save(figure, path)

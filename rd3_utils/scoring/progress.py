@@ -8,7 +8,7 @@ from pathlib import Path
 from rd3_utils.errors import UserError
 from rd3_utils.scoring import jobs as work
 from rd3_utils.scoring import study as studies
-from rd3_utils.scoring.report import percent
+from rd3_utils.scoring.report import duration, percent
 
 
 def show(plan, placed, config_name):
@@ -34,14 +34,6 @@ def show(plan, placed, config_name):
           "images and labels not counted.")  # fmt: skip
     costs = ([f"about {duration(known)} by one worker"] if known else []) + ([f"{unknown} of unknown cost"] if unknown else [])
     print(", ".join([f"to train: {len(placed) - there} students", *costs]), flush=True)
-
-
-def duration(seconds):
-    """Seconds as a person says them."""
-    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def conduct(plan, chosen, workers, config, path_of_config):

@@ -2,8 +2,9 @@
 
 Everywhere `cells` is {(row, column): [accuracies of its replicates]}, such as {("rded", "rd3-v1"): [0.51, 0.52, 0.52]}.
 Intervals are percentile bootstrap intervals (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13): the
-replicates of each cell are drawn again with replacement, RESAMPLES times, from a fixed generator. With three replicates they
-are rough; of a single one there is no interval (None).
+replicates of each cell are drawn again with replacement, RESAMPLES times, from a fixed generator, and their deviations from
+the cell's mean are scaled by sqrt(n / (n - 1)), without which n = 3 would show two thirds of the noise (the rescaling
+bootstrap, Rao & Wu, JASA 1988). With three replicates they are rough; of a single one there is no interval (None).
 """
 
 import itertools
@@ -118,9 +119,17 @@ def shares(values):
 
 
 def resampled(table):
-    """(means, variances), each [R, I, J]: the replicates of every cell drawn again with replacement."""
+    """(means, variances), each [R, I, J]: the replicates of every cell drawn again with replacement, and scaled.
+
+    Over resamples, a mean has variance s^2 / n and expectation m, a variance (divisor n) has the cell's own as expectation.
+    """
     generator = np.random.default_rng(0)
-    drawn = [[v[generator.integers(len(v), size=(RESAMPLES, len(v)))] for v in line] for line in table]
+
+    def again(v):
+        scale = np.sqrt(len(v) / max(1, len(v) - 1))
+        return v.mean() + scale * (v[generator.integers(len(v), size=(RESAMPLES, len(v)))] - v.mean())
+
+    drawn = [[again(v) for v in line] for line in table]
     means, variances = ([[f(v, axis=1) for v in line] for line in drawn] for f in (np.mean, np.var))
     return np.moveaxis(np.array(means), -1, 0), np.moveaxis(np.array(variances), -1, 0)
 

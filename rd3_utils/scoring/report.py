@@ -131,6 +131,14 @@ def percent(fraction, digits=2):
     return "-" if fraction is None else f"{100 * fraction:.{digits}f}"
 
 
+def duration(seconds):
+    """Seconds as a person says them."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def table(report):
     """The score table as rows of text: header, then one row per student and arm; accuracies in percent."""
     rows = [["student", "arm", "top-1 %", "std", "n", "std over seeds", "std over draws"]]

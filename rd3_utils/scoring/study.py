@@ -70,6 +70,9 @@ from rd3_utils.scoring.jobs import Job
 PROJECT = Path(__file__).parents[2]
 QUICK = 2e8  # bytes of pixels up to which a dry run reads an image set to learn its fingerprint
 VIEWS_SEED = 0
+# glibc's malloc(3): keep freed memory, where each step would return its large buffers to the kernel and ask again; the bits
+# are the same. Measured: python -m bench.memory. MALLOC_MMAP_THRESHOLD_ would not do: mallopt(3) limits it to 32 MiB.
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(8 * 2**30)}
 
 
 @dataclass(frozen=True)
@@ -466,14 +469,17 @@ def precision_of(config):
 def places(workers, config):
     """[variables of each place where a cell can run]: a GPU each where there are GPUs, else a share of the cores.
 
-    UserError where several workers would each start several processes. OMP_NUM_THREADS that is set already stays.
+    UserError where several workers would each start several processes. OMP_NUM_THREADS that is set already stays, and so do
+    glibc's variables.
     """
     processes = config.num_processes or 1
     if workers > 1 and processes > 1:
         raise UserError(f"--workers {workers} with {processes} processes each; give a --config of one process, or one worker.")
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // (workers * processes)))
     if config.use_cpu or not torch.cuda.is_available():
-        return [{"OMP_NUM_THREADS": threads}] * workers
+        stated = any(name.startswith(("MALLOC_MMAP", "MALLOC_TRIM", "GLIBC_TUNABLES")) for name in os.environ)
+        memory = {} if stated else KEEP_MEMORY
+        return [{"OMP_NUM_THREADS": threads, **memory}] * workers
     gpus = visible(torch.cuda.device_count())
     return [{"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if workers > 1 else {} for i in range(workers)]
 
