@@ -1,10 +1,16 @@
 """python -m rd3_utils COMMAND: what there is (list), distilled sets made here (synthesize) or of a released tensor (convert)
-and put on the Hub (publish), and studies: image sets x protocols x students x seeds (study).
+and put on the Hub (publish), studies: image sets x protocols x students x seeds (study), and a calculator (score).
 """
+
+import sys
+
+from rd3_utils.scoring import calculator
+
+if __name__ == "__main__" and sys.argv[1:2] == ["score"]:
+    sys.exit(calculator.run())  # before torch is imported
 
 import argparse
 import shlex
-import sys
 from pathlib import Path
 
 import torch
@@ -70,6 +76,7 @@ def parse():
     study.add_argument("--count", metavar="N", type=positive, help="number of parts")
     study.add_argument("--dry-run", action="store_true", help="print the plan, and stop")
     study.add_argument("--report-only", action="store_true", help="write the report of what is there, and stop")
+    calculator.add_to(commands)
     return parser.parse_args()
 
 
@@ -210,7 +217,8 @@ def study(options):
         raise UserError(f"{failed} of {len(chosen)} cells failed; the same command tries them again.")
 
 
-COMMANDS = {"list": list_all, "synthesize": synthesize, "convert": convert, "publish": publish, "study": study}
+COMMANDS = {"list": list_all, "synthesize": synthesize, "convert": convert, "publish": publish, "study": study,
+            "score": calculator.main}  # fmt: skip
 
 if __name__ == "__main__":
     launch.run(main, parse())
