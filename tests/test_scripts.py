@@ -6,9 +6,11 @@ import shutil
 import pytest
 import timm
 from conftest import PROJECT
+from PIL import Image
 
 from rd3_utils import launch
 from rd3_utils.data import images as image_sets
+from rd3_utils.data import tables
 from rd3_utils.learning import evaluation
 from rd3_utils.protocols import benchmark as benchmarks
 
@@ -141,9 +143,14 @@ def test_students_from_convnet_to_vit_train_at_32_pixels(script, tmp_path, monke
     changes = {"size = 8": "size = 32", "shorter_side = 0": "shorter_side = 32", 'name = "digits"': 'name = "digits32"',
                'distilled = "digits-dm-ipc1"': 'distilled = "random:ipc=1,seed=0"'}  # fmt: skip
     benchmark_file(tmp_path, monkeypatch, "digits32", changes)
+    for split in ("train", "test"):
+        for number, (pixels, label) in enumerate(zip(*tables.sklearn_digits(split))):
+            path = tmp_path / "data" / split / str(label) / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.transpose(1, 2, 0)).save(path)
     names = "convnet3,resnet18,mobilenetv2_100,efficientnet_b0,swin_tiny,vit_base"
     done = script("train_student", "--benchmark", "digits32", "--protocol", "hard-label-v1", "--set", "training.epochs=2",
-                  "--student", names, "--runs-only")  # fmt: skip
+                  "--student", names, "--runs-only", "--data-dir", "data")  # fmt: skip
     assert done.code == 0, done.err
     students = {run["student"]: run for run in runs(tmp_path)}
     small = {"resnet18_cifar", "swin_tiny_cifar", "vit_base_cifar"}
