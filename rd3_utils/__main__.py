@@ -1,11 +1,17 @@
 """python -m rd3_utils COMMAND: what there is (list), distilled sets made here (synthesize) or of a released tensor (convert)
-and put on the Hub (publish), studies: image sets x protocols x students x seeds (study), and what students' features tell
-about other benchmarks (transfer).
+and put on the Hub (publish), studies: image sets x protocols x students x seeds (study), what students' features tell about
+other benchmarks (transfer), and a calculator (score).
 """
+
+import sys
+
+from rd3_utils.scoring import calculator
+
+if __name__ == "__main__" and sys.argv[1:2] == ["score"]:
+    sys.exit(calculator.run())  # before torch is imported
 
 import argparse
 import shlex
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -73,6 +79,7 @@ def parse():
     study.add_argument("--dry-run", action="store_true", help="print the plan, and stop")
     study.add_argument("--report-only", action="store_true", help="write the report of what is there, and stop")
     add_transfer(commands)
+    calculator.add_to(commands)
     return parser.parse_args()
 
 
@@ -251,6 +258,7 @@ COMMANDS = {
     "publish": publish,
     "study": study,
     "transfer": carry_over,
+    "score": calculator.main,
 }
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from rd3_utils.errors import UserError
-from rd3_utils.scoring import ranking
+from rd3_utils.scoring import bootstrap, ranking
 
 M, P = ["a", "b", "c"], ["x", "y"]
 
@@ -175,7 +175,7 @@ def test_resamples_have_the_moments_that_they_stand_for(n):
     """Their means spread as s^2 / n, with s^2 of divisor n - 1, and their variances are the cell's on average."""
     values = np.random.default_rng(n).standard_normal(n)
     means, variances = ranking.resampled([[values]])
-    assert means.mean() == pytest.approx(values.mean(), abs=4 * (values.var(ddof=1) / n / ranking.RESAMPLES) ** 0.5)
+    assert means.mean() == pytest.approx(values.mean(), abs=4 * (values.var(ddof=1) / n / bootstrap.RESAMPLES) ** 0.5)
     assert means.var() == pytest.approx(values.var(ddof=1) / n, rel=0.1)
     assert variances.mean() == pytest.approx(values.var(), rel=0.1)
 
@@ -192,7 +192,7 @@ def test_an_interval_of_three_seeds_covers_the_truth_about_as_often_as_it_says()
     for _ in range(300):
         table = [[0.1 * j + 0.05 * generator.standard_normal(3) for j in range(2)] for _ in range(3)]
         means, _ = ranking.resampled(table)
-        low, high = ranking.interval(means[..., 1].mean(-1) - means[..., 0].mean(-1))
+        low, high = bootstrap.interval(means[..., 1].mean(-1) - means[..., 0].mean(-1))
         hits += low <= 0.1 <= high
     assert 0.88 <= hits / 300 <= 0.99
 
