@@ -284,8 +284,11 @@ def on_hub(repo, commit, config, split, revision):
         try:
             return read_split(repo, commit, which, split, listing)
         except (ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-            if isinstance(error.__cause__, (hub.HfHubHTTPError, hub.LocalEntryNotFoundError)):
-                raise error.__cause__ from error  # gated, or the Hub went silent
+            behind = error  # datasets hides what the Hub said
+            while behind is not None and not isinstance(behind, (hub.GatedRepoError, hub.LocalEntryNotFoundError)):
+                behind = behind.__cause__ or behind.__context__
+            if behind is not None:
+                raise behind from error
             raise UserError(f"{repo}@{commit[:8]} cannot be read as a dataset: {hub.one_line(error)}") from error
 
 

@@ -103,13 +103,21 @@ def from_timm(source, benchmark):
     elif not timm.is_model(source.partition(".")[0]):
         raise unknown("teacher", source, ["default", "hf-hub:OWNER/REPO", "local-dir:FOLDER", "torchvision:NAME",
                                           *timm.list_models(source[:3] + "*")])  # fmt: skip
-    elif repo := getattr(timm.get_pretrained_cfg(source), "hf_hub_id", None):  # else weights have an address of their own
+    elif repo := repo_of(source):
         commit = hub.commit(repo, repo_type="model")
         hub.network_folder(repo, commit)  # from where timm takes them; it would read a pickle where there is nothing else
         overlay = {"hf_hub_id": f"{repo}@{commit}", "hf_hub_filename": None}
     try:
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay), commit
     except (*MISLOADED, hub.httpx.HTTPError) as error:
+        raise UserError(f"teacher {source} cannot be loaded: {hub.one_line(error)}") from error
+
+
+def repo_of(source):
+    """The Hub repo with the published weights of a timm architecture; None where they have an address of their own."""
+    try:
+        return getattr(timm.get_pretrained_cfg(source), "hf_hub_id", None)
+    except RuntimeError as error:
         raise UserError(f"teacher {source} cannot be loaded: {hub.one_line(error)}") from error
 
 

@@ -1,0 +1,252 @@
+"""Whatever the Hub does wrong, over real HTTP: every kind of call fails once or for ever, in and out; it heals or says so."""
+
+import json
+import re
+
+import pytest
+from test_hub import server  # noqa: F401  (the fixture)
+from test_publishing import files_of, hub  # noqa: F401  (the fixture)
+
+QUICK = """
+import time
+if not hasattr(time, 'really'):
+    time.really = time.sleep
+    time.sleep = lambda seconds: time.really(min(seconds, 0.05))
+"""
+FIRST = "hub.push(hub.Target({repo!r}, 'model'), lambda commit, there: {{'old.md': b'old'}}, 'first')"
+PUSH = """
+mine = hub.Target({repo!r}, "model", create_pr={create_pr}, tag={tag!r})
+card = b"---\\ntags: [rd3]\\n---\\n# " + {repo!r}.encode()
+def build(commit, there):
+    if "old.md" in there:
+        hub.text(mine, commit, "old.md")
+    return {{"README.md": card, "model.safetensors": {repo!r}.encode() * 5000, "old.md": None}}
+hub.may_push(mine, True)
+print(*hub.push(mine, build, "a push"))
+"""
+KINDS_OUT = {  # every kind of call of a push: method and path
+    "who this is": "GET /api/whoami-v2",
+    "what there is": "GET /api/models/bench/[^/]*$",
+    "where a tag is": "GET /api/models/bench/[^/]*/revision/",
+    "whether one may write": "GET /api/models/bench/[^/]*/auth-check",
+    "making the repo": "POST /api/repos/create",
+    "its files": "GET /api/models/bench/[^/]*/tree/",
+    "its refs": "GET /api/models/bench/[^/]*/refs",
+    "reading a file": "(HEAD|GET) /bench/[^/]*/resolve/",
+    "the check of a card": "POST /api/validate-yaml",
+    "preupload": "POST /api/models/bench/[^/]*/preupload/",
+    "LFS batch": "POST /bench/.*/info/lfs/objects/batch",
+    "LFS upload": "PUT /upload/",
+    "LFS verify": "POST /bench/.*/info/lfs/verify",
+    "commit": "POST /api/models/bench/[^/]*/commit/",
+    "tag": "POST /api/models/bench/[^/]*/tag/",
+}
+PULL = """
+import shutil
+from huggingface_hub import HfFileSystem, _tree_cache, constants
+from rd3_utils.data import images, shards, soft_labels
+from rd3_utils.learning import teachers
+from rd3_utils.protocols import benchmark
+shutil.rmtree(constants.HF_HOME, ignore_errors=True)
+HfFileSystem.clear_instance_cache()  # listings are also kept in memory
+_tree_cache._IN_MEMORY_TREE_CACHE.clear()
+digits = benchmark.load("digits")
+found = images.read("bench/pull-images@v1", digits).fingerprint
+print(found, teachers.load("hf-hub:bench/pull-teacher@v1", digits).sha256)
+(files,) = shards.on_hub("bench/pull-labels@v1", 0).values()
+store = soft_labels.SoftLabelStore(files, soft_labels.read_index(files), 16)
+print(sum(float(store.epoch(epoch)[1].double().sum()) for epoch in range(16)))
+"""
+KINDS_IN = {
+    "a commit": "GET /api/(datasets|models)/bench/[^/]*/revision/v1",
+    "a repo at a commit": "GET /api/datasets/bench/[^/]*/revision/[0-9a-f]{40}",  # datasets asks
+    "files of images": "GET /api/datasets/bench/pull-images/tree/",
+    "files of labels": "GET /api/datasets/bench/pull-labels/tree/",
+    "the head of a file": "HEAD /.*/resolve/",
+    "a small file": "GET /.*/resolve/",
+    "a large file": "(HEAD|GET) /blob/",
+}
+
+
+@pytest.fixture(autouse=True)
+def healed(hub):  # noqa: F811
+    """Waits of the Hub's clients are short; no fault outlives its test."""
+    hub.python(QUICK)
+    yield
+    hub.heal()
+
+
+@pytest.fixture(scope="module")
+def pulled(hub, tmp_path_factory):  # noqa: F811
+    """bench/pull-images, -teacher and -labels, each at tag v1; what PULL prints without a fault."""
+    home = tmp_path_factory.mktemp("made")
+    done = hub.script("generate_soft_labels", "--distilled", "digits-dm-ipc1", "--set", "training.epochs=16", "--push-to",
+                      "bench/pull-labels", "--tag", "v1", cwd=home)  # fmt: skip
+    assert done.code == 0, done.err
+    assert hub.script("rd3_utils", "publish", "digits-dm-ipc1", "bench/pull-images", "--tag", "v1", cwd=home).code == 0
+    done = hub.python(
+        """
+from rd3_utils.data import images
+folder = images.EMBEDDED / "digits-teacher-convnet3"
+files = {name: folder / name for name in ("config.json", "model.safetensors")}
+hub.push(hub.Target("bench/pull-teacher", "model", tag="v1"), lambda commit, there: files, "teacher")
+""",
+        cwd=home,
+    )
+    assert done.code == 0, done.err
+    done = hub.python(PULL)
+    assert done.code == 0, done.err
+    return done.out
+
+
+@pytest.fixture(scope="module")
+def requests(server):  # noqa: F811
+    """requests() -> all that the Hub was asked so far, as "METHOD /path"."""
+    log = server.log
+    return lambda: [f"{line['m']} {line['p'].partition('?')[0]}" for line in map(json.loads, log.read_text().splitlines())]
+
+
+def busy(hub, kind, **more):  # noqa: F811
+    """The next two calls of a kind fail: the Hub is not there, then has had enough."""
+    hub.fault(match=kind, status=503, times=1, **more)
+    hub.fault(match=kind, status=429, times=1, headers={"Retry-After": "0"}, **more)
+
+
+@pytest.mark.parametrize("name", KINDS_OUT)
+def test_a_push_heals_whichever_call_meets_503_and_429(hub, name):  # noqa: F811
+    repo = f"bench/out-{list(KINDS_OUT).index(name)}"
+    new = name == "making the repo"
+    if not new:
+        assert hub.python(FIRST.format(repo=repo)).code == 0
+    before = 0 if new else hub.commits(repo)
+    pr = name == "its refs"
+    busy(hub, KINDS_OUT[name])
+    done = hub.python(PUSH.format(repo=repo, create_pr=pr, tag=None if pr else "v1"))
+    assert done.code == 0 and done.out.split()[2] == "True", done.err
+    assert left(hub) == 0, "the call was not made"
+    assert hub.commits(repo) == before + (not pr)
+    refs = hub.ask(f"models/{repo}/refs?include_prs=1")
+    assert len(refs["pullRequests"]) == pr
+    if not pr:
+        assert [ref["targetCommit"] for ref in refs["tags"]] == [hub.ask(f"models/{repo}")["sha"]]
+        assert files_of(hub, repo) == {".gitattributes", "README.md", "model.safetensors"}
+
+
+@pytest.mark.parametrize("name", KINDS_IN)
+def test_a_pull_heals_whichever_call_meets_503_and_429(hub, pulled, name):  # noqa: F811
+    busy(hub, KINDS_IN[name])
+    done = hub.python(PULL)
+    assert done.code == 0 and done.out == pulled, done.err
+    assert left(hub) == 0, "the call was not made"
+
+
+def left(hub):  # noqa: F811
+    """Faults that nothing met."""
+    return sum(fault["times"] for fault in hub.faults())
+
+
+def test_there_is_no_other_kind_of_call(hub, pulled, requests):  # noqa: F811
+    """What a push and a pull ask for is all in the tables above."""
+    before = len(requests())
+    assert hub.python(PUSH.format(repo="bench/out-all", create_pr=False, tag="v1")).code == 0
+    assert hub.python(FIRST.format(repo="bench/out-pr")).code == 0
+    assert hub.python(PUSH.format(repo="bench/out-pr", create_pr=True, tag=None)).code == 0
+    assert hub.python(PULL).code == 0
+    kinds = [re.compile(kind) for kind in (*KINDS_OUT.values(), *KINDS_IN.values())]
+    asked = [call for call in requests()[before:] if "/_mini/" not in call and "/commits/" not in call]
+    assert len(asked) > 50 and [call for call in asked if not any(kind.match(call) for kind in kinds)] == []
+
+
+def test_weights_that_come_damaged_are_fetched_again_and_then_refused(hub, pulled):  # noqa: F811
+    """A teacher with one wrong byte would label, and its accuracy might pass."""
+    hub.fault(match="GET /blob/", corrupt=True, times=1)
+    load = f"{PULL.partition('found =')[0]}print(teachers.load('hf-hub:bench/pull-teacher@v1', digits).sha256)"
+    done = hub.python(load)
+    assert done.code == 0 and done.out.strip() == pulled.split()[1], done.err
+    hub.fault(match="GET /blob/", corrupt=True, times=9)
+    done = hub.script("train_student", "--teacher", "hf-hub:bench/pull-teacher@v1")  # what came is not kept as good
+    assert done.code == 0 or "came 3 times" in done.err
+    done = hub.python(load)
+    assert "UserError: model.safetensors of bench/pull-teacher@" in done.err and "came 3 times with other bytes" in done.err
+
+
+CLOSED = """
+import shutil
+from huggingface_hub import HfApi, constants
+for kind, name in (("dataset", "{how}-images"), ("dataset", "{how}-labels"), ("model", "{how}-teacher")):
+    from_ = name.replace("{how}", "pull")
+    folder = HfApi().snapshot_download("bench/" + from_, repo_type=kind)
+    HfApi().create_repo("bench/" + name, repo_type=kind, private="{how}" == "private")
+    HfApi().upload_folder(repo_id="bench/" + name, repo_type=kind, folder_path=folder)
+    if "{how}" == "gated":
+        HfApi().update_repo_settings("bench/" + name, gated="manual", repo_type=kind)
+shutil.rmtree(constants.HF_HOME)
+"""
+
+
+@pytest.fixture(scope="module")
+def closed(hub, pulled):  # noqa: F811
+    """The sets, labels and teacher of `pulled`, gated and private."""
+    for how in ("gated", "private"):
+        done = hub.python(CLOSED.format(how=how))
+        assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize("how, wanted", [("gated", "is gated: accept its terms"), ("private", "or it is private and this")])
+@pytest.mark.parametrize("token", [None, "hf_carol"])
+def test_what_is_closed_opens_with_the_right_token_only(hub, closed, tmp_path, how, wanted, token):  # noqa: F811
+    for option, source in (("--distilled", f"bench/{how}-images"), ("--soft-labels", f"bench/{how}-labels"),
+                           ("--teacher", f"hf-hub:bench/{how}-teacher")):  # fmt: skip
+        what = [option, source, "--set", "training.epochs=16"]
+        done = hub.script("train_student", *what, cwd=tmp_path, token=token)
+        assert done.code == 2 and wanted in done.err and "Traceback" not in done.err and done.err.count("\n") == 1, done.err
+        assert source.removeprefix("hf-hub:") in done.err and not list(tmp_path.glob("results/**/*.json"))
+    if token is None:
+        return
+    what = ["--distilled", f"bench/{how}-images", "--soft-labels", f"bench/{how}-labels", "--set", "training.epochs=16"]
+    done = hub.script("train_student", *what, cwd=tmp_path)
+    assert done.code == 0, done.err
+    labels = "--teacher", f"hf-hub:bench/{how}-teacher", "--set", "training.epochs=1", "--out", "other"
+    assert hub.script("train_student", *labels, cwd=tmp_path).code == 0
+
+
+PICKLED = """
+import torch
+from pathlib import Path
+from huggingface_hub import HfApi
+torch.save({"x": torch.zeros(1)}, "pytorch_model.bin")
+Path("config.json").write_text('{"architecture": "test_vit"}')
+HfApi().create_repo("timm/test_vit.r160_in1k")
+for name in ("config.json", "pytorch_model.bin"):
+    HfApi().upload_file(repo_id="timm/test_vit.r160_in1k", path_or_fileobj=name, path_in_repo=name)
+"""
+WHOLE = """
+import timm
+from pathlib import Path
+network = timm.create_model("test_vit")
+timm.models.save_for_hf(network, "there", safe_serialization=True)
+files = {name: Path("there") / name for name in ("config.json", "model.safetensors")}
+hub.push(hub.Target("timm/test_vit.r160_in1k", "model"), lambda commit, there: files, "weights")
+from rd3_utils.learning import teachers
+print(teachers.weights_sha256(network))
+"""
+NAMED = """
+from pathlib import Path
+from huggingface_hub import HfApi, constants
+from rd3_utils.learning import teachers
+try:
+    network, commit = teachers.from_timm("test_vit", None)
+    print(teachers.weights_sha256(network), commit == HfApi().model_info("timm/test_vit.r160_in1k").sha)
+finally:
+    assert not list(Path(constants.HF_HOME).rglob("*.bin"))
+"""
+
+
+def test_a_network_of_timm_is_pinned_to_a_commit_and_never_read_from_a_pickle(hub, tmp_path):  # noqa: F811
+    assert hub.python(PICKLED, cwd=tmp_path, token="hf_timm").code == 0
+    done = hub.python(NAMED, cwd=tmp_path)
+    assert "UserError: timm/test_vit.r160_in1k@" in done.err and "has no model.safetensors" in done.err, done.err
+    made = hub.python(WHOLE, cwd=tmp_path, token="hf_timm")
+    assert made.code == 0, made.err
+    done = hub.python(NAMED, cwd=tmp_path)
+    assert done.code == 0 and done.out.split() == [made.out.strip(), "True"], done.err
