@@ -49,6 +49,7 @@ SILENCE = 60  # seconds without a byte after which a call counts as lost
 ANSWER = 10  # the same where only a name is looked up
 TRIES = 3  # downloads of a file whose bytes are wrong
 LONGEST = 60  # seconds: a Retry-After beyond that is not waited for
+GATED = "{repo} is gated: accept its terms on its page and log in (hf auth login)."
 RECENT = 10  # pull requests in which equal files are looked for
 
 
@@ -73,19 +74,27 @@ def commit(repo, revision=None, repo_type="dataset"):
 
     Offline, or where the Hub does not answer, it is the one that it pointed to when it was last asked here, and stderr says so.
     """
+    cache = Path(constants.HF_HUB_CACHE) / f"{repo_type}s--{repo.replace('/', '--')}"
+
+    def ask():
+        about = HfApi().repo_info
+        return retried(lambda: about(repo, revision=revision, repo_type=repo_type, timeout=ANSWER), WAITS[:2]).sha
+
     if revision and COMMIT.fullmatch(revision):
+        if not (cache / "snapshots" / revision).is_dir():  # a dead Hub is noticed here in seconds, its clients try for long
+            with asking(repo, revision, repo_type):
+                ask()
         return revision
     known = RESOLVED / quote(f"{constants.ENDPOINT} {repo_type} {repo}@{revision or ''}", safe=" @")
     try:
         with asking(repo, revision, repo_type):
-            ask = HfApi().repo_info
-            found = retried(lambda: ask(repo, revision=revision, repo_type=repo_type, timeout=ANSWER), WAITS[:2]).sha
+            found = ask()
     except UserError as error:
         cause = error.__cause__
         reachable = not isinstance(cause, LOST) or (status(cause) is not None and not may_pass(cause))
         # what this project asked last, else what another tool did
-        refs = Path(constants.HF_HUB_CACHE) / f"{repo_type}s--{repo.replace('/', '--')}" / "refs" / (revision or "main")
-        last = next((path.read_text().strip() for path in (known, refs) if path.is_file()), "")
+        said = (path for path in (known, cache / "refs" / (revision or "main")) if path.is_file())
+        last = next((path.read_text().strip() for path in said), "")
         if reachable or not COMMIT.fullmatch(last):
             raise
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else one_line(cause)
@@ -166,7 +175,7 @@ def asking(repo, revision, repo_type):
     try:
         yield
     except GatedRepoError as error:
-        raise UserError(f"{repo} is gated: accept its terms on its page and log in (hf auth login).") from error
+        raise UserError(GATED.format(repo=repo)) from error
     except RevisionNotFoundError as error:
         raise UserError(f"{repo} has no revision '{revision}'; leave it out for the default branch.") from error
     except RepositoryNotFoundError as error:

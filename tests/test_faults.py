@@ -2,6 +2,8 @@
 
 import json
 import re
+import socket
+import threading
 
 import pytest
 from test_hub import server  # noqa: F401  (the fixture)
@@ -250,3 +252,46 @@ def test_a_network_of_timm_is_pinned_to_a_commit_and_never_read_from_a_pickle(hu
     assert made.code == 0, made.err
     done = hub.python(NAMED, cwd=tmp_path)
     assert done.code == 0 and done.out.split() == [made.out.strip(), "True"], done.err
+
+
+SILENT = """
+import time
+from huggingface_hub import HfApi
+from rd3_utils import hub
+from rd3_utils.data import images, shards
+from rd3_utils.errors import UserError
+from rd3_utils.learning import teachers
+from rd3_utils.protocols import benchmark
+hub.ANSWER, hub.SILENCE, hub.WAITS = 1, 1, (0.05, 0.1, 0.2, 0.4)
+digits = benchmark.load("digits")
+tries = {
+    "images": lambda: images.read("bench/any", digits),
+    "images at a commit": lambda: images.read("bench/any@" + "1" * 40, digits),
+    "labels": lambda: shards.on_hub("bench/any"),
+    "labels at a commit": lambda: shards.on_hub("bench/any@" + "1" * 40),
+    "teacher at a commit": lambda: teachers.load("hf-hub:bench/any@" + "1" * 40, digits),
+    "push": lambda: hub.push(hub.Target("bench/any", "model"), lambda commit, there: {"a": b"a"}, "x"),
+}
+for name, ask in tries.items():
+    began = time.time()
+    try:
+        ask()
+    except UserError as error:
+        print(name, round(time.time() - began, 1), "did not answer" in str(error) or str(error), sep="|")
+"""
+LEAST = {"HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
+
+
+@pytest.mark.parametrize("how", ["takes calls and never answers", "is not there"])
+def test_a_dead_hub_stops_every_kind_of_pull_and_push_in_bounded_time(server, tmp_path, how):  # noqa: F811
+    listener, taken = socket.create_server(("127.0.0.1", 0)), []
+    port = listener.getsockname()[1]
+    if how == "is not there":
+        listener.close()
+    else:
+        threading.Thread(target=lambda: [taken.append(listener.accept()) for _ in range(1000)], daemon=True).start()
+    done = server.python(SILENT, tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{port}", HF_HOME=str(tmp_path / "home"), **LEAST)
+    listener.close()
+    rows = [line.split("|") for line in done.out.splitlines()]
+    assert len(rows) == 6 and done.code == 0, done.out + done.err
+    assert all(said == "True" and float(seconds) < 15 for _, seconds, said in rows), done.out

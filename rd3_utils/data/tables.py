@@ -284,11 +284,8 @@ def on_hub(repo, commit, config, split, revision):
         try:
             return read_split(repo, commit, which, split, listing)
         except (ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-            behind = error  # datasets hides what the Hub said
-            while behind is not None and not isinstance(behind, (hub.GatedRepoError, hub.LocalEntryNotFoundError)):
-                behind = behind.__cause__ or behind.__context__
-            if behind is not None:
-                raise behind from error
+            if isinstance(error, datasets.exceptions.DatasetNotFoundError) and "is a gated dataset" in str(error):
+                raise UserError(hub.GATED.format(repo=repo)) from error  # datasets drops the Hub's own error
             raise UserError(f"{repo}@{commit[:8]} cannot be read as a dataset: {hub.one_line(error)}") from error
 
 
