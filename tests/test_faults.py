@@ -1,11 +1,15 @@
 """Whatever the Hub does wrong, over real HTTP: every kind of call fails once or for ever, in and out; it heals or says so."""
 
 import json
+import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 
 import pytest
+from conftest import PROJECT
 from test_hub import server  # noqa: F401  (the fixture)
 from test_publishing import files_of, hub  # noqa: F401  (the fixture)
 
@@ -295,3 +299,142 @@ def test_a_dead_hub_stops_every_kind_of_pull_and_push_in_bounded_time(server, tm
     rows = [line.split("|") for line in done.out.splitlines()]
     assert len(rows) == 6 and done.code == 0, done.out + done.err
     assert all(said == "True" and float(seconds) < 15 for _, seconds, said in rows), done.out
+
+
+PARTLY = """
+import os
+from rd3_utils import hub
+from rd3_utils.data import images, shards
+from rd3_utils.protocols import benchmark
+from huggingface_hub import HfApi
+commit = os.environ.get("COMMIT") or HfApi().dataset_info("bench/labels-and-images").sha
+print(commit, images.read(f"bench/labels-and-images@{commit}", benchmark.load("digits")).fingerprint[:8], flush=True)
+if "COMMIT" in os.environ:
+    shards.on_hub(f"bench/labels-and-images@{commit}")
+"""
+
+
+def test_labels_that_are_not_cached_are_not_taken_for_missing_where_the_hub_is_away(server, hub, pulled, tmp_path):  # noqa: F811
+    """Of the same commit, images are cached: the Hub's client then gives a folder without labels, as if that were all."""
+    home = tmp_path / "home"
+    done = hub.script("generate_soft_labels", "--distilled", "digits-dm-ipc1", "--set", "training.epochs=16", "--push-to",
+                      "bench/labels-and-images", "--with-images", cwd=tmp_path)  # fmt: skip
+    assert done.code == 0, done.err
+    first = server.python(PARTLY, tmp_path, HF_HOME=str(home))
+    assert first.code == 0, first.err
+    done = server.python(PARTLY, tmp_path, HF_HOME=str(home), HF_HUB_OFFLINE="1", COMMIT=first.out.split()[0])
+    assert done.out == first.out and "UserError: HF_HUB_OFFLINE is set and what is needed of" in done.err, done.err
+
+
+def test_a_cache_that_cannot_be_written_is_not_called_a_silent_hub(server, pulled, tmp_path):  # noqa: F811
+    (tmp_path / "file").write_text("")
+    code = "from rd3_utils.learning import teachers\nteachers.from_timm('hf-hub:bench/pull-teacher@v1', None)"
+    done = server.python(code, tmp_path, HF_HUB_CACHE=str(tmp_path / "file" / "cache"))
+    assert "UserError: files of bench/pull-teacher cannot be read or kept here: NotADirectoryError" in done.err, done.err
+
+
+OUTSIDE = """
+import json, re
+from huggingface_hub import HfApi
+from rd3_utils import hub
+from rd3_utils.data import images, shards, soft_labels
+from rd3_utils.errors import UserError
+from rd3_utils.protocols import benchmark, protocol
+digits = benchmark.load("digits")
+found = images.read("digits-dm-ipc1", digits)
+recipe = protocol.load("rd3-v1").override(["training.epochs=16"]).resolve(digits, "convnet3", 1, 10, "soft")
+(files,) = shards.on_hub("bench/pull-labels").values()
+index = json.loads(files.index().read_text())
+for name in ("..", "", "../../secret", "labels-00000-of-00016.safetensors/..", "/etc/passwd"):
+    index["shards"][3]["file"] = name
+    path = files.where + "/index.json"
+    hub.push(hub.Target("bench/outside", "dataset"), lambda commit, there: {path: json.dumps(index).encode()}, "x")
+    (other,) = shards.on_hub("bench/outside").values()
+    try:
+        soft_labels.load(other, found, recipe, 0)
+    except UserError as error:
+        print("is damaged (a shard named" in str(error))
+"""
+
+
+def test_an_index_that_names_a_file_elsewhere_is_refused(hub, pulled):  # noqa: F811
+    done = hub.python(OUTSIDE)
+    assert done.code == 0 and done.out.split() == ["True"] * 5, done.err
+
+
+DROPPED = """
+from rd3_utils.data import shards, soft_labels
+(files,) = shards.on_hub("bench/pull-labels", 0).values()
+store = soft_labels.SoftLabelStore(files, soft_labels.read_index(files), 16)
+honest, times = shards.file_sha256, [2]
+def robbed(path):
+    if times[0]:
+        times[0] -= 1
+        path.unlink()  # another command's drop comes between the download and its check
+    return honest(path)
+shards.file_sha256 = robbed
+try:
+    print(float(store.epoch(0)[1].double().sum()) != 0, times)
+finally:
+    shards.file_sha256 = honest
+"""
+
+
+def test_a_shard_that_another_command_drops_before_it_is_checked_is_fetched_again(hub, pulled):  # noqa: F811
+    done = hub.python(DROPPED)
+    assert done.code == 0 and done.out.strip() == "True [0]", done.err
+
+
+XET = """
+import hashlib, json, os
+from pathlib import Path
+from huggingface_hub import HfApi, constants
+from rd3_utils import hub
+assert not constants.HF_HUB_DISABLE_XET
+for name in ("labels-a.safetensors", "labels-b.safetensors"):
+    Path(name).write_bytes(os.urandom(3_000_000))
+target = hub.Target("bench/xet", "dataset", tag="v1")
+files = {f"soft_labels/x/{name}": Path(name) for name in ("labels-a.safetensors", "labels-b.safetensors")}
+build = lambda commit, there: {**files, "soft_labels/x/index.json": b"{}"}
+print(hub.push(target, build, "x").new, hub.push(target, build, "x").new)
+commit = hub.commit("bench/xet", "v1")
+for path, source in files.items():
+    for folder in (None, Path("bounded")):
+        assert hub.download("bench/xet", commit, path, folder).read_bytes() == source.read_bytes()
+entries = HfApi().list_repo_tree("bench/xet", recursive=True, repo_type="dataset")
+print(sum(bool(getattr(entry, "xet_hash", None)) for entry in entries))
+def size(folder):
+    return sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file() and not p.is_symlink())
+for path in Path("bounded").rglob("labels-*"):
+    path.unlink()
+print(size("bounded") < 1e5)
+"""
+
+
+def test_with_xet_files_go_out_and_come_in_the_same_and_a_bounded_folder_keeps_nothing(tmp_path):
+    """A Hub with Xet storage: hf_xet's own client writes and reads chunks; nothing goes by LFS."""
+    log = tmp_path / "log"
+    command = [
+        sys.executable,
+        str(PROJECT / "tests/hub/minihub.py"),
+        "--root",
+        str(tmp_path / "hub"),
+        "--port",
+        "0",
+        "--log",
+        str(log),
+    ]
+    environment = {**os.environ, "MINIHUB_XET": f"local://{tmp_path / 'cas'}", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        url = next(line for line in process.stdout if "http://" in line).split()[-1]
+        environment |= {"HF_ENDPOINT": url, "HF_TOKEN": "hf_writer", "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "0",
+                        "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(PROJECT)}  # fmt: skip
+        (tmp_path / "work").mkdir()
+        done = subprocess.run([sys.executable, "-c", XET], cwd=tmp_path / "work", env=environment, text=True,
+                              capture_output=True, timeout=200)  # fmt: skip
+    finally:
+        process.terminate()
+        process.wait()
+    assert done.returncode == 0 and done.stdout.split() == ["True", "False", "2", "True"], done.stdout + done.stderr
+    assert "/upload/" not in log.read_text() and "/xet-write-token/" in log.read_text()
