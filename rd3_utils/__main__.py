@@ -153,7 +153,8 @@ def list_all(options):
     for publisher in catalogue.publishers():
         for name, text in publisher.methods.items():
             there = f"{name}:ipc=K, K in {', '.join(map(str, publisher.ipc))}, of {publisher.benchmark}: {text}"
-            print(f"images     {name:19} {there}; {publisher.repo.format(method=name, ipc='K')}, licence {publisher.licence}")
+            print(f"images     {name:19} {there}; {publisher.repo.format(method=name, ipc='K')} by "
+                  f"{publisher.made_by}, licence {publisher.licence}")  # fmt: skip
     for name, method in synthesis.METHODS.items():
         print(f"synthesize {name:19} {method.__doc__.partition(':')[0]}")
     for name, text in students.OWN.items():

@@ -11,7 +11,7 @@ import re
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -46,7 +46,10 @@ PASSING = {408, 429, 500, 502, 503, 504}  # answers that a later try may not get
 LOST = (HfHubHTTPError, httpx.TransportError, ConnectionError)  # what a busy Hub and a broken line raise; the last is hf_xet's
 WAITS = (1, 2, 4, 8)  # seconds before the next tries
 SILENCE = 60  # seconds without a byte after which a call counts as lost
+ANSWER = 10  # the same where only a name is looked up
+TRIES = 3  # downloads of a file whose bytes are wrong
 LONGEST = 60  # seconds: a Retry-After beyond that is not waited for
+GATED = "{repo} is gated: accept its terms on its page and log in (hf auth login)."
 RECENT = 10  # pull requests in which equal files are looked for
 
 
@@ -71,25 +74,37 @@ def commit(repo, revision=None, repo_type="dataset"):
 
     Offline, or where the Hub does not answer, it is the one that it pointed to when it was last asked here, and stderr says so.
     """
+    cache = Path(constants.HF_HUB_CACHE) / f"{repo_type}s--{repo.replace('/', '--')}"
+
+    def ask():
+        about = HfApi().repo_info
+        return retried(lambda: about(repo, revision=revision, repo_type=repo_type, timeout=ANSWER), WAITS[:2]).sha
+
     if revision and COMMIT.fullmatch(revision):
+        if not (cache / "snapshots" / revision).is_dir():  # a dead Hub is noticed here in seconds, its clients try for long
+            with asking(repo, revision, repo_type):
+                ask()
         return revision
     known = RESOLVED / quote(f"{constants.ENDPOINT} {repo_type} {repo}@{revision or ''}", safe=" @")
     try:
         with asking(repo, revision, repo_type):
-            found = retried(lambda: HfApi().repo_info(repo, revision=revision, repo_type=repo_type), WAITS[:2]).sha
+            found = ask()
     except UserError as error:
         cause = error.__cause__
         reachable = not isinstance(cause, LOST) or (status(cause) is not None and not may_pass(cause))
-        last = known.read_text() if known.is_file() else ""
+        # what this project asked last, else what another tool did
+        said = (path for path in (known, cache / "refs" / (revision or "main")) if path.is_file())
+        last = next((path.read_text().strip() for path in said), "")
         if reachable or not COMMIT.fullmatch(last):
             raise
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else one_line(cause)
         print(f"{repo}@{revision or 'main'} is taken as it last was, {last[:8]}: {why}", file=sys.stderr, flush=True)
         return last
-    known.parent.mkdir(parents=True, exist_ok=True)
-    temporary = known.with_name(f".{known.name}.{os.getpid()}")
-    temporary.write_text(found)
-    os.replace(temporary, known)
+    with contextlib.suppress(OSError):  # a cache that may only be read
+        known.parent.mkdir(parents=True, exist_ok=True)
+        temporary = known.with_name(f".{known.name}.{os.getpid()}")
+        temporary.write_text(found)
+        os.replace(temporary, known)
     return found
 
 
@@ -99,7 +114,15 @@ def index_files(repo, commit):
         folder = Path(
             snapshot_download(repo, repo_type="dataset", revision=commit, allow_patterns=["index.json", "*/index.json"])
         )
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("index.json"))
+        found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("index.json"))
+        if found:
+            return found
+        # of a commit of which other files are cached, the client gives what is here when the Hub is silent: ask again
+        entries = retried(lambda: list(HfApi().list_repo_tree(repo, recursive=True, revision=commit, repo_type="dataset")))
+        found = sorted(entry.path for entry in entries if PurePosixPath(entry.path).name == "index.json")
+    for path in found:
+        download(repo, commit, path)
+    return found
 
 
 def download(repo, commit, path, folder=None, again=False):
@@ -112,20 +135,37 @@ def download(repo, commit, path, folder=None, again=False):
 def network_folder(repo, commit, also=()):
     """A local folder with config.json and model.safetensors of a model repo, and of the rest only what `also` names, if there.
 
-    UserError where it lacks one of them: weights in another format are pickles, which are not read from the Hub.
+    UserError where it lacks one of them: weights in another format are pickles, which are not read from the Hub. Also where
+    a file is damaged however often it is fetched.
     """
-    files = "config.json", "model.safetensors"
-    with asking(repo, commit, "model"):
-        folder = Path(snapshot_download(repo, revision=commit, allow_patterns=[*files, *also]))
-    lacking = [name for name in files if not (folder / name).is_file()]
-    if lacking and constants.HF_HUB_OFFLINE:
-        raise UserError(f"HF_HUB_OFFLINE is set and {lacking[0]} of '{repo}@{commit[:8]}' is not in the cache; go online once.")
-    if lacking:
-        raise UserError(
-            f"{repo}@{commit[:8]} has no {lacking[0]}, wanted a network as timm saves it, with weights as safetensors; ask its "
-            "owner to convert it, or give another."
-        )
-    return folder
+    for name in ("config.json", "model.safetensors", *also):
+        for attempt in range(TRIES):
+            with asking(repo, commit, "model"):
+                try:
+                    path = Path(hf_hub_download(repo, name, revision=commit, force_download=attempt > 0))
+                except RemoteEntryNotFoundError as error:
+                    if name in also:
+                        break
+                    raise UserError(
+                        f"{repo}@{commit[:8]} has no {name}, wanted a network as timm saves it, with weights as safetensors; "
+                        "ask its owner to convert it, or give another."
+                    ) from error
+            if not damaged(path):
+                break
+        else:
+            raise UserError(
+                f"{name} of {repo}@{commit[:8]} came {TRIES} times with other bytes than the Hub states; "
+                "is something between here and there that changes files?"
+            )
+    return path.parent
+
+
+def damaged(path):
+    """Whether a file in the Hub's cache has other bytes than its name in there says, which is its SHA-256 or git's SHA-1."""
+    stated = Path(os.readlink(path)).name if path.is_symlink() else ""
+    if re.fullmatch(r"[0-9a-f]{64}", stated):
+        return file_sha256(path) != stated
+    return bool(COMMIT.fullmatch(stated)) and git_sha1(path.read_bytes()) != stated
 
 
 @contextlib.contextmanager
@@ -137,7 +177,7 @@ def asking(repo, revision, repo_type):
     try:
         yield
     except GatedRepoError as error:
-        raise UserError(f"{repo} is gated: accept its terms on its page and log in (hf auth login).") from error
+        raise UserError(GATED.format(repo=repo)) from error
     except RevisionNotFoundError as error:
         raise UserError(f"{repo} has no revision '{revision}'; leave it out for the default branch.") from error
     except RepositoryNotFoundError as error:
@@ -153,8 +193,10 @@ def asking(repo, revision, repo_type):
                 "give the 40-hex commit to use a cached copy, or go online once."
             ) from error
         raise UserError(f"the Hub at {constants.ENDPOINT} did not answer for {repo}: {one_line(error)}") from error
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, httpx.HTTPError, ConnectionError, TimeoutError) as error:
         raise UserError(f"the Hub at {constants.ENDPOINT} did not answer for {repo}: {one_line(error)}") from error
+    except OSError as error:
+        raise UserError(f"files of {repo} cannot be read or kept here: {one_line(error)}") from error
 
 
 def not_for_ever(request):
@@ -270,11 +312,19 @@ def same(entry, source):
         return False
     if entry.lfs is None:
         data = source if isinstance(source, bytes) else source.read_bytes()
-        return entry.blob_id == hashlib.sha1(b"blob %d\0" % size + data).hexdigest()
-    if isinstance(source, bytes):
-        return entry.lfs.sha256 == hashlib.sha256(source).hexdigest()
-    with open(source, "rb") as file:
-        return entry.lfs.sha256 == hashlib.file_digest(file, "sha256").hexdigest()
+        return entry.blob_id == git_sha1(data)
+    return entry.lfs.sha256 == (hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else file_sha256(source))
+
+
+def git_sha1(data):
+    """Git's name for a file of these bytes."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def file_sha256(path):
+    """Hex SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def difference(files, there):
@@ -335,10 +385,10 @@ def committed(target, build, message):
                                          parent_commit=parent)  # fmt: skip
             return Pushed(made.oid, target.url, True)
         except LOST as error:
-            moved, failed = status(error) == 412, error
-            if not (moved or may_pass(error)):
+            failed = error
+            if not (status(error) == 412 or may_pass(error)):  # 412: another was faster, and is seen at the next look
                 raise
-            time.sleep(0 if moved else pause(error, wait))
+            time.sleep(pause(error, wait))
 
 
 def head_of(target):

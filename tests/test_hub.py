@@ -44,7 +44,7 @@ def server(tmp_path_factory):
         lines = [json.loads(line) for line in log.read_text().splitlines()]
         return sum(line["m"] == "GET" and bool(line["cdn"]) for line in lines)
 
-    yield SimpleNamespace(url=url, python=python, settings=settings, gets=gets)
+    yield SimpleNamespace(url=url, python=python, settings=settings, gets=gets, log=log)
     process.terminate()
     process.wait()
 

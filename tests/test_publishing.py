@@ -70,13 +70,16 @@ def hub(server, tmp_path_factory):  # noqa: F811
     def heal():
         urllib.request.urlopen(urllib.request.Request(f"{server.url}/_mini/fault", method="DELETE")).read()
 
+    def faults():
+        return json.loads(urllib.request.urlopen(f"{server.url}/_mini/fault").read())["faults"]
+
     def ask(path):
         return json.loads(urllib.request.urlopen(f"{server.url}/api/{path}").read())
 
     def commits(repo, kind="models"):
         return len(ask(f"{kind}/{repo}/commits/main")) - 1  # without the one that made the repo
 
-    yield SimpleNamespace(python=python, script=run, fault=fault, heal=heal, ask=ask, commits=commits, home=home)
+    yield SimpleNamespace(python=python, script=run, fault=fault, heal=heal, faults=faults, ask=ask, commits=commits, home=home)
     process.stdin.close()
     process.wait()
 

@@ -13,8 +13,8 @@ import torch
 from rd3_utils import hub
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import whitening
-from rd3_utils.data.shards import file_sha256
 from rd3_utils.errors import UserError
+from rd3_utils.hub import file_sha256
 
 MOST_CLIPPED = 0.05  # share of values that may lie outside of what 8 bits hold
 AGREE = 0.5  # share of learned labels that must be largest for the image's own class: else the classes are in another order

@@ -1,7 +1,6 @@
 """Where the files of a label store lie: a local folder, or a folder of a Hub dataset repo that is fetched as it is read."""
 
 import contextlib
-import hashlib
 import json
 import os
 import sys
@@ -13,16 +12,11 @@ from huggingface_hub import constants
 
 from rd3_utils import hub
 from rd3_utils.errors import UserError
+from rd3_utils.hub import file_sha256
 
 FOLDER = Path(constants.HF_HOME) / "rd3" / "labels"
 TRIES = 3  # downloads of a shard whose bytes are wrong
 PATIENCE = 10  # seconds after which a waiting training says what it waits for
-
-
-def file_sha256(path):
-    """Hex SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Folder:
@@ -124,7 +118,10 @@ class HubFolder:
         with FileLock(self.locks / f"{self.where.replace('/', '--')}--{name}.lock"):
             for attempt in range(TRIES):
                 path = hub.download(self.repo, self.commit, f"{self.where}/{name}", self.folder, again=attempt > 0)
-                found = entry["sha256"] if path in self.checked else file_sha256(path)
+                try:
+                    found = entry["sha256"] if path in self.checked else file_sha256(path)
+                except FileNotFoundError:  # another command dropped it
+                    return path  # which whoever opens it notices
                 if found == entry["sha256"]:
                     self.checked |= {path} if self.limit is None else set()
                     return path

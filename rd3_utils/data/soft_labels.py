@@ -27,6 +27,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -37,14 +38,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from rd3_utils.data import views as views_module
-from rd3_utils.data.shards import Folder, HubFolder, file_sha256
+from rd3_utils.data.shards import Folder, HubFolder
 from rd3_utils.data.views import Views
 from rd3_utils.errors import UserError
+from rd3_utils.hub import file_sha256
 from rd3_utils.protocols import protocol
 
 FORMAT = 1
 OPENINGS = 5  # tries to open a shard that another command may drop
 LEAST_SHARDS = 16  # a kill or a lost process costs at most a sixteenth of the labels, also where all would fit one file
+SHARD = re.compile(r"labels-\d+-of-\d+\.safetensors")  # no name that an index may state leaves its folder
 INTEGERS = {True: torch.uint8, False: torch.uint16}
 OPTIONAL = {  # key in a shard -> field of Views and type on disk, where a recipe uses it
     "mix_lam": ("mix_weight", torch.float32),
@@ -367,6 +370,8 @@ def check_use(where, index, images, recipe, views_seed, teachers_id):
         )
     first, entries = 0, index["shards"]
     for entry in entries:
+        if not SHARD.fullmatch(entry["file"]):
+            raise UserError(f"index.json of {where} is damaged (a shard named {entry['file'][:60]!r}); make the labels again.")
         if entry["epochs"] != [first, min(first + index["epochs_per_shard"], index["epochs"])] or entry["bytes"] < 0:
             raise UserError(f"index.json of {where} is damaged (epochs {entry['epochs']} of a shard); make the labels again.")
         first = entry["epochs"][1]

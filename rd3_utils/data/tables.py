@@ -280,27 +280,35 @@ def on_hub(repo, commit, config, split, revision):
     converted = (revision or "").startswith("refs/convert/")
     which = {"data_dir": config} if converted else {"name": config}
     listing = FOLDER / f"{repo.replace('/', '--')}@{commit}" / f"{config or 'default'}-{split}.json".replace("/", "--")
-    try:
-        if not listing.is_file() and not constants.HF_HUB_OFFLINE:
-            builder = datasets.load_dataset_builder(repo, **which, revision=commit)
-            found = builder.config.data_files or {}
-            paths = [str(file).partition(f"@{commit}/")[2] for file in found.get(split, ())]
-            if len(found) > 1 and paths and all(path.endswith(".parquet") for path in paths):
-                features = builder.info.features and builder.info.features.to_dict()
-                listing.parent.mkdir(parents=True, exist_ok=True)
-                temporary = listing.with_name(f".{listing.name}.{os.getpid()}.partial")
-                temporary.write_text(json.dumps({"files": paths, "features": features}))
-                os.replace(temporary, listing)
-        if not listing.is_file():
-            return datasets.load_dataset(repo, **which, revision=commit, split=split)
-        about = json.loads(listing.read_text())
-        with ThreadPoolExecutor(DOWNLOADS) as pool:
-            files = list(pool.map(lambda path: str(hub.download(repo, commit, path)), about["files"]))
-        table = datasets.Dataset.from_parquet([glob.escape(file) for file in files])
-        features = about["features"] and datasets.Features.from_dict(about["features"])
-        return table.cast(features) if features and features != table.features else table
-    except (ValueError, RuntimeError, OSError, hub.httpx.HTTPError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(f"{repo}@{commit[:8]} cannot be read as a dataset: {hub.one_line(error)}") from error
+    with hub.asking(repo, commit, "dataset"):
+        try:
+            return read_split(repo, commit, which, split, listing)
+        except (ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+            if isinstance(error, datasets.exceptions.DatasetNotFoundError) and "is a gated dataset" in str(error):
+                raise UserError(hub.GATED.format(repo=repo)) from error  # datasets drops the Hub's own error
+            raise UserError(f"{repo}@{commit[:8]} cannot be read as a dataset: {hub.one_line(error)}") from error
+
+
+def read_split(repo, commit, which, split, listing):
+    """The work of `on_hub`; raises what the Hub's clients do. `listing` keeps which files the split is."""
+    if not listing.is_file() and not constants.HF_HUB_OFFLINE:
+        builder = hub.retried(lambda: datasets.load_dataset_builder(repo, **which, revision=commit), hub.WAITS[:2])
+        found = builder.config.data_files or {}
+        paths = [str(file).partition(f"@{commit}/")[2] for file in found.get(split, ())]
+        if len(found) > 1 and paths and all(path.endswith(".parquet") for path in paths):
+            features = builder.info.features and builder.info.features.to_dict()
+            listing.parent.mkdir(parents=True, exist_ok=True)
+            temporary = listing.with_name(f".{listing.name}.{os.getpid()}.partial")
+            temporary.write_text(json.dumps({"files": paths, "features": features}))
+            os.replace(temporary, listing)
+    if not listing.is_file():
+        return hub.retried(lambda: datasets.load_dataset(repo, **which, revision=commit, split=split), hub.WAITS[:2])
+    about = json.loads(listing.read_text())
+    with ThreadPoolExecutor(DOWNLOADS) as pool:
+        files = list(pool.map(lambda path: str(hub.download(repo, commit, path)), about["files"]))
+    table = datasets.Dataset.from_parquet([glob.escape(file) for file in files])
+    features = about["features"] and datasets.Features.from_dict(about["features"])
+    return table.cast(features) if features and features != table.features else table
 
 
 def pick(names, table, source):

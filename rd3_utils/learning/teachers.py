@@ -84,7 +84,7 @@ def load(source, benchmark):
 def from_timm(source, benchmark):
     """(network, commit or None) of a timm architecture with its published weights, a Hub repo, or a saved student."""
     kind, _, rest = source.partition(":")
-    name, commit = source, None
+    name, commit, overlay = source, None, None
     if kind == "local-dir" or (not rest and Path(source).is_dir()):
         path = Path(rest or source)
         path = path if path.is_dir() else image_sets.PACKAGE / path
@@ -103,9 +103,21 @@ def from_timm(source, benchmark):
     elif not timm.is_model(source.partition(".")[0]):
         raise unknown("teacher", source, ["default", "hf-hub:OWNER/REPO", "local-dir:FOLDER", "torchvision:NAME",
                                           *timm.list_models(source[:3] + "*")])  # fmt: skip
+    elif repo := repo_of(source):
+        commit = hub.commit(repo, repo_type="model")
+        hub.network_folder(repo, commit)  # from where timm takes them; it would read a pickle where there is nothing else
+        overlay = {"hf_hub_id": f"{repo}@{commit}", "hf_hub_filename": None}
     try:
-        return timm.create_model(name, pretrained=True), commit
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay), commit
     except (*MISLOADED, hub.httpx.HTTPError) as error:
+        raise UserError(f"teacher {source} cannot be loaded: {hub.one_line(error)}") from error
+
+
+def repo_of(source):
+    """The Hub repo with the published weights of a timm architecture; None where they have an address of their own."""
+    try:
+        return getattr(timm.get_pretrained_cfg(source), "hf_hub_id", None)
+    except RuntimeError as error:
         raise UserError(f"teacher {source} cannot be loaded: {hub.one_line(error)}") from error
 
 

@@ -153,12 +153,19 @@ def building(target, files, tags):
             for path in there
             if path not in files and path.rpartition("/")[0] in folders and ours.fullmatch(path.rpartition("/")[2])
         }
-        sections = {path: hub.text(target, commit, path) for path in there if path.endswith("/card.md")}
+        sections = {path: hub.text(target, commit, path) for path in there if is_section(path, there)}
         sections |= {path: data.decode() for path, data in files.items() if path.endswith("/card.md")}
         old = hub.text(target, commit, "README.md") if "README.md" in there else ""
         return {**files, **stale, "README.md": dataset_card(target.repo, old, sections, tags).encode()}
 
     return build
+
+
+def is_section(path, there):
+    """Whether a file of a repo is the card.md of a label store or an image set, and not one of its owner's."""
+    folder = path.removesuffix("/card.md")
+    mine = folder.startswith(LABELS) or any(other.startswith(f"{folder}/train-") for other in there)
+    return mine and folder != path
 
 
 def dataset_card(repo, old, sections, tags):

@@ -153,6 +153,7 @@ def weights_section(target, runs, head):
             f" The mean over all {len(same)} students of {head['arm']} is {reports.percent(sum(same) / len(same))} %, the "
             f"standard deviation {reports.percent(run_files.spread(same))}."
         )
+    text += " The front matter holds top-1 as a fraction, .eval_results the same in percent."
     return ["## Weights", escape(text), card.how_to_load(f"hf-hub:{target.repo}")]
 
 
