@@ -71,3 +71,14 @@ def of(entry, method):
         mean, *std = claim.top1[str(group.ipc)]
         found.append((claim, mean, std[0] if std else None))
     return sorted(found, key=lambda one: (one[0].protocol != group.protocol or group.custom, one[0].labels != group.labels))
+
+
+def elsewhere(entry, method):
+    """[(Claim, mean, std or None)] like `of`, of other students than that of `entry`."""
+    group, found = entry.group, []
+    for claim in table()[1]:
+        same = (claim.method, claim.benchmark) == (method, group.benchmark) and claim.student != group.student
+        if same and str(group.ipc) in claim.top1 and (method != "random" or claim.labels == group.labels):
+            mean, *std = claim.top1[str(group.ipc)]
+            found.append((claim, mean, std[0] if std else None))
+    return found

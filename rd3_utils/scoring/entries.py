@@ -226,6 +226,11 @@ def gather(folders, repos=()):
         found.add(Origin("folder", Path(folder).name or Path(folder).resolve().name), local_files(folder))
     for origin, files in repos:
         found.add(origin, files)
+    return settled(found)
+
+
+def settled(found):
+    """The Found of all that a Gathering has read: Runs are compared with one another, then summarised."""
     kept = without_copies(found)
     kept = of_one_kind(found, kept, "test images", lambda run: run["benchmark"], lambda run: run["test"]["fingerprint"])
     kept = of_one_kind(found, kept, "real images", drawn_from, lambda run: run["images"]["fingerprint"])
@@ -323,7 +328,7 @@ def summarised(runs, about):
     for (origin, group, arm, images, _, _), mine in grouped(runs, key).items():
         mine = sorted(mine, key=lambda run: (run_files.draw_of(run) or 0, run["seed"]))
         first = mine[0]["images"]
-        name = f"random real images, {group.ipc} per class" if images == "random" else first["name"]
+        name = "random real images" if images == "random" else first["name"]
         name = "all real images" if group.full else name
         also = sorted({other for run in mine for other in run["also"]})
         known = None if images == "random" else about.get(first["fingerprint"])
