@@ -32,6 +32,17 @@ def table():
     return read["methods"], tuple(build(Claim, row, f"{FILE.name} [[claim]]") for row in rows)
 
 
+@lru_cache
+def repos():
+    """{(benchmark, IPC, repo): method} of the catalogue."""
+    return {
+        (publisher.benchmark, ipc, publisher.repo.format(method=method, ipc=ipc)): method
+        for publisher in catalogue.publishers()
+        for method in publisher.methods
+        for ipc in publisher.ipc
+    }
+
+
 def method_of(entry):
     """(method, what says so) of a scoring.entries.Entry; (None, None) where nothing does: a likeness is no reason.
 
@@ -45,10 +56,9 @@ def method_of(entry):
         return "random", "the selection"
     if entry.about:
         return entry.about["method"], "distilled.json of these images"
-    for publisher in catalogue.publishers():
-        for method in publisher.methods if publisher.benchmark == group.benchmark else ():
-            if images["commit"] and re.split("[@:]", images["source"])[0] == publisher.repo.format(method=method, ipc=group.ipc):
-                return method, "the catalogue"
+    repo = re.split("[@:]", images["source"])[0]
+    if images["commit"] and (group.benchmark, group.ipc, repo) in repos():
+        return repos()[group.benchmark, group.ipc, repo], "the catalogue"
     named = re.fullmatch(rf"(?:{re.escape(group.benchmark)}-)?([a-z0-9-]+)-ipc{group.ipc}", images["name"])
     return (named[1], "the set's name") if named and named[1] in table()[0] else (None, None)
 

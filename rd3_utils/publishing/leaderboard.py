@@ -182,25 +182,37 @@ def slug(group):
 def row_id(entry):
     """The anchor of an entry's row."""
     first = entry.runs[0]
-    return "e" + short_hash(slug(entry.group), entry.arm, entry.fingerprints, entry.origin.name, entry.origin.commit,
-                            entry.teachers, first["views_seed"])  # fmt: skip
+    return "e" + short_hash(
+        slug(entry.group),
+        entry.arm,
+        entry.fingerprints,
+        entry.origin.name,
+        entry.origin.commit,
+        entry.teachers,
+        first["views_seed"],
+    )
 
 
 def csp(script, style):
     """The Content-Security-Policy of a page: nothing but its own script and style, known by their hashes."""
     allowed = [f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in (script, style)]
     script_src = allowed[0] if script else "'none'"
-    return (f"default-src 'none'; script-src {script_src}; style-src {allowed[1]}; img-src data:; base-uri 'none'; "
-            "form-action 'none'")  # fmt: skip
+    return (
+        f"default-src 'none'; script-src {script_src}; style-src {allowed[1]}; img-src data:; base-uri 'none'; "
+        "form-action 'none'"
+    )
 
 
 @lru_cache
 def environment():
     """The Jinja environment of the templates: everything is escaped."""
     found = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
         lstrip_blocks=True,
-    )  # fmt: skip
+    )
     found.filters |= {"percent": reports.percent, "show": show, "signed": signed, "megabytes": megabytes, "duration": duration}
     return found
 
@@ -264,13 +276,27 @@ class Board:
 
     def render(self, template, depth, script="", **values):
         """A page as bytes; `depth` folders below the site."""
-        links = [(vetting.bench_of(name).title, "index.html" if i == 0 else f"{name}.html", name)
-                 for i, name in enumerate(self.benchmarks)]  # fmt: skip
-        text = environment().get_template(template).render(
-            up="../" * depth, benchmarks=links, apart=len(self.found.apart) + self.found.left_out, csp=Markup(csp(script, style())),
-            style=Markup(style()), script=Markup(script), slug=slug, row_id=row_id, file_of=file_of, all_origins=self.origins,
-            **values,
-        )  # fmt: skip
+        links = [
+            (vetting.bench_of(name).title, "index.html" if i == 0 else f"{name}.html", name)
+            for i, name in enumerate(self.benchmarks)
+        ]
+        text = (
+            environment()
+            .get_template(template)
+            .render(
+                up="../" * depth,
+                benchmarks=links,
+                apart=len(self.found.apart) + self.found.left_out,
+                csp=Markup(csp(script, style())),
+                style=Markup(style()),
+                script=Markup(script),
+                slug=slug,
+                row_id=row_id,
+                file_of=file_of,
+                all_origins=self.origins,
+                **values,
+            )
+        )
         return text.encode()
 
     def benchmark_page(self, name):
@@ -293,13 +319,26 @@ class Board:
             "labels": sorted({g.labels for g in mine}),
             "precision": sorted({g.precision for g in mine}),
         }
-        counts = {"tables": len(mine), "entries": sum(map(len, mine.values())),
-                  "runs": sum(len(e.runs) for rows in mine.values() for e in rows)}  # fmt: skip
+        counts = {
+            "tables": len(mine),
+            "entries": sum(map(len, mine.values())),
+            "runs": sum(len(e.runs) for rows in mine.values() for e in rows),
+        }
         return self.render(
-            "benchmark.html", 0, script(), here=name, benchmark=vetting.bench_of(name) if name else None, tables=tables,
-            choices=choices, counts=counts, columns=columns, links=list(mine)[PAGE_TABLES:], plots=self.plots(mine), notes=self.found.notes,
+            "benchmark.html",
+            0,
+            script(),
+            here=name,
+            benchmark=vetting.bench_of(name) if name else None,
+            tables=tables,
+            choices=choices,
+            counts=counts,
+            columns=columns,
+            links=list(mine)[PAGE_TABLES:],
+            plots=self.plots(mine),
+            notes=self.found.notes,
             ipc_text=ipc_text,
-        )  # fmt: skip
+        )
 
     def table(self, group, entries, most):
         """What the template needs of one table, with at most `most` rows (and random images, wherever they rank)."""
@@ -309,8 +348,10 @@ class Board:
         marks = [row[key] for row in rows for key in ("low", "high", "random") if row[key] is not None]
         middle, span = (max(marks) + min(marks)) / 2, max(max(marks) - min(marks), 0.01)
         for row in rows:
-            row["at"] = {key: row[key] if row[key] is None else 60 + 112 * (row[key] - middle) / span
-                         for key in ("low", "mean", "high", "random")}  # fmt: skip
+            row["at"] = {
+                key: row[key] if row[key] is None else 60 + 112 * (row[key] - middle) / span
+                for key in ("low", "mean", "high", "random")
+            }
         return {
             "group": group,
             "rows": rows,
@@ -323,14 +364,23 @@ class Board:
         """What the template needs of one row."""
         scores, arms = self.related.scores(entry) if entry.side == "distilled" else ({}, {})
         kind = entry.group.labels
-        random = None if entry.is_random else self.related.of(entry, f"random-{kind}") or (
-            self.related.of(entry, "random-hard") if kind == "soft" and is_learned(entry) else None)  # fmt: skip
+        random = (
+            None
+            if entry.is_random
+            else self.related.of(entry, f"random-{kind}")
+            or (self.related.of(entry, "random-hard") if kind == "soft" and is_learned(entry) else None)
+        )
         method, why = claims.method_of(entry)
         claimed = claims.of(entry, method) if method else []
         summary, std = entry.summary, entry.summary["std"] or 0
-        others = [other for other in self.same_images.get(same_images(entry), ()) if other.group.label != entry.group.label
-                  and (other.group.ipc, other.group.student, other.group.precision) == (entry.group.ipc, entry.group.student,
-                  entry.group.precision) and other.group.labels == other.runs[0]["protocol"]["main_labels"]]  # fmt: skip
+        others = [
+            other
+            for other in self.same_images.get(same_images(entry), ())
+            if other.group.label != entry.group.label
+            and (other.group.ipc, other.group.student, other.group.precision)
+            == (entry.group.ipc, entry.group.student, entry.group.precision)
+            and other.group.labels == other.runs[0]["protocol"]["main_labels"]
+        ]
         return {
             "entry": entry,
             "rank": rank,
@@ -344,7 +394,7 @@ class Board:
             "gain": summary["mean"] - random.summary["mean"] if random and entry.side == "distilled" else None,
             "scores": scores,
             "named": reports.named_scores(scores),
-            "arms": [(arm, other) for arm, other in arms.items() if other.side != "random" or arm.endswith(kind)] if scores else [],
+            "arms": list(arms.items()) if scores else [],
             "claims": claimed,
             "elsewhere": claims.elsewhere(entry, method)[:6] if method else [],
             "claim": claimed[0] if claimed else None,
@@ -364,13 +414,21 @@ class Board:
             mine = sorted(mine, key=lambda entry: -entry.summary["mean"])[:PLOTTED]
             mark = short_hash(main.protocol, main.digest, main.labels, main.student, main.precision)
             spoken = f"of {main.student} under {main.label}, {main.labels} labels"
-            drawn = pareto.figure([point(e, (e.image_bytes + e.label_bytes) / 1e6) for e in mine], series, "images and labels, MB",
-                                  f"Top-1 against bytes of images and labels, {spoken}", f"b{mark}")  # fmt: skip
+            drawn = pareto.figure(
+                [point(e, (e.image_bytes + e.label_bytes) / 1e6) for e in mine],
+                series,
+                "images and labels, MB",
+                f"Top-1 against bytes of images and labels, {spoken}",
+                f"b{mark}",
+            )
             timed = [point(e, e.seconds) for e in mine if e.seconds is not None]
             later = None
             if any(p.x > 0 for p in timed):
-                name = f"Top-1 against seconds of synthesis, {spoken}"
-                later = Markup(pareto.figure(timed, series, "synthesis of the images, seconds (0: real images)", name, f"t{mark}"))
+                name, of_time = (
+                    f"Top-1 against seconds of synthesis, {spoken}",
+                    "synthesis of the images, seconds (0: real images)",
+                )
+                later = Markup(pareto.figure(timed, series, of_time, name, f"t{mark}"))
             found.append((main, Markup(drawn), later))
         return found
 
@@ -378,25 +436,50 @@ class Board:
         """Every row of a table in full."""
         ranks = ranked(entries)
         rows = [self.row(entry, ranks[entry]) for entry in entries[:FULL_ROWS]]
-        return self.render("table.html", 1, here=group.benchmark, group=group, rows=rows, left_out=len(entries) - len(rows),
-                           notices=notices(entries), provenance=provenance, RUNS=RUNS, ipc_text=ipc_text,
-                           benchmark=vetting.bench_of(group.benchmark), draw_of=run_files.draw_of)  # fmt: skip
+        return self.render(
+            "table.html",
+            1,
+            here=group.benchmark,
+            group=group,
+            rows=rows,
+            left_out=len(entries) - len(rows),
+            notices=notices(entries),
+            provenance=provenance,
+            RUNS=RUNS,
+            ipc_text=ipc_text,
+            benchmark=vetting.bench_of(group.benchmark),
+            draw_of=run_files.draw_of,
+        )
 
     def protocol_page(self, protocol):
         """Every knob of a protocol."""
         known = protocols.load(protocol.name) if protocol.name in protocols.names() else protocol
-        rows = [(f"{name}.{key}", value, known.sources.get(f"{name}.{key}", "its file is not part of the Run"))
-                for name in protocols.SECTIONS for key, value in plain(protocols.stated(getattr(protocol, name))).items()]  # fmt: skip
+        stated = {name: plain(protocols.stated(getattr(protocol, name))) for name in protocols.SECTIONS}
+        values = {f"{name}.{key}": value for name, section in stated.items() for key, value in section.items()}
+        rows = [(key, value, known.sources.get(key, "its file is not part of the Run")) for key, value in values.items()]
         used = [group for group in self.tables if group.digest == protocol.digest]
-        return self.render("protocol.html", 1, here="protocols", protocol=protocol, known=known, knobs=rows, used=used,
-                           released=protocol.name in protocols.names() and not protocol.overrides, changes=plain(dict(protocol.overrides)),
-                           rules=[plain_rule(rule) for rule in known.rules], arms=plain(protocol.arms), ipc_text=ipc_text)  # fmt: skip
+        return self.render(
+            "protocol.html",
+            1,
+            here="protocols",
+            protocol=protocol,
+            known=known,
+            knobs=rows,
+            used=used,
+            released=protocol.name in protocols.names() and not protocol.overrides,
+            changes=plain(dict(protocol.overrides)),
+            rules=[plain_rule(rule) for rule in known.rules],
+            arms=plain(protocol.arms),
+            ipc_text=ipc_text,
+        )
 
     def protocols_page(self):
         """All protocols that tables have."""
         count = Counter(group.digest for group in self.tables)
-        rows = [(p, protocols.load(p.name).title if p.name in protocols.names() else "not a released protocol", count[d])
-                for d, p in self.protocols.items()]  # fmt: skip
+        rows = [
+            (p, protocols.load(p.name).title if p.name in protocols.names() else "not a released protocol", count[d])
+            for d, p in self.protocols.items()
+        ]
         return self.render("protocols.html", 1, here="protocols", rows=rows)
 
     def apart_page(self):
@@ -485,16 +568,27 @@ def point(entry, x):
     return pareto.Point(x, s["mean"], s["std"], label, text, f"#{row_id(entry)}", series_of(entry))
 
 
-
 def series_of(entry):
     """Entries with an equal one have one colour in the plots of a page."""
     return claims.method_of(entry)[0] or entry.name
 
 
 DEFAULTS = {  # of the options of train_student.py that say what is measured
-    "benchmark": "digits", "protocol": "rd3-v1", "distilled": None, "teacher": None, "views_seed": 0, "set": [], "student": None,
-    "arms": None, "seeds": "0", "draws": 3, "draw": None, "data_dir": None, "monitor_test": False, "runs_only": False,
-}  # fmt: skip
+    "benchmark": "digits",
+    "protocol": "rd3-v1",
+    "distilled": None,
+    "teacher": None,
+    "views_seed": 0,
+    "set": [],
+    "student": None,
+    "arms": None,
+    "seeds": "0",
+    "draws": 3,
+    "draw": None,
+    "data_dir": None,
+    "monitor_test": False,
+    "runs_only": False,
+}
 
 
 def reproduce(entry):
@@ -513,8 +607,20 @@ def reproduce(entry):
     )
     lines = terminal.commands(list(entry.runs), options, bench)
     if entry.about and entry.about["method"] in synthesis.METHODS and not match:
-        words = ["python", "-m", "rd3_utils", "synthesize", entry.about["method"], "--benchmark", bench.name, "--ipc",
-                 str(entry.about["ipc"]), "--out", source, *(["--data-dir", "DIR"] if own_data else [])]  # fmt: skip
+        words = [
+            "python",
+            "-m",
+            "rd3_utils",
+            "synthesize",
+            entry.about["method"],
+            "--benchmark",
+            bench.name,
+            "--ipc",
+            str(entry.about["ipc"]),
+            "--out",
+            source,
+            *(["--data-dir", "DIR"] if own_data else []),
+        ]
         lines.insert(0, shlex.join(words))
     return lines
 
@@ -533,9 +639,10 @@ def provenance(entry):
         ("Source of the images", listed(run["images"]["source"] for run in runs)),
         ("Commit of the images", listed(run["images"]["commit"] for run in runs)),
         ("Fingerprint of the images", listed(run["images"]["fingerprint"] for run in runs)),
-        ("Test images", f"{first['images_scored']}, fingerprint {first['test']['fingerprint']}, commit {first['test']['commit'] or '-'}"),
+        ("Test images", f"{first['images_scored']}, {first['test']['source']} @ {first['test']['commit'] or '-'}"),
+        ("Fingerprint of the test images", first["test"]["fingerprint"]),
         ("Labels", {"hard": "classes", "learned": "learned, of the images themselves"}.get(labels["kind"], "of teachers")),
-    ]  # fmt: skip
+    ]
     if "bytes" in labels:
         stored = f"{listed(run['labels']['bytes'] for run in runs)} bytes as {labels['label_dtype']}"
         rows.append(("Label store", f"{stored}, views {labels['views_digest']} of seed {first['views_seed']}"))

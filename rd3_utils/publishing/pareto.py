@@ -81,11 +81,20 @@ def draw(axes, points, series, x_label):
     for i, point in enumerate(points):
         colour = OF[f"series-{min(series.index(point.series), SERIES - 1)}"]
         if point.std:
-            axes.plot([point.x] * 2, [100 * (point.mean - point.std), 100 * (point.mean + point.std)], color=colour, linewidth=1.2)
+            ends = [100 * (point.mean - point.std), 100 * (point.mean + point.std)]
+            axes.plot([point.x] * 2, ends, color=colour, linewidth=1.2)
         axes.plot([point.x], [100 * point.mean], "o", color=colour, markersize=7, gid=f"point{i}", zorder=3)
     for point in points if len(points) <= LABELS else best[:LABELS]:
-        axes.annotate(point.label, (point.x, 100 * point.mean), (7, -11), textcoords="offset points", fontsize=9,
-                      color=OF["ink"], parse_math=False, annotation_clip=False)  # fmt: skip
+        axes.annotate(
+            point.label,
+            (point.x, 100 * point.mean),
+            (7, -11),
+            textcoords="offset points",
+            fontsize=9,
+            color=OF["ink"],
+            parse_math=False,
+            annotation_clip=False,
+        )
     axes.set_xlabel(x_label, color=OF["muted"])
     axes.set_ylabel("top-1 %", color=OF["muted"])
     axes.margins(x=0.14, y=0.16)

@@ -13,6 +13,7 @@ import re
 import stat
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from rd3_utils.errors import UserError
@@ -92,11 +93,11 @@ class Entry:
     def is_random(self):
         return self.runs[0]["images"]["source"].startswith("random:")
 
-    @property
+    @cached_property
     def fingerprints(self):
         return tuple(sorted({run["images"]["fingerprint"] for run in self.runs}))
 
-    @property
+    @cached_property
     def teachers(self):
         """SHA-256 of the teachers' weights."""
         return tuple(teacher["sha256"] for teacher in self.runs[0]["teachers"])
@@ -247,13 +248,22 @@ def drawn_from(run):
 def identity(run):
     """What makes a Run another one within its origin."""
     protocol, teachers = run["protocol"]["digest"], tuple(teacher["sha256"] for teacher in run["teachers"])
-    return (run["benchmark"], protocol, run["arm"], run["student"], run["environment"]["precision"],
-            run["images"]["fingerprint"], teachers, run["views_seed"], run["seed"])  # fmt: skip
+    return (
+        run["benchmark"],
+        protocol,
+        run["arm"],
+        run["student"],
+        run["environment"]["precision"],
+        run["images"]["fingerprint"],
+        teachers,
+        run["views_seed"],
+        run["seed"],
+    )
 
 
 def same_result(run):
-    """Two Runs with an equal one are copies of each other."""
-    return json.dumps([run[key] for key in ("top1", "top5", "seconds", "environment")], sort_keys=True)
+    """Two Runs with an equal one are copies of each other: they differ in nothing but where they lie."""
+    return json.dumps({key: value for key, value in run.items() if key not in ("origin", "path")}, sort_keys=True)
 
 
 def without_copies(found):
@@ -263,7 +273,7 @@ def without_copies(found):
         if len({same_result(run) for run in mine}) > 1:
             values = ", ".join(f"{run['top1']:.4f}" for run in mine[:5])
             for run in mine:
-                found.refuse(origin, run["path"], f"one of {len(mine)} Runs that say they are the same one, with top-1 {values}")
+                found.refuse(origin, run["path"], f"one of {len(mine)} Runs that say they are one and the same, top-1 {values}")
             continue
         first = holders.setdefault((identity(mine[0]), same_result(mine[0])), mine[0])
         if first is mine[0]:
@@ -313,8 +323,18 @@ def group_of(run):
     if protocol["custom"]:
         label = f"custom, based on {label} ({changes})" if changes else f"custom, called {label}"
     full = run["images"]["source"] == "full"
-    return Group(run["benchmark"], 0 if full else run["group_ipc"], protocol["name"], protocol["digest"], label,
-                 protocol["custom"], labels, run["student"], run["environment"]["precision"], full)  # fmt: skip
+    return Group(
+        run["benchmark"],
+        0 if full else run["group_ipc"],
+        protocol["name"],
+        protocol["digest"],
+        label,
+        protocol["custom"],
+        labels,
+        run["student"],
+        run["environment"]["precision"],
+        full,
+    )
 
 
 def summarised(runs, about):
@@ -349,44 +369,39 @@ def tables(entries):
     return grouped(entries, lambda entry: entry.group)
 
 
-def counterpart(entry, entries, arm):
-    """The Entry of `arm` that shares all but its images with `entry`, from the same origin if there is one; or None.
-
-    For a distilled arm those with the same images; teachers are the same where both have some.
-    """
-    side, _, labels = arm.partition("-")
-    group = replace(entry.group, labels=labels)
-
-    def fits(other):
-        if other.arm != arm or (entry.teachers and other.teachers and entry.teachers != other.teachers):
-            return False
-        if side == "full":
-            g = other.group
-            return (g.benchmark, g.student, g.precision) == (group.benchmark, group.student, group.precision)
-        return other.group == group and (side == "random" or other.fingerprints == entry.fingerprints)
-
-    fitting = [other for other in entries if fits(other)]
-    return min(fitting, key=lambda other: (other.origin != entry.origin, other.origin), default=None)
-
-
 class Related:
-    """Finds an entry's counterparts without looking at all entries each time."""
+    """Finds, for an entry, the arms that belong to it: each look-up takes the same time however many entries there are."""
 
     def __init__(self, entries):
-        self.by_place = grouped(entries, lambda e: (e.group.benchmark, e.group.student, e.group.precision, e.arm))
-        self.cut = {key: grouped(mine, lambda e: e.group) for key, mine in self.by_place.items()}
+        self.known = {}
+        for entry in sorted(entries, key=lambda entry: entry.origin):
+            for teachers in (entry.teachers, None):
+                for origin in (entry.origin, None):  # of several origins the first
+                    self.known.setdefault((*place_of(entry.group, entry.arm, entry), teachers, origin), entry)
 
     def of(self, entry, arm):
-        """`counterpart` of `entry`."""
-        g = entry.group
-        key = g.benchmark, g.student, g.precision, arm
-        if arm == "full-hard":
-            return counterpart(entry, self.by_place.get(key, []), arm)
-        group = replace(g, labels=arm.partition("-")[2])
-        return counterpart(entry, self.cut.get(key, {}).get(group, []), arm)
+        """The Entry of `arm` that shares all but its images with `entry`, from the same origin if there is one; or None.
+
+        Of distilled arms it is the one with the same images. Where both have teachers, they are the same.
+        """
+        group = replace(entry.group, labels=arm.partition("-")[2])
+        place = place_of(group, arm, entry)
+        for teachers in (entry.teachers, ()) if entry.teachers else (None,):
+            for origin in (entry.origin, None):
+                if (*place, teachers, origin) in self.known:
+                    return self.known[*place, teachers, origin]
+        return None
 
     def scores(self, entry):
         """({"hlr", "ior", "lrs", "ars"}, {arm: Entry}): what the arms of `entry`'s image set allow, and those arms."""
         arms = {arm: self.of(entry, arm) for arm in reports.ORDER}
         arms = {arm: other for arm, other in arms.items() if other is not None}
         return reports.score({arm: other.summary for arm, other in arms.items()}), arms
+
+
+def place_of(group, arm, entry):
+    """What `arm` of the images of `entry` must share to be comparable."""
+    side = arm.partition("-")[0]
+    if side == "full":
+        return group.benchmark, group.student, group.precision, arm, None
+    return group, arm, None if side == "random" else entry.fingerprints

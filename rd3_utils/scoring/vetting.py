@@ -41,8 +41,9 @@ def parse(data):
     if len(data) > MOST_BYTES:
         raise Refused(f"more than {MOST_BYTES / 1e6:g} MB, a Run has less")
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=each_once, parse_constant=no_number, parse_float=finite,
-                          parse_int=whole)  # fmt: skip
+        return json.loads(
+            data.decode("utf-8"), object_pairs_hook=each_once, parse_constant=no_number, parse_float=finite, parse_int=whole
+        )
     except RecursionError:
         raise Refused("not a Run: nested too deeply") from None
     except (ValueError, UnicodeDecodeError) as error:
@@ -167,8 +168,16 @@ RUN = {  # key -> (check, what is wanted), or a table of such
         "git": (or_none(is_text), "a text or null"),
     },
 }
-STORED = {"bytes": (is_whole, "a number of bytes"), "teachers_id": (is_hex(64), "64 hex digits"), "label_dtype": (is_name, "a name")}
-EPOCH = {"epoch": (is_whole, "a whole number"), "loss": (is_number, "a finite number"), "learning_rate": (is_number, "a finite number")}
+STORED = {
+    "bytes": (is_whole, "a number of bytes"),
+    "teachers_id": (is_hex(64), "64 hex digits"),
+    "label_dtype": (is_name, "a name"),
+}
+EPOCH = {
+    "epoch": (is_whole, "a whole number"),
+    "loss": (is_number, "a finite number"),
+    "learning_rate": (is_number, "a finite number"),
+}
 
 
 def shaped(value, shape, where="the file"):
@@ -209,8 +218,11 @@ def vetted(data):
     check_labels(run, recipe)
     check_score(run, bench)
     check_history(run, recipe)
-    kept = {key: {part: run[key][part] for part in shape} if isinstance(shape, dict) else run[key]
-            for key, shape in RUN.items() if key not in ("recipe", "history")}  # fmt: skip
+    kept = {
+        key: {part: run[key][part] for part in shape} if isinstance(shape, dict) else run[key]
+        for key, shape in RUN.items()
+        if key not in ("recipe", "history")
+    }
     kept["labels"] = {key: run["labels"][key] for key in (*RUN["labels"], *STORED) if key in run["labels"]}
     kept["teachers"] = [{key: teacher[key] for key in TEACHER} for teacher in run["teachers"]]
     kept["protocol"] = {key: stated[key] for key in ("name", "digest", "overrides", "main_labels")}
@@ -289,7 +301,7 @@ def check_images(run, bench):
         if not drawn or int(drawn[1]) != images["ipc"]:
             raise Refused(f"images {shown(images['source'])} with {images['ipc']} per class")
     if side == "full" and (images["source"] != "full" or images["images"] != (bench.data.train_images or images["images"])):
-        raise Refused(f"arm full-hard with {images['images']} images of {shown(images['source'])}, wanted the whole train split")
+        raise Refused(f"arm full-hard with {images['images']} images of {shown(images['source'])}, wanted the train split")
     if side == "full" and (run["protocol"]["name"] != TEACHER_PROTOCOL or run["protocol"]["overrides"]):
         raise Refused(f"arm full-hard under {run['protocol']['name']}, wanted {TEACHER_PROTOCOL} as it is")
 
