@@ -10,7 +10,8 @@ import numpy as np
 from rd3_utils.publishing import plots
 from rd3_utils.publishing.markdown import escape, table
 from rd3_utils.publishing.plots import plain
-from rd3_utils.scoring.ranking import CONFIDENCE, PARTS, RESAMPLES
+from rd3_utils.scoring.bootstrap import CONFIDENCE, RESAMPLES
+from rd3_utils.scoring.ranking import PARTS
 from rd3_utils.scoring.report import percent
 
 # Okabe & Ito, as in plots.py; more series than that get dashes

@@ -1,9 +1,8 @@
 """How much of an accuracy is recipe, and whether two recipes rank methods alike: pure functions over fractions.
 
 Everywhere `cells` is {(row, column): [accuracies of its replicates]}, such as {("rded", "rd3-v1"): [0.51, 0.52, 0.52]}.
-Intervals are percentile bootstrap intervals (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13): the
-replicates of each cell are drawn again with replacement, RESAMPLES times, from a fixed generator. With three replicates they
-are rough; of a single one there is no interval (None).
+Intervals are those of scoring/bootstrap.py: the replicates of each cell are drawn again. With three replicates they are rough;
+of a single one there is no interval (None).
 """
 
 import itertools
@@ -12,9 +11,8 @@ import numpy as np
 from scipy import stats
 
 from rd3_utils.errors import UserError
+from rd3_utils.scoring import bootstrap
 
-RESAMPLES = 2000
-CONFIDENCE = 0.95
 SIDE = 16  # the shorter side of a table with holes: its 2^16 subsets are tried
 PARTS = ("method", "protocol", "interaction", "seed")
 
@@ -51,7 +49,7 @@ def decomposition(cells):
     result = {}
     for k, part in enumerate(PARTS):
         unknown = total == 0 or (single and part == "seed")
-        low, high = (None, None) if unknown or samples is None else interval(samples[:, k])
+        low, high = (None, None) if unknown or samples is None else bootstrap.interval(samples[:, k])
         share = None if unknown else float(found[k])
         result[part] = {"share": share, "low": low, "high": high}
         result[part]["corrected"] = None if unknown or adjusted is None or np.isnan(adjusted[k]) else float(adjusted[k])
@@ -120,17 +118,9 @@ def shares(values):
 def resampled(table):
     """(means, variances), each [R, I, J]: the replicates of every cell drawn again with replacement."""
     generator = np.random.default_rng(0)
-    drawn = [[v[generator.integers(len(v), size=(RESAMPLES, len(v)))] for v in line] for line in table]
+    drawn = [[v[bootstrap.drawn(len(v), generator)] for v in line] for line in table]
     means, variances = ([[f(v, axis=1) for v in line] for line in drawn] for f in (np.mean, np.var))
     return np.moveaxis(np.array(means), -1, 0), np.moveaxis(np.array(variances), -1, 0)
-
-
-def interval(samples):
-    """[low, high] of the middle CONFIDENCE of `samples` [R]; None, None where none is a number."""
-    known = samples[~np.isnan(samples)]
-    if not len(known):
-        return None, None
-    return [float(x) for x in np.quantile(known, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])]
 
 
 def agreement(cells, first, second):
@@ -152,7 +142,7 @@ def agreement(cells, first, second):
     low = high = None
     if any(len(values) > 1 for line in table for values in line):
         samples, _ = resampled(table)
-        low, high = interval(tau_b(samples[..., 0], samples[..., 1]))
+        low, high = bootstrap.interval(tau_b(samples[..., 0], samples[..., 1]))
     return {**found, "tau": tau, "low": low, "high": high}
 
 
