@@ -41,6 +41,8 @@ def parse():
     what.add_argument("--student", metavar="NAME[,NAME]", help="networks to train (default: the benchmark's)")
     what.add_argument("--arms", metavar="ARM[,ARM]", help="images-labels, such as distilled-soft,random-soft,full-hard; "
                       "groups: lrs, ars, all (default: distilled, with the protocol's own labels)")  # fmt: skip
+    what.add_argument("--full-hard", choices=("trained", "cited"), default="trained", help="train a student on all real images "
+                      "for HLR and LRS, or cite a published accuracy; outputs say which (default: %(default)s)")  # fmt: skip
     what.add_argument("--seeds", metavar="K[,K]", type=shared.numbers, default="0", help="student seeds (default: 0)")
     what.add_argument("--draws", type=shared.positive, default=3, help="draws of random images (default: %(default)s)")
     what.add_argument("--draw", metavar="K", type=shared.seed, help="of random images only draw K (default: all --draws)")

@@ -1,10 +1,17 @@
 """python -m rd3_utils COMMAND: what there is (list), distilled sets made here (synthesize) or of a released tensor (convert)
-and put on the Hub (publish), studies: image sets x protocols x students x seeds (study), and a site of Runs (leaderboard).
+and put on the Hub (publish), studies: image sets x protocols x students x seeds (study), a calculator (score), and a site of
+Runs (leaderboard).
 """
+
+import sys
+
+from rd3_utils.scoring import calculator
+
+if __name__ == "__main__" and sys.argv[1:2] == ["score"]:
+    sys.exit(calculator.run())  # before torch is imported
 
 import argparse
 import shlex
-import sys
 from pathlib import Path
 
 import torch
@@ -77,6 +84,7 @@ def parse():
     board.add_argument("--out", metavar="SITE", required=True, help="folder of the site; a former one is replaced")
     board.add_argument("--publish", metavar="OWNER/SPACE", help="push it as a static Space, which is made if missing")
     board.add_argument("--private", action="store_true", help="make a Space that is missing private")
+    calculator.add_to(commands)
     return parser.parse_args()
 
 
@@ -246,6 +254,7 @@ COMMANDS = {
     "publish": publish,
     "study": study,
     "leaderboard": build_leaderboard,
+    "score": calculator.main,
 }
 
 if __name__ == "__main__":

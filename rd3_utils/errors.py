@@ -1,6 +1,7 @@
 """What a person at the keyboard is told when something they gave is wrong."""
 
 import difflib
+import sys
 
 
 class UserError(Exception):
@@ -17,3 +18,9 @@ def unknown(kind, name, known):
     near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.5)
     suggestion = f"did you mean '{near[0]}'? " if near else ""
     return UserError(f"unknown {kind} '{name}': {suggestion}Known: {', '.join(known)}.")
+
+
+def stop(error):
+    """Print a UserError as one line on stderr and end the process with exit code 2."""
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    sys.exit(2)

@@ -18,7 +18,7 @@ from accelerate import Accelerator, DistributedType
 from accelerate.utils import broadcast_object_list, gather_object
 from huggingface_hub.utils import disable_progress_bars
 
-from rd3_utils.errors import TagTaken, UserError
+from rd3_utils.errors import TagTaken, UserError, stop
 
 OTHERS_WAIT = 5  # seconds
 
@@ -153,8 +153,7 @@ def run(main, options):
     except UserError as error:
         if int(os.environ.get("RANK", 0)) > 0:
             time.sleep(OTHERS_WAIT)  # where the main process has the same to say, the launcher ends this one meanwhile
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(2)
+        stop(error)
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

@@ -18,7 +18,7 @@ from rd3_utils.publishing import plots, terminal
 from rd3_utils.publishing.markdown import escape, fenced, listed, show, table
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
-from rd3_utils.scoring.arms import TEACHER_PROTOCOL
+from rd3_utils.scoring.arms import TEACHER_PROTOCOL, cited_full_data
 
 IMAGES = {"distilled": "distilled images", "random": "random real images", "full": "real training images"}
 LABELS = {
@@ -38,7 +38,7 @@ def publish(finished, cells, labels, benchmark, protocol, options):
     """
     cell = next((cell for cell in cells if cell.arm.startswith("distilled-")), cells[0])
     folder = cell.path(options.out, finished[0]["environment"]["precision"]).parents[2]
-    runs, others = gather(finished, cell, options.out)
+    runs, others = gather(finished, cell, options)
     main = f"distilled-{cell.protocol.main_labels}"
     head = next((run for run in runs if run["arm"] == main), runs[0])  # its arm stands in the title
     weights = weights_section(runs, head, folder, options.out)
@@ -51,8 +51,10 @@ def write(folder, runs, others, head, weights, cell, cells, labels, benchmark, o
     """Write README.md, report.json and plots/ of `runs` into `folder`; (Report, pictures).
 
     The title and the front matter speak of the arm of the Run `head`; `weights` are the Markdown parts on its network.
+    With --full-hard cited, published full-data accuracies take the place of full-hard Runs.
     """
-    report = reports.report(runs, others)
+    cited = cited_full_data(benchmark, {run["student"] for run in runs}) if options.full_hard == "cited" else {}
+    report = reports.report(runs, others, cited)
     pictures = draw(runs, report, cell, cells, labels, folder)
     text = card(runs, report, head, weights, cell, benchmark, pictures, options)
     plots.write(folder / "report.json", f"{json.dumps(report, indent=1, allow_nan=False)}\n".encode())
@@ -60,21 +62,21 @@ def write(folder, runs, others, head, weights, cell, cells, labels, benchmark, o
     return report, pictures
 
 
-def gather(finished, cell, root):
+def gather(finished, cell, options):
     """(Runs the card of `cell` speaks of, all Runs of its benchmark and precision), each once and in order.
 
     To the card belong the arms of `cell`'s protocol on the same images or random ones of the same IPC, and full-hard of
-    the students that have such arms.
+    the students that have such arms, unless it is cited.
     """
     finished = json.loads(json.dumps(finished))  # as files give them back
-    found = [*finished, *run_files.related(root, finished[0])]
+    found = [*finished, *run_files.related(options.out, finished[0])]
     once = sorted({identity(run): run for run in reversed(found)}.values(), key=identity)
     own, random = cell.protocol, f"random:ipc={cell.images.nominal_ipc},"
     full = own if own.name == TEACHER_PROTOCOL else protocols.load(TEACHER_PROTOCOL)
 
     def belongs(run):
         if run["arm"] == "full-hard":
-            return run["protocol"]["digest"] == full.digest
+            return run["protocol"]["digest"] == full.digest and options.full_hard == "trained"
         same = run["images"]["fingerprint"] == cell.images.fingerprint
         drawn = run["arm"].startswith("random-") and run["images"]["source"].startswith(random)
         return run["protocol"]["digest"] == own.digest and (same or drawn)
@@ -215,17 +217,28 @@ def banners(runs, protocol):
 
 
 def score_section(report):
-    """The table of every student and the scores it allows, each with its meaning."""
+    """The table of every student, the scores it allows, each with its meaning, and students side by side."""
     parts = ["## Scores"]
     for student, arms in report["arms"].items():
-        parts += [f"**{escape(student)}**", table([row[1:] for row in reports.table({"arms": {student: arms}})])]
+        of_student = {"arms": {student: arms}, "cited": report["cited"]}
+        parts += [f"**{escape(student)}**", table([row[1:] for row in reports.table(of_student)])]
         named = reports.named_scores(report["scores"][student])
-        parts += ["\n".join(f"- **{name} = {value}**: {meaning}." for name, value, meaning in named)] if named else []
+        parts += [escape(text) for text in reports.score_sentences(report, student)]
+        parts += [table([["score", "value", "95 % interval", "std", "n", "what it is"], *named])] if named else []
+        for place, (top1, source) in enumerate(reports.citations(report, student)):
+            also = "Others cite" if place else "full-hard is cited, not trained here, and no interval covers it:"
+            parts.append(escape(f"{also} {reports.percent(top1)} %, {source}."))
+    resamples = report["interval"]["resamples"]
     parts.append(
         "Top-1 of the last epoch on the whole test split; std is the sample standard deviation over all n students of "
         "an arm. Random images are drawn several times: std over seeds is within a draw, std over draws between the "
-        "draws' means."
+        "draws' means. A score is that of the mean accuracies; its std is over n runs, each a seed with a draw of random "
+        f"images. Intervals: percentile bootstrap of draws and, within draws, seeds ({resamples:,} resamples, fixed "
+        "generator); of three students they hold the true mean about 3 of 4 times, of ten 9 of 10."
     )
+    if report["students"]:
+        parts += ["### Across students", table(reports.students_table(report))]
+        parts.append("Top-1 % of each arm and, in brackets, points below its best student.")
     return parts
 
 

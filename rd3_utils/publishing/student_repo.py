@@ -117,7 +117,7 @@ def push(target, cell, cells, finished, benchmark, options, precision):
 
 def assembled(target, cell, cells, finished, benchmark, options, precision, folder):
     """{path in the repo: local path or bytes} of everything but old files; the card is written to the empty `folder`."""
-    runs, others = card.gather(finished, cell, options.out)
+    runs, others = card.gather(finished, cell, options)
     runs = [run for run in runs if run["student"] == cell.student]
     network = cell.path(options.out, precision).with_suffix("")
     head = run_files.read(cell.path(options.out, precision))

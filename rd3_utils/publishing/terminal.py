@@ -10,20 +10,30 @@ from rd3_utils.scoring import runs as run_files
 
 def say(report, cell, folder, pictures, tips):
     """Print scores, where the card lies, and what to try next."""
-    rows = reports.table(report)
-    widths = [max(map(len, column)) for column in zip(*rows)]
     print(f"\n{cell.images.name} under {cell.protocol.label}")
-    for row in rows:
-        print("  " + "  ".join(v.ljust(w) if i < 2 else v.rjust(w) for i, (v, w) in enumerate(zip(row, widths))))
+    show_table(reports.table(report), names=2)
     for student, scores in report["scores"].items():
         if scores:
-            print(f"{student}: {', '.join(f'{name} {value}' for name, value, _ in reports.named_scores(scores))}")
+            named = [(name, value, between) for name, value, between, *_ in reports.named_scores(scores)]
+            print(f"{student}: {', '.join(f'{name} {value} (95 % {between})' for name, value, between in named)}")
+        for text in reports.score_sentences(report, student):
+            print(f"  {text}")
+    if report["students"]:
+        print("top-1 %, and points below the best student:")
+        show_table(reports.students_table(report))
     for found in filter(None, report["comparison"].values()):
         print(reports.sentence(found))
     print(f"card   {folder / 'README.md'}\nplots  {folder / 'plots'} ({sum(map(len, pictures.values()))} pictures)")
     print("try next, added to the same command (runs that are there are kept):")
     for what, options in tips[:3]:
         print(f"  {what:32}  {options}")
+
+
+def show_table(rows, names=1):
+    """Print rows of text in columns, the first `names` of them flush left."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        print("  " + "  ".join(v.ljust(w) if i < names else v.rjust(w) for i, (v, w) in enumerate(zip(row, widths))))
 
 
 def tips(report, benchmark, labels):
@@ -37,7 +47,7 @@ def tips(report, benchmark, labels):
         other = {"soft": "hard-label-v1 --arms distilled-hard,random-hard",
                  "hard": "rd3-v1 --teacher default --arms distilled-soft,random-soft"}  # fmt: skip
         found.append(("is it the recipe or the data?", f"--protocol {other[labels]}"))
-    if "full-hard" not in arms:
+    if "full-hard" not in arms and not report["cited"]:
         found.append(("HLR, IOR and LRS", "--arms lrs"))
     if labels == "soft" and "distilled-plain" not in arms:
         found.append(("does augmentation carry it?", "--arms ars"))

@@ -123,7 +123,7 @@ def plan(options, benchmark, protocol, students):
     """The cells of a command: every arm x images x student x seed, images loaded and recipes resolved.
 
     Random arms have `options.draws` image sets, or only that of `options.draw`, at the distilled set's IPC; `full-hard`
-    follows teacher-v1.
+    follows teacher-v1, and with `--full-hard cited` is looked up, not trained.
     """
 
     @cache
@@ -137,8 +137,13 @@ def plan(options, benchmark, protocol, students):
     def random(draw):
         return selections.select(f"random:ipc={distilled().nominal_ipc},seed={draw}", benchmark, train)
 
-    cells = []
-    for arm in names(options.arms, protocol.label_kind):
+    wanted, cells = names(options.arms, protocol.label_kind), []
+    if options.full_hard == "cited":
+        cited_full_data(benchmark, students)
+        wanted = [arm for arm in wanted if arm != "full-hard"]
+        if not wanted:
+            raise UserError("--full-hard cited leaves nothing to train: name other --arms, such as lrs.")
+    for arm in wanted:
         side, labels = arm.split("-")
         of_arm = protocols.load(TEACHER_PROTOCOL) if side == "full" and protocol.name != TEACHER_PROTOCOL else protocol
         if side == "random":
@@ -151,6 +156,19 @@ def plan(options, benchmark, protocol, students):
                 check_learned(recipe, images)
                 cells += [Cell(benchmark.name, arm, images, of_arm, recipe, student, seed) for seed in options.seeds]
     return cells
+
+
+def cited_full_data(benchmark, students):
+    """{student: the benchmark's Citations of its full-data accuracy}, the one that counts first; UserError without any."""
+    found = {name: [citation for citation in benchmark.full_data if citation.student == name] for name in students}
+    for student, citations in found.items():
+        if not citations:
+            there = ", ".join(dict.fromkeys(citation.student for citation in benchmark.full_data)) or "no student"
+            raise UserError(
+                f"--full-hard cited: benchmark {benchmark.name} cites no full-data accuracy of {student}, but of {there}; "
+                "leave the option out to train it."
+            )
+    return found
 
 
 def check_learned(recipe, images):

@@ -1,34 +1,47 @@
 """Report: what the card, the terminal and a leaderboard all show of the Runs of one command.
 
-Statistics per arm, the scores that the arms allow, and how much of the accuracy is recipe and how much is data where
-another protocol was run on the same images.
+Statistics per arm, the scores that the arms allow, students side by side, and how much of the accuracy is recipe and how much
+is data where another protocol was run on the same images.
 """
 
+import dataclasses
 import statistics
 
+from rd3_utils.scoring import bootstrap, estimates
 from rd3_utils.scoring import runs as run_files
-from rd3_utils.scoring import scores
 
 
-def report(runs, others=()):
-    """{"arms": {student: {arm: summary}}, "scores": {student: {...}}, "comparison": {student: {...}}} over `runs`.
+def report(runs, others=(), cited=None):
+    """What is known of `runs`, by student: plain data, accuracies and differences as fractions.
 
-    `others` are further Runs of the same benchmark and students (run_files.related), for the comparison.
+        arms        {student: {arm: estimates.of_arm}}
+        scores      {student: {"hlr" | "ior" | "lrs" | "ars": estimates.of_scores}}, as far as the arms are there
+        cited       {student: [{"student", "top1", "source"}]}: published full-data accuracies; the first is taken for full-hard
+        students    estimates.across, where there are several
+        comparison  {student: recipe or data, see `comparison`}
+        interval    how all the intervals are made
+
+    `others` are further Runs of the same benchmark and students (run_files.related), for the comparison. `cited` is
+    {student: [Citation]} or None.
     """
-    students = sorted({run["student"] for run in runs})
-    arms = {}
+    students, cited = sorted({run["student"] for run in runs}), cited or {}
+    by_arm = {}
     for student in students:
-        mine = [run for run in runs if run["student"] == student]
-        names = sorted({run["arm"] for run in mine}, key=order_of)
-        arms[student] = {arm: run_files.summary([run for run in mine if run["arm"] == arm]) for arm in names}
+        mine = run_files.grouped((run for run in runs if run["student"] == student), lambda run: run["arm"])
+        by_arm[student] = {arm: mine[arm] for arm in sorted(mine, key=order_of)}
+    arms = {student: {arm: estimates.of_arm(found) for arm, found in by_arm[student].items()} for student in students}
     return {
         "arms": arms,
-        "scores": {student: score(arms[student]) for student in students},
+        "scores": {student: estimates.of_scores(by_arm[student], *cited.get(student, [])[:1]) for student in students},
+        "cited": {student: [dataclasses.asdict(one) for one in cited[student]] for student in students if student in cited},
+        "students": estimates.across(arms),
         "comparison": {
             student: comparison([r for r in runs if r["student"] == student], [r for r in others if r["student"] == student])
             for student in students
         },
-    }
+        "interval": {"confidence": bootstrap.CONFIDENCE, "method": "percentile bootstrap of draws and, within draws, seeds",
+                     "resamples": bootstrap.RESAMPLES},
+    }  # fmt: skip
 
 
 ORDER = "distilled-soft random-soft distilled-hard random-hard distilled-plain random-plain full-hard".split()
@@ -37,23 +50,6 @@ ORDER = "distilled-soft random-soft distilled-hard random-hard distilled-plain r
 def order_of(arm):
     """Arms as people read them: distilled before random, soft before hard."""
     return (ORDER.index(arm), arm) if arm in ORDER else (len(ORDER), arm)
-
-
-def score(arms):
-    """HLR, IOR, LRS and ARS of mean accuracies, as far as the arms are there: {"hlr": ..., "lrs": ...}."""
-    mean = {arm: summary["mean"] for arm, summary in arms.items()}
-    found = {}
-    kind = "soft" if {"distilled-soft", "random-soft"} <= mean.keys() else "hard"
-    if {"full-hard", "distilled-hard"} <= mean.keys():
-        found["hlr"] = scores.hlr(mean["full-hard"], mean["distilled-hard"])
-    if {f"distilled-{kind}", f"random-{kind}"} <= mean.keys():
-        found["ior"] = scores.ior(mean[f"distilled-{kind}"], mean[f"random-{kind}"])
-    if {"hlr", "ior"} <= found.keys():
-        found["lrs"] = scores.lrs(found["hlr"], found["ior"])
-    four = ("distilled-soft", "random-soft", "distilled-plain", "random-plain")
-    if set(four) <= mean.keys():
-        found["ars"] = scores.ars(*(mean[arm] for arm in four))
-    return found
 
 
 def comparison(runs, others):
@@ -116,9 +112,78 @@ SCORES = {  # key -> name, factor and unit for people, meaning
 
 
 def named_scores(scores):
-    """[(name, value with its unit, meaning)] of one student's scores, for people."""
-    found = [(*SCORES[key], scores[key]) for key in SCORES if key in scores]
-    return [(name, f"{factor * x:.{2 if unit else 3}f}{unit}", meaning) for name, factor, unit, meaning, x in found]
+    """[(name, value with its unit, interval, std, n, meaning)] of one student's scores, as text for people."""
+    found = []
+    for key, (name, factor, unit, meaning) in SCORES.items():
+        if key in scores:
+            of, digits = scores[key], 2 if unit else 3
+            value, std = (show(of[part], factor, digits) for part in ("value", "std"))
+            found.append((name, f"{value}{unit}", interval(of, factor, digits), std, str(of["n"]), meaning))
+    return found
+
+
+def score_sentences(report, student):
+    """One plain sentence per score of `student` that combines others: what its number says about the images."""
+    scores, arms = report["scores"][student], report["arms"][student]
+    found = []
+    if "lrs" in scores:
+        of, (_, hard, distilled, _) = scores["lrs"], scores["lrs"]["arms"]
+        full = report["cited"][student][0]["top1"] if of["cited"] else arms["full-hard"]["mean"]
+        text = (
+            f"{named(scores, 'lrs')}: with {WITH[distilled.split('-')[1]]} the set is {gain(scores['ior']['value'])} than as "
+            f"many random real images; with plain classes it reaches {percent(arms[hard]['mean'])} % where all real images "
+            f"reach {percent(full)} %."
+        )
+        text += f" The latter is cited ({of['cited']}), not measured here, and no interval covers it." if of["cited"] else ""
+        found.append(text + few(of))
+    if "ars" in scores:
+        mean = {arm: arms[arm]["mean"] for arm in scores["ars"]["arms"]}
+        found.append(
+            f"{named(scores, 'ars')}: with the recipe's augmentation the set is "
+            f"{gain(mean['distilled-soft'] - mean['random-soft'])} than as many random real images, without any "
+            f"{gain(mean['distilled-plain'] - mean['random-plain'])}.{few(scores['ars'])}"
+        )
+    if not found and "ior" in scores and few(scores["ior"]):
+        found.append(f"IOR:{few(scores['ior'])}")
+    return found
+
+
+def citations(report, student):
+    """[(top1, source)] of the published full-data accuracies of `student`, the one that is taken for full-hard first."""
+    return [(one["top1"], one["source"]) for one in report["cited"].get(student, [])]
+
+
+WITH = {"soft": "the soft labels of the recipe", "hard": "plain classes as labels"}
+
+
+def named(scores, key):
+    """ "LRS 0.312 (95 % 0.301 to 0.322)" """
+    name, value, between, *_ = next(row for row in named_scores({key: scores[key]}))
+    return f"{name} {value}" + (f" (95 % {between})" if between != "-" else " (no interval: an arm has a single student)")
+
+
+def gain(difference):
+    """ "4.0 points better", or worse."""
+    return f"{points(abs(difference))} points {'better' if difference >= 0 else 'worse'}"
+
+
+def few(estimate):
+    """What to say of a score on fewer draws of random images than it should have."""
+    if not estimates.few_draws(estimate):
+        return ""
+    draws = "a single draw" if estimate["draws"] == 1 else f"{estimate['draws']} draws"
+    return f" It rests on {draws} of random images; a score should have at least {estimates.ENOUGH_DRAWS}."
+
+
+def interval(estimate, factor=100, digits=2):
+    """ "25.13 to 26.02", or a dash where there is none."""
+    low, high = estimate["low"], estimate["high"]
+    return "-" if low is None else f"{show(low, factor, digits)} to {show(high, factor, digits)}"
+
+
+def show(value, factor=100, digits=2):
+    """A number times `factor` for a person, or a dash."""
+    return "-" if value is None else f"{factor * value:.{digits}f}"
 
 
 def points(fraction):
@@ -128,14 +193,27 @@ def points(fraction):
 
 def percent(fraction, digits=2):
     """A fraction as percent for a person, or a dash."""
-    return "-" if fraction is None else f"{100 * fraction:.{digits}f}"
+    return show(fraction, 100, digits)
 
 
 def table(report):
-    """The score table as rows of text: header, then one row per student and arm; accuracies in percent."""
-    rows = [["student", "arm", "top-1 %", "std", "n", "std over seeds", "std over draws"]]
+    """The arms as rows of text: header, then one row per student and arm; accuracies in percent."""
+    rows = [["student", "arm", "top-1 %", "95 % interval", "std", "n", "std over seeds", "std over draws"]]
     for student, arms in report["arms"].items():
         for arm, s in arms.items():
-            values = [s["mean"], s["std"]], s["n"], [s["std_seeds"], s["std_draws"]]
-            rows.append([student, arm, *map(percent, values[0]), str(values[1]), *map(percent, values[2])])
+            spreads = percent(s["std"]), str(s["n"]), percent(s["std_seeds"]), percent(s["std_draws"])
+            rows.append([student, arm, percent(s["mean"]), interval(s), *spreads])
+        if student in report["cited"]:
+            rows.append([student, "full-hard, cited", percent(report["cited"][student][0]["top1"]), *["-"] * 5])
+    return rows
+
+
+def students_table(report):
+    """Students x arms as rows of text: mean top-1 in percent, and how many points below the best student of the arm."""
+    found = report["students"]
+    rows = [["student", *found["best"]]]
+    for student, drop in found["drop"].items():
+        cells = {arm: "best" if found["best"][arm] == student else f"-{points(of)}" for arm, of in drop.items()}
+        means = {arm: percent(report["arms"][student][arm]["mean"]) for arm in cells}
+        rows.append([student, *(f"{means[arm]} ({cells[arm]})" if arm in cells else "-" for arm in found["best"])])
     return rows

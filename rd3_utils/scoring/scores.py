@@ -1,12 +1,14 @@
-"""HLR, IOR, LRS and ARS (DD-Ranking, arXiv 2505.13300) as pure functions of fractions.
+"""HLR, IOR, LRS and ARS (DD-Ranking, arXiv 2505.13300) as pure functions of fractions, or of arrays of them.
 
 Accuracies are in [0, 1]; a value above 1 is percent given by mistake and refused. DD-Ranking's public code feeds percent
-into the exponential; here alpha and beta stay in [-1, 1], so LRS and ARS stay in [0, 1].
+into the exponential (`as_coded`); here alpha and beta stay in [-1, 1], so LRS and ARS stay in [0, 1].
 """
 
-import math
+import numpy as np
 
 from rd3_utils.errors import UserError
+
+WEIGHT = 0.5  # of IOR in LRS, and of the gain with augmentation in ARS: DD-Ranking's defaults
 
 
 def hlr(full_hard, distilled_hard):
@@ -21,26 +23,46 @@ def ior(distilled, random):
     return distilled - random
 
 
-def lrs(hlr, ior, weight=0.5):
-    """Label robust score in [0, 1]: alpha = weight * IOR - (1 - weight) * HLR, normalised."""
+def alpha(hlr, ior, weight=WEIGHT):
+    """weight * IOR - (1 - weight) * HLR, in [-1, 1]."""
     check(weight=weight)
-    return normalised(weight * ior - (1 - weight) * hlr)
+    return weight * ior - (1 - weight) * hlr
 
 
-def ars(distilled_augmented, random_augmented, distilled_plain, random_plain, gamma=0.5):
-    """Augmentation robust score in [0, 1]: beta = gamma * gain with augmentation + (1 - gamma) * gain without, normalised."""
+def beta(distilled_augmented, random_augmented, distilled_plain, random_plain, gamma=WEIGHT):
+    """gamma * gain over random with augmentation + (1 - gamma) * gain without, in [-1, 1]."""
     check(gamma=gamma)
     with_augmentation = ior(distilled_augmented, random_augmented)
-    return normalised(gamma * with_augmentation + (1 - gamma) * ior(distilled_plain, random_plain))
+    return gamma * with_augmentation + (1 - gamma) * ior(distilled_plain, random_plain)
+
+
+def lrs(hlr, ior, weight=WEIGHT):
+    """Label robust score in [0, 1]: alpha, normalised."""
+    return normalised(alpha(hlr, ior, weight))
+
+
+def ars(distilled_augmented, random_augmented, distilled_plain, random_plain, gamma=WEIGHT):
+    """Augmentation robust score in [0, 1]: beta, normalised."""
+    return normalised(beta(distilled_augmented, random_augmented, distilled_plain, random_plain, gamma))
 
 
 def normalised(x):
     """(e^x - e^-1) / (e - e^-1): -1 -> 0, 1 -> 1."""
-    return (math.exp(x) - math.exp(-1)) / (math.e - math.exp(-1))
+    return (np.exp(x) - np.exp(-1)) / (np.e - np.exp(-1))
+
+
+def as_coded(x):
+    """The LRS or ARS that DD-Ranking v0.2.0 prints for an alpha or beta of fractions: it normalises percentage points.
+
+    NUS-HPC-AI-Lab/DD-Ranking b8b0966 ddranking/metrics/soft_label.py:561-564. From below -0.156 to far above 1.
+    """
+    return normalised(100 * x)
 
 
 def check(**fractions):
     """UserError for a value that is no fraction."""
     for name, value in fractions.items():
-        if not 0 <= value <= 1:
-            raise UserError(f"{name} is {value}, wanted a fraction from 0 to 1; divide percent by 100.")
+        if np.any(np.asarray(value) > 1):
+            raise UserError(f"{name} is {value:g}: percent, it seems; wanted a fraction from 0 to 1, so divide it by 100.")
+        if not np.all(np.asarray(value) >= 0):  # NaN, too
+            raise UserError(f"{name} is {value:g}, wanted a fraction from 0 to 1.")

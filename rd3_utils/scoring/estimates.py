@@ -1,0 +1,138 @@
+"""Mean accuracies and scores of one student's Runs, with 95 % bootstrap intervals: fractions, plain data.
+
+Resampled are the draws of random images and, within a draw, the seeds; of a set that is not drawn, the seeds. Arms on the same
+draws share which draws a resample holds. No interval (None, None) where an arm has a single Run, for nothing is known of its
+spread. What bootstrap intervals of few Runs are worth stands in scoring/bootstrap.py.
+"""
+
+import statistics
+
+from rd3_utils.scoring import bootstrap, scores
+from rd3_utils.scoring import runs as run_files
+
+ENOUGH_DRAWS = 3  # of random images; a score of fewer says so
+
+
+def of_arm(runs):
+    """The summary of `runs` (runs.summary), all of one arm, with the interval of their mean: {..., "low", "high"}."""
+    low, high = interval(resampled(runs))
+    return {**run_files.summary(runs), "low": low, "high": high}
+
+
+def resampled(runs):
+    """[R]: the mean top-1 in every resample of `runs`, all of one arm; None of a single Run."""
+    if len(runs) < 2:
+        return None
+    by_draw = run_files.grouped(sorted(runs, key=lambda run: run["seed"]), draw_of)
+    draws = sorted(by_draw, key=lambda draw: -1 if draw is None else draw)
+    chosen = bootstrap.drawn(len(draws), bootstrap.generator("draws", *draws))  # [R, D]
+    clusters = [[run["top1"] for run in by_draw[draw]] for draw in draws]
+    return bootstrap.means(clusters, bootstrap.generator("seeds", runs[0]["arm"]), chosen)
+
+
+def draw_of(run):
+    """The draw of a Run of a random arm, else None: random images may be given as --distilled, too, and are one set then."""
+    return run_files.draw_of(run) if run["arm"].startswith("random-") else None
+
+
+def interval(samples):
+    return (None, None) if samples is None else tuple(bootstrap.interval(samples))
+
+
+def of_scores(arms, cited=None):
+    """HLR, IOR, LRS and ARS as far as the arms are there: {"hlr": estimate, ...}; `arms` is {arm: Runs}.
+
+    An estimate is {"value", "low", "high", "n", "per_run_mean", "std", "arms", "draws", ...}:
+
+        value         the score of the arms' mean accuracies, so that the table of arms gives it again
+        low, high     its 95 % interval: of every resample of all arms, the score of its means
+        n, per_run_mean, std   over runs as DD-Ranking has them (a seed, with each draw of random images): of their n scores
+                      the mean and the sample standard deviation (n - 1). Where all arms have all runs, per_run_mean of HLR
+                      and IOR is value; of LRS and ARS it is above value, exp being convex, by less than the variance of
+                      alpha or beta: by 0.0001 where that varies by 0.01.
+        arms          what it is computed from; "draws": how many draws of random images, None where none are
+        weight, gamma of LRS and ARS; "cited": the source where full-hard is not measured, which no interval then covers
+
+    `cited` is the Citation that takes the place of full-hard, or None.
+    """
+    found, there = {}, {*arms, *(["full-hard"] if cited else [])}
+    kind = "soft" if {"distilled-soft", "random-soft"} <= there else "hard"
+    pair = [f"distilled-{kind}", f"random-{kind}"]
+    recovery = ["full-hard", "distilled-hard"]
+    four = ["distilled-soft", "random-soft", "distilled-plain", "random-plain"]
+
+    def lrs(full, hard, distilled, random):
+        return scores.lrs(scores.hlr(full, hard), scores.ior(distilled, random))
+
+    wanted = {
+        "hlr": (recovery, scores.hlr, {}),
+        "ior": (pair, scores.ior, {}),
+        "lrs": (
+            [*recovery, *pair],
+            lambda a, b, c, d: scores.lrs(scores.hlr(a, b), scores.ior(c, d)),
+            {"weight": scores.WEIGHT},
+        ),
+        "ars": (four, scores.ars, {"gamma": scores.WEIGHT}),
+    }
+    samples = {arm: resampled(runs) for arm, runs in arms.items()}
+    for name, (needed, score, stated) in wanted.items():
+        if set(needed) <= there:
+            found[name] = {**estimate(needed, score, arms, samples, cited if "full-hard" in needed else None), **stated}
+    return found
+
+
+def estimate(needed, score, arms, samples, cited):
+    """One estimate: `score` of the arms `needed`; see `of_scores`."""
+    measured = [arm for arm in dict.fromkeys(needed) if not (cited and arm == "full-hard")]
+
+    def score_of(values):
+        return score(*(values.get(arm, cited and cited.top1) for arm in needed))
+
+    value = score_of({arm: statistics.fmean(run["top1"] for run in arms[arm]) for arm in measured})
+    known = all(samples[arm] is not None for arm in measured)
+    low, high = interval(score_of({arm: samples[arm] for arm in measured}) if known else None)
+    single = [float(score_of(values)) for values in joined({arm: arms[arm] for arm in measured})]
+    draws = [len({draw_of(run) for run in arms[arm]}) for arm in measured if arm.startswith("random-")]
+    return {
+        "value": float(value),
+        "low": low,
+        "high": high,
+        "n": len(single),
+        "per_run_mean": statistics.fmean(single) if single else None,
+        "std": run_files.spread(single),
+        "arms": needed,
+        "draws": min(draws, default=None),
+        "cited": cited.source if cited else None,
+    }
+
+
+def joined(arms):
+    """[{arm: top1}] of every seed, and every draw of random images, that all of `arms` {arm: Runs} have."""
+    top1 = {arm: {(draw_of(run), run["seed"]): run["top1"] for run in runs} for arm, runs in arms.items()}
+    keys = {(draw, seed) for of in top1.values() for draw, seed in of if draw is not None}
+    keys = keys or {key for of in top1.values() for key in of}
+    found = []
+    for draw, seed in sorted(keys, key=str):
+        values = {arm: of.get((draw, seed), of.get((None, seed))) for arm, of in top1.items()}
+        found += [values] if None not in values.values() else []
+    return found
+
+
+def few_draws(estimate):
+    """Whether an estimate rests on fewer draws of random images than it should."""
+    return estimate["draws"] is not None and estimate["draws"] < ENOUGH_DRAWS
+
+
+def across(arms):
+    """Students x arms: {"best": {arm: student}, "drop": {student: {arm: how far its mean is below the best's}}}; None for one.
+
+    `arms` is {student: {arm: summary}}; an arm that a single student has is left out.
+    """
+    means = {}
+    for student, of in arms.items():
+        for arm, summary in of.items():
+            means.setdefault(arm, {})[student] = summary["mean"]
+    means = {arm: of for arm, of in means.items() if len(of) > 1}
+    best = {arm: max(of, key=of.get) for arm, of in means.items()}
+    drop = {student: {arm: of[best[arm]] - of[student] for arm, of in means.items() if student in of} for student in arms}
+    return {"best": best, "drop": drop} if means else None
