@@ -98,7 +98,7 @@ def test_the_baseline_of_a_row_has_its_protocol_labels_and_teacher(measured):
     random = related.of(entry, "random-soft")
     assert random.group == entry.group and random.teachers == entry.teachers and random.is_random
     scores, arms = related.scores(entry)
-    assert scores["ior"] == pytest.approx(entry.summary["mean"] - random.summary["mean"]) and "lrs" not in scores
+    assert scores["ior"]["value"] == pytest.approx(entry.summary["mean"] - random.summary["mean"]) and "lrs" not in scores
 
 
 def test_hlr_and_lrs_appear_where_the_arms_are_there(run, folder):
@@ -125,9 +125,16 @@ def test_hlr_and_lrs_appear_where_the_arms_are_there(run, folder):
     assert found.apart == ()
     [row] = [entry for entry in found.entries if entry.arm == "distilled-soft"]
     scores, _ = entries.Related(found.entries).scores(row)
-    assert scores["hlr"] == pytest.approx(0.85 - 0.4) and scores["ior"] == pytest.approx(run["top1"] - 0.47)
-    assert 0 < scores["lrs"] < 1
-    assert "LRS" in leaderboard.assembled(found)["index.html"].decode()
+    assert scores["hlr"]["value"] == pytest.approx(0.85 - 0.4)
+    assert scores["ior"]["value"] == pytest.approx(run["top1"] - 0.47)
+    assert 0 < scores["lrs"]["value"] < 1 and not scores["lrs"]["cited"]
+    assert f"{scores['lrs']['value']:.3f}" in leaderboard.assembled(found)["index.html"].decode()
+    del files["d/seed0.json"]
+    found = entries.gather([folder({**files}, "cited")])
+    [row] = [entry for entry in found.entries if entry.arm == "distilled-soft"]
+    scores, _ = entries.Related(found.entries).scores(row)
+    assert scores["hlr"]["value"] == pytest.approx(0.848 - 0.4) and "DATM" in scores["hlr"]["cited"]
+    assert "DATM" in leaderboard.assembled(found)["index.html"].decode()
 
 
 def test_a_custom_protocol_never_stands_under_the_released_name(run, folder):
@@ -159,6 +166,17 @@ def test_a_run_that_watched_the_test_split_says_so(run, folder):
     watched = changed(run, monitored_test=True)
     page = leaderboard.assembled(entries.gather([folder({"a/seed0.json": watched})]))["index.html"].decode()
     assert "watched the test split" in page
+
+
+def test_rows_that_the_bootstrap_cannot_tell_apart_share_their_rank(run, folder):
+    files = {}
+    for name, tops in {"a": (0.62, 0.61, 0.6), "b": (0.609, 0.611, 0.6), "c": (0.5, 0.49, 0.495), "d": (0.9,)}.items():
+        for seed, top1 in enumerate(tops):
+            more = {"images__name": name, "images__fingerprint": name * 64, "top1": top1, "top5": 1.0, "seed": seed}
+            files[f"{name}/seed{seed}.json"] = changed(run, **more)
+    found = entries.gather([folder(files)])
+    ranks = {entry.name: rank for entry, rank in entries.ranks(list(found.entries)).items()}
+    assert ranks == {"d": "1-3", "a": "1-3", "b": "1-3", "c": "4"}  # a single student proves nothing
 
 
 # What is not

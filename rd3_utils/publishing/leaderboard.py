@@ -23,6 +23,7 @@ from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup
@@ -34,15 +35,16 @@ from rd3_utils.protocols import protocol as protocols
 from rd3_utils.publishing import claims, pareto, terminal
 from rd3_utils.publishing.markdown import show
 from rd3_utils.scoring import entries as entry_files
+from rd3_utils.scoring import estimates, vetting
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
-from rd3_utils.scoring import vetting
 
 TEMPLATES = Path(__file__).with_name("site")
 ROWS = 50  # of a table on a benchmark's page
 PAGE_ROWS = 200  # of all tables on it
 PAGE_TABLES = 60  # on it; further ones are links
-FULL_ROWS = 200  # of a table on its own page
+FULL_ROWS = 100  # of a table on its own page
+TABLES = 200  # of a benchmark that have a page of their own
 RUNS = 60  # of an entry that are listed
 PLOTS = 8  # protocols and students whose cost is drawn, per page
 PLOTTED = 200  # entries in one plot
@@ -122,7 +124,8 @@ def assembled(found):
     for i, name in enumerate(board.benchmarks or [None]):
         page = board.benchmark_page(name)
         files["index.html" if i == 0 else f"{name}.html"] = page
-    for group, mine in board.tables.items():
+    for group in board.paged:
+        mine = board.tables[group]
         files[f"tables/{slug(group)}.html"] = board.table_page(group, mine)
     for digest, protocol in board.protocols.items():
         files[f"protocols/{protocol.name}-{digest}.html"] = board.protocol_page(protocol)
@@ -267,12 +270,25 @@ class Board:
         self.tables = entry_files.tables(found.entries)
         self.related = entry_files.Related(found.entries)
         self.benchmarks = list(dict.fromkeys(group.benchmark for group in self.tables))
+        self.paged = {group for name in self.benchmarks for group in self.foremost(name, TABLES)}
         count = Counter(entry.group.benchmark for entry in found.entries)
         self.benchmarks.sort(key=lambda name: (-count[name], name))
-        used = {group.digest for group in self.tables}
+        used = {group.digest for group in self.paged}
         self.protocols = {d: p for d, p in sorted(found.protocols.items(), key=lambda x: (x[1].name, x[0])) if d in used}
+        self.rows, self.ranks = {}, {}  # as far as they are needed
         self.origins = sorted({entry.origin for entry in found.entries})
         self.same_images = entry_files.grouped(found.entries, same_images)
+
+    def foremost(self, name, most):
+        """At most `most` tables of a benchmark in their order: those with Runs from folders, then those of more origins."""
+        mine = [group for group in self.tables if group.benchmark == name]
+
+        def weight(group):
+            origins = {entry.origin for entry in self.tables[group]}
+            return any(origin.kind == "folder" for origin in origins), len(origins)
+
+        chosen = set(sorted(mine, key=weight, reverse=True)[:most]) if len(mine) > most else set(mine)
+        return [group for group in mine if group in chosen]
 
     def render(self, template, depth, script="", **values):
         """A page as bytes; `depth` folders below the site."""
@@ -293,7 +309,7 @@ class Board:
                 slug=slug,
                 row_id=row_id,
                 file_of=file_of,
-                all_origins=self.origins,
+                all_origins=self.origins, paged=self.paged,
                 **values,
             )
         )
@@ -302,7 +318,7 @@ class Board:
     def benchmark_page(self, name):
         """The page of a benchmark, or of an empty board."""
         mine = {group: rows for group, rows in self.tables.items() if group.benchmark == name}
-        shown, most = dict(list(mine.items())[:PAGE_TABLES]), ROWS
+        shown, most = {group: mine[group] for group in self.foremost(name, PAGE_TABLES)}, ROWS
         while most > 1 and sum(min(len(rows), most) for rows in shown.values()) > PAGE_ROWS:
             most //= 2
         tables = [self.table(group, rows, most) for group, rows in shown.items()]
@@ -334,17 +350,20 @@ class Board:
             choices=choices,
             counts=counts,
             columns=columns,
-            links=list(mine)[PAGE_TABLES:],
+            links=[group for group in mine if group in self.paged and group not in shown],
+            unpaged=len(mine) - sum(group in self.paged for group in mine),
             plots=self.plots(mine),
             notes=self.found.notes,
             ipc_text=ipc_text,
         )
 
     def table(self, group, entries, most):
-        """What the template needs of one table, with at most `most` rows (and random images, wherever they rank)."""
-        shown = entries[:most] + [entry for entry in entries[most:] if entry.is_random][:1]
-        ranks = ranked(entries)
-        rows = [self.row(entry, ranks[entry]) for entry in shown]
+        """What the template needs of one table, with `most` rows, and what may not be crowded out: folders' rows, random images."""
+        rest = entries[most:]
+        kept = [entry for entry in rest if entry.origin.kind == "folder"][:most]
+        kept += [entry for entry in rest if entry.is_random and entry not in kept][:1]
+        shown = entries[:most] + sorted(kept, key=lambda entry: -entry.summary["mean"])
+        rows = [self.row(entry) for entry in shown]
         marks = [row[key] for row in rows for key in ("low", "high", "random") if row[key] is not None]
         middle, span = (max(marks) + min(marks)) / 2, max(max(marks) - min(marks), 0.01)
         for row in rows:
@@ -360,8 +379,18 @@ class Board:
             "notices": notices(entries),
         }
 
-    def row(self, entry, rank):
-        """What the template needs of one row."""
+    def row(self, entry):
+        """What the template needs of one row; made once."""
+        if entry not in self.rows:
+            self.rows[entry] = self.made_row(entry)
+        return self.rows[entry]
+
+    def rank(self, entry):
+        if entry.group not in self.ranks:
+            self.ranks[entry.group] = entry_files.ranks(self.tables[entry.group])
+        return self.ranks[entry.group][entry]
+
+    def made_row(self, entry):
         scores, arms = self.related.scores(entry) if entry.side == "distilled" else ({}, {})
         kind = entry.group.labels
         random = (
@@ -383,7 +412,8 @@ class Board:
         ]
         return {
             "entry": entry,
-            "rank": rank,
+            "rank": self.rank(entry),
+            "interval": reports.interval(estimates.of_arm(entry.runs)),
             "method": claims.title(method) if method else None,
             "why": why,
             **{key: summary[key] for key in ("mean", "std", "n", "seeds", "draws")},
@@ -394,6 +424,7 @@ class Board:
             "gain": summary["mean"] - random.summary["mean"] if random and entry.side == "distilled" else None,
             "scores": scores,
             "named": reports.named_scores(scores),
+            "cited": next((of["cited"] for of in scores.values() if of["cited"]), None),
             "arms": list(arms.items()) if scores else [],
             "claims": claimed,
             "elsewhere": claims.elsewhere(entry, method)[:6] if method else [],
@@ -434,8 +465,7 @@ class Board:
 
     def table_page(self, group, entries):
         """Every row of a table in full."""
-        ranks = ranked(entries)
-        rows = [self.row(entry, ranks[entry]) for entry in entries[:FULL_ROWS]]
+        rows = [self.row(entry) for entry in entries[:FULL_ROWS]]
         return self.render(
             "table.html",
             1,
@@ -457,7 +487,7 @@ class Board:
         stated = {name: plain(protocols.stated(getattr(protocol, name))) for name in protocols.SECTIONS}
         values = {f"{name}.{key}": value for name, section in stated.items() for key, value in section.items()}
         rows = [(key, value, known.sources.get(key, "its file is not part of the Run")) for key, value in values.items()]
-        used = [group for group in self.tables if group.digest == protocol.digest]
+        used = [group for group in self.tables if group.digest == protocol.digest and group in self.paged]
         return self.render(
             "protocol.html",
             1,
@@ -501,7 +531,8 @@ class Board:
             "images": {"name": entry.name, "source": first["images"]["source"], "fingerprints": entry.fingerprints},
             "method": claims.method_of(entry)[0],
             **entry.summary,
-            "scores": self.related.scores(entry)[0] if entry.side == "distilled" else {},
+            "rank": self.rank(entry),
+            "scores": self.rows[entry]["scores"] if entry in self.rows else None,
             "bytes": {"images": entry.image_bytes, "labels": entry.label_bytes},
             "synthesis_seconds": entry.seconds,
             "test_watched": entry.monitored,
@@ -525,7 +556,9 @@ def ipc_text(group):
 
 def file_of(run, origin):
     """Where people see the file of a Run on the Hub."""
-    return f"{origin.url.replace('/tree/', '/blob/', 1)}/{run['path']}" if origin.kind == "hub" else None
+    if not origin.url.startswith(("https://", "http://")):
+        return None
+    return f"{origin.url.replace(f'/tree/{origin.commit}', f'/blob/{origin.commit}')}/{quote(run['path'])}"
 
 
 def is_learned(entry):
@@ -550,11 +583,6 @@ def notices(entries):
     if any(entry.runs[0]["views_seed"] != entries[0].runs[0]["views_seed"] for entry in entries):
         found.append("The views of these rows were drawn from different seeds.")
     return found
-
-
-def ranked(entries):
-    """{Entry: "1", or "1-3" where what was measured does not tell an order}, `entries` being sorted, the best first."""
-    return {entry: str(i + 1) for i, entry in enumerate(entries)}
 
 
 def point(entry, x):

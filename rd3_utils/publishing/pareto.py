@@ -85,7 +85,7 @@ def draw(axes, points, series, x_label):
             axes.plot([point.x] * 2, ends, color=colour, linewidth=1.2)
         axes.plot([point.x], [100 * point.mean], "o", color=colour, markersize=7, gid=f"point{i}", zorder=3)
     for point in points if len(points) <= LABELS else best[:LABELS]:
-        axes.annotate(
+        named = axes.annotate(
             point.label,
             (point.x, 100 * point.mean),
             (7, -11),
@@ -95,6 +95,7 @@ def draw(axes, points, series, x_label):
             parse_math=False,
             annotation_clip=False,
         )
+        named.set_in_layout(False)  # a long name does not shrink the picture
     axes.set_xlabel(x_label, color=OF["muted"])
     axes.set_ylabel("top-1 %", color=OF["muted"])
     axes.margins(x=0.14, y=0.16)

@@ -18,15 +18,16 @@ from pathlib import Path
 
 from rd3_utils.errors import UserError
 from rd3_utils.protocols import benchmark as benchmarks
+from rd3_utils.scoring import estimates, significance, vetting
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
-from rd3_utils.scoring import vetting
 from rd3_utils.scoring.arms import TEACHER_PROTOCOL
 from rd3_utils.scoring.vetting import Refused
 
 MOST_FILES = 20_000  # Runs read of one folder or repo
 MOST_RUNS = 50_000  # of all
 MOST_SEEN = 1_000_000  # files and folders looked at in one folder
+MOST_RANKED = 30  # entries of a table that are compared for ties
 MOST_APART = 2_000  # files kept apart that are named; more are counted
 RUN_FILE = re.compile(r"seed\d{1,19}\.json")
 ABOUT_FILE = re.compile(r"distilled\.json|[\w.-]+-ipc\d+\.json")
@@ -364,6 +365,22 @@ def order_of(entry):
     return (*place, labels, -entry.summary["mean"], entry.name, entry.origin, entry.fingerprints)
 
 
+def ranks(entries):
+    """{Entry: "1", or "1-3" where the paired bootstrap cannot tell rows apart} of one table, `entries` the best first.
+
+    The best MOST_RANKED are compared (significance.ties); what is below them says so.
+    """
+    compared, rest = entries[:MOST_RANKED], entries[MOST_RANKED:]
+    groups, _ = significance.ties([significance.sample(entry.runs) for entry in compared])
+    found = {entry: f"> {MOST_RANKED}" for entry in rest}
+    first = 1
+    for group in groups:
+        last = first + len(group) - 1
+        found |= {compared[k]: str(first) if first == last else f"{first}-{last}" for k in group}
+        first = last + 1
+    return found
+
+
 def tables(entries):
     """{Group: [its entries, the best first]} in the order of `entries`."""
     return grouped(entries, lambda entry: entry.group)
@@ -393,10 +410,17 @@ class Related:
         return None
 
     def scores(self, entry):
-        """({"hlr", "ior", "lrs", "ars"}, {arm: Entry}): what the arms of `entry`'s image set allow, and those arms."""
+        """(estimates.of_scores, {arm: Entry}): what the arms of `entry`'s image set allow, and those arms.
+
+        Without a measured full-hard, the accuracy that the benchmark cites for this student takes its place.
+        """
         arms = {arm: self.of(entry, arm) for arm in reports.ORDER}
         arms = {arm: other for arm, other in arms.items() if other is not None}
-        return reports.score({arm: other.summary for arm, other in arms.items()}), arms
+        cited = None
+        if "full-hard" not in arms:
+            full = vetting.bench_of(entry.group.benchmark).full_data
+            cited = next((one for one in full if one.student == entry.group.student), None)
+        return estimates.of_scores({arm: list(other.runs) for arm, other in arms.items()}, cited), arms
 
 
 def place_of(group, arm, entry):
