@@ -116,6 +116,7 @@ def models_tagged(tag, most):
     """(names of at most `most` model repos with `tag` on their card, whether there are more), sorted by name."""
     with asking(f"models tagged {tag}", None, "model"):
         found = retried(lambda: [model.id for model in HfApi().list_models(filter=[tag], limit=most + 1)], WAITS[:2])
+    found = [name for name in found if REPO_ID.fullmatch(name)]
     return sorted(found[:most]), len(found) > most
 
 

@@ -11,6 +11,7 @@ autoescape, scripts and styles run by their hash alone, and no name is used as a
 """
 
 import base64
+import contextlib
 import dataclasses
 import hashlib
 import importlib.util
@@ -51,6 +52,7 @@ PLOTTED = 200  # entries in one plot
 APART = 500  # files named on not-ranked.html
 JSON_ENTRIES = 1000  # in one file of data/
 REPOS = 500  # of a tag that are read
+DATASETS, SETS = 100, 50  # dataset repos that are asked how their images were made, and sets in one
 BUNDLE = re.compile(r"export\{([^{}]*)\};?\s*")
 MARK = "rd3-leaderboard"  # tag of a Space that is ours to replace
 
@@ -62,34 +64,66 @@ def gather(folders, tag=None, repos=()):
     """
     named = [hub.parse(repo)[:2] for repo in repos]
     tagged, more = hub.models_tagged(tag, REPOS) if tag else ([], False)
-    sources = [of_repo(repo, revision, True) for repo, revision in named]
-    known = {repo for repo, _ in named}
-    sources += [of_repo(repo, None, False) for repo in tagged if repo not in known]
+    known, sources, room = {repo for repo, _ in named}, [], entry_files.MOST_RUNS
+    for repo, revision in [*named, *((repo, None) for repo in tagged if repo not in known)]:
+        origin, files = of_repo(repo, revision, repo in known, room)
+        room -= len(files)
+        sources.append((origin, files))
     found = entry_files.gather(folders, sources)
+    found = with_methods(found) if sources else found
     if more:
         note = f"More than {REPOS} repos have the tag {tag}; the others were not read."
         found = dataclasses.replace(found, notes=(*found.notes, note))
     return found
 
 
-def of_repo(repo, revision, named):
-    """(Origin, files) of the Runs in a model repo of the Hub, at the commit that `revision` has now."""
+def of_repo(repo, revision, named, most):
+    """(Origin, files) of at most `most` Runs in a model repo of the Hub, at the commit that `revision` has now."""
     try:
         commit = hub.commit(repo, revision, "model")
         origin = entry_files.Origin("hub", repo, commit, hub.page(repo, commit))
         sizes = hub.sizes(repo, commit)
         wanted = [path for path in sizes if re.fullmatch(r"runs/(?:[\w@.,+= -]+/)*seed\d+\.json", path) and ".." not in path]
-        wanted, rest = sorted(wanted)[: entry_files.MOST_FILES], len(wanted) - entry_files.MOST_FILES
+        most = max(0, min(most, entry_files.MOST_FILES))
+        wanted, rest = sorted(wanted)[:most], len(wanted) - most
         small = [path for path in wanted if sizes[path] <= vetting.MOST_BYTES]
         files = dict(zip(small, hub.copies(repo, commit, small)))
         large = {path: vetting.Refused(f"{sizes[path] / 1e6:.0f} MB, a Run has less") for path in wanted if path not in files}
         more = {"runs": vetting.Refused(f"{rest} further Runs are not read")} if rest > 0 else {}
-        none = {} if wanted else {"": vetting.Refused("no Runs in it")}
+        none = {} if wanted or more else {"": vetting.Refused("no Runs in it")}
         return origin, [*files.items(), *large.items(), *more.items(), *none.items()]
     except UserError as error:
         if named:
             raise
         return entry_files.Origin("hub", repo), [("", vetting.Refused(str(error)))]
+
+
+def with_methods(found):
+    """`found` with what distilled.json says of images that lie in dataset repos, at the commits that the Runs name."""
+    lacking = {}
+    for entry in found.entries:
+        images = entry.runs[0]["images"]
+        match = re.fullmatch(rf"({hub.REPO_ID.pattern})(?:@.*)?(?::.*)?", images["source"])
+        if match and images["commit"] and not entry.about and not entry.is_random:
+            lacking.setdefault((match[1], images["commit"]), []).append(entry)
+    known = {}
+    for repo, commit in list(lacking)[:DATASETS]:
+        try:
+            sizes = hub.sizes(repo, commit, "dataset")
+            wanted = sorted(path for path in sizes if re.fullmatch(r"(?:[\w.-]+/)?distilled\.json", path))
+            wanted = [path for path in wanted[:SETS] if sizes[path] <= vetting.MOST_BYTES and ".." not in path]
+            files = hub.copies(repo, commit, wanted, "dataset")
+        except UserError:
+            continue  # the repo is private or gone: the method stays unknown
+        for file in files:
+            with contextlib.suppress(vetting.Refused):  # says nothing that can be used
+                about = vetting.made(file.read_bytes())
+                known[about["fingerprint"]] = about
+    entries = []
+    for entry in found.entries:
+        about = known.get(entry.fingerprints[0]) if len(entry.fingerprints) == 1 else None
+        entries.append(dataclasses.replace(entry, about=entry.about or about))
+    return dataclasses.replace(found, entries=tuple(entries))
 
 
 def build(found, out):
@@ -309,7 +343,8 @@ class Board:
                 slug=slug,
                 row_id=row_id,
                 file_of=file_of,
-                all_origins=self.origins, paged=self.paged,
+                all_origins=self.origins,
+                paged=self.paged,
                 **values,
             )
         )
@@ -358,7 +393,7 @@ class Board:
         )
 
     def table(self, group, entries, most):
-        """What the template needs of one table, with `most` rows, and what may not be crowded out: folders' rows, random images."""
+        """What the template needs of one table: `most` rows, and folders' rows and random images, which none may crowd out."""
         rest = entries[most:]
         kept = [entry for entry in rest if entry.origin.kind == "folder"][:most]
         kept += [entry for entry in rest if entry.is_random and entry not in kept][:1]
@@ -558,7 +593,7 @@ def file_of(run, origin):
     """Where people see the file of a Run on the Hub."""
     if not origin.url.startswith(("https://", "http://")):
         return None
-    return f"{origin.url.replace(f'/tree/{origin.commit}', f'/blob/{origin.commit}')}/{quote(run['path'])}"
+    return f"{origin.url.replace(f'/tree/{origin.commit}', f'/blob/{origin.commit}')}/{quote(run['path'], safe='/@')}"
 
 
 def is_learned(entry):

@@ -77,19 +77,23 @@ def draw(axes, points, series, x_label):
     best = front(points)
     end = max(point.x for point in points)
     xs, ys = [point.x for point in best] + [end], [100 * point.mean for point in best]
-    axes.step(xs, [*ys, ys[-1]], where="post", color=OF["line"], linewidth=1.5, zorder=1)
+    axes.step(xs, [*ys, ys[-1]], where="post", color=OF["muted"], linewidth=1, alpha=0.7, zorder=1)
     for i, point in enumerate(points):
         colour = OF[f"series-{min(series.index(point.series), SERIES - 1)}"]
         if point.std:
-            ends = [100 * (point.mean - point.std), 100 * (point.mean + point.std)]
-            axes.plot([point.x] * 2, ends, color=colour, linewidth=1.2)
+            between = [100 * (point.mean - point.std), 100 * (point.mean + point.std)]
+            axes.plot([point.x] * 2, between, color=colour, linewidth=1.2)
         axes.plot([point.x], [100 * point.mean], "o", color=colour, markersize=7, gid=f"point{i}", zorder=3)
+    ends_at = [axes.transScale.transform((x, 0))[0] for x in (min(p.x for p in points), max(p.x for p in points))]
     for point in points if len(points) <= LABELS else best[:LABELS]:
+        place = axes.transScale.transform((point.x, 0))[0]
+        left = place > ends_at[0] + 0.7 * (ends_at[1] - ends_at[0])  # no room to the right of it
         named = axes.annotate(
             point.label,
             (point.x, 100 * point.mean),
-            (7, -11),
+            (-9, -3) if left else (7, 5),
             textcoords="offset points",
+            ha="right" if left else "left",
             fontsize=9,
             color=OF["ink"],
             parse_math=False,
