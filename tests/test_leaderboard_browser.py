@@ -219,7 +219,8 @@ def test_light_and_dark_have_contrast(visit, dark):
     ):
         colours = page.locator(selector).first.evaluate("""e => {
             let behind = e;
-            while (behind && /rgba\\(0, 0, 0, 0\\)|color/.test(getComputedStyle(behind).backgroundColor)) behind = behind.parentElement;
+            const clear = (e) => /rgba\\(0, 0, 0, 0\\)|color/.test(getComputedStyle(e).backgroundColor);
+            while (behind && clear(behind)) behind = behind.parentElement;
             return [getComputedStyle(e).color, getComputedStyle(behind || document.body).backgroundColor];
         }""")
         bright, dim = sorted(map(luminance, colours), reverse=True)
