@@ -98,13 +98,14 @@ def test_a_table_is_sorted_by_a_click_and_by_the_keyboard(visit):
     assert tops == sorted(tops, reverse=True) and len(tops) == 4
     header = section.locator("th", has_text="Top-1")
     header.click()
+    api.expect(header).to_have_attribute("aria-sort", "ascending")
     assert [float(text.split()[0]) for text in column(section, 3)] == sorted(tops)
-    assert header.get_attribute("aria-sort") == "ascending"
     images = section.locator("th", has_text="Images")
     images.get_by_role("button").focus()
     page.keyboard.press("Enter")
+    api.expect(images).to_have_attribute("aria-sort", "ascending")
     names = [text.splitlines()[0] for text in column(section, 2)]
-    assert names == sorted(names, key=str.lower) and images.get_attribute("aria-sort") == "ascending"
+    assert names == sorted(names, key=str.lower)
 
 
 def test_ranks_show_ties(visit):
@@ -116,13 +117,16 @@ def test_tables_are_filtered_by_protocol_images_and_words(visit):
     shown, status = page.locator("section.table:visible"), page.locator(".shown")
     assert shown.count() == 6 and status.inner_text() == "10 rows in 6 tables"
     page.locator("select[name=protocol]").select_option("hard-label-v1")
-    assert shown.count() == 3 and page.locator("figure:visible").count() == 1
+    api.expect(shown).to_have_count(3)
+    assert page.locator("figure:visible").count() == 1
     page.locator("select[name=ipc]").select_option("50 per class")
-    assert shown.count() == 1 and status.inner_text() == "1 row in 1 table"
+    api.expect(shown).to_have_count(1)
+    assert status.inner_text() == "1 row in 1 table"
     page.get_by_role("button", name="Reset").click()
     api.expect(shown).to_have_count(6)
     page.get_by_role("searchbox", name="Search").fill("rded")
-    assert shown.count() == 2 and status.inner_text() == "2 rows in 2 tables"
+    api.expect(shown).to_have_count(2)
+    assert status.inner_text() == "2 rows in 2 tables"
     page.get_by_role("searchbox", name="Search").fill("no such thing")
     page.get_by_role("button", name="Show all").click()
     api.expect(shown).to_have_count(6)
@@ -134,12 +138,12 @@ def test_a_row_opens_and_shows_scores_published_numbers_and_the_command(visit):
     button = section.get_by_role("button", name="Details of random real images")
     button.focus()
     page.keyboard.press("Enter")
-    assert button.get_attribute("aria-expanded") == "true"
+    api.expect(button).to_have_attribute("aria-expanded", "true")
     details = section.locator(".details")
     assert "14.40 ± 2.00 %" in details.inner_text() and "Dataset Condensation" in details.inner_text()
     assert "--distilled random:ipc=1,seed=0 --arms random-hard --seeds 0,1,2" in details.inner_text()
     button.click()
-    assert details.count() == 0
+    api.expect(details).to_have_count(0)
 
 
 def test_a_protocol_is_one_click_away_with_every_knob(visit):
