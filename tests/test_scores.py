@@ -181,6 +181,14 @@ def test_one_run_has_no_interval_anywhere():
     assert report.table(found)[-1][3] == "-" and report.named_scores(found["scores"]["convnet3"])[0][2] == "-"
 
 
+def test_equal_runs_have_no_interval_of_width_0():
+    found = estimates.of_arm(arm_of([0.5, 0.5, 0.5], "distilled-soft"))
+    assert (found["low"], found["high"], found["std"]) == (None, None, 0)
+    rows = [*arm_of([0.9, 0.9], "full-hard"), *arm_of([0.4, 0.5], "distilled-hard")]
+    hlr = report.report(rows)["scores"]["convnet3"]["hlr"]
+    assert hlr["low"] == pytest.approx(0.4) and hlr["high"] == pytest.approx(0.5)
+
+
 def test_the_interval_of_seeds_is_scipys_percentile_bootstrap():
     values = np.random.default_rng(2).normal(0.5, 0.02, 12)
     found = estimates.of_arm(arm_of(list(values), "distilled-soft"))

@@ -1,6 +1,7 @@
 """The two scripts from the command line: what they write, what they keep, and one clear line for every wrong input."""
 
 import json
+import shutil
 
 import pytest
 import timm
@@ -9,6 +10,7 @@ from conftest import PROJECT
 from rd3_utils import launch
 from rd3_utils.data import images as image_sets
 from rd3_utils.learning import evaluation
+from rd3_utils.protocols import benchmark as benchmarks
 
 SHORT = "--set", "training.epochs=3"
 
@@ -71,8 +73,82 @@ def test_the_lrs_and_ars_arms_make_their_labels_and_their_scores(script, tmp_pat
     full = next(r for r in runs(tmp_path) if r["arm"] == "full-hard")
     assert full["protocol"]["name"] == "teacher-v1" and full["top1"] > 0.95
     report = json.loads(next(tmp_path.glob("results/digits/rd3-v1-*/digits-dm*/report.json")).read_text())
-    assert {"hlr", "ior", "lrs", "ars"} <= report["scores"]["convnet3"].keys()
+    found = report["scores"]["convnet3"]
+    assert {"hlr", "ior", "lrs", "ars"} <= found.keys()
+    assert found["lrs"]["low"] is None and found["lrs"]["draws"] == 2  # a single seed: no interval
+    card = next(tmp_path.glob("results/digits/rd3-v1-*/digits-dm*/README.md")).read_text()
+    for text in (card, done.out):
+        assert "reaches" in text and "where all real images reach" in text and "without any" in text
+        assert "2 draws of random images; a score should have at least 3" in text and "no interval" in text
     assert not list(tmp_path.glob("results/**/random-*/seed*/model.safetensors"))
+
+
+def benchmark_file(tmp_path, monkeypatch, name, changes):
+    """A benchmark of that name beside the others: the digits with lines exchanged, or added at the end ({"": lines})."""
+    folder = tmp_path / "benchmarks"
+    shutil.copytree(benchmarks.BENCHMARKS, folder)
+    text = (folder / "digits.toml").read_text()
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new, 1) if old else text + new
+    (folder / f"{name}.toml").write_text(text)
+    monkeypatch.setattr(benchmarks, "BENCHMARKS", folder)
+
+
+def test_a_cited_accuracy_stands_in_for_full_hard_and_every_output_says_so(script, tmp_path, monkeypatch):
+    cited = '\n[[full_data]]\nstudent = "convnet3"\ntop1 = {}\nsource = "{}"\n'
+    lines = cited.format(0.99, "Somebody 2020, Table 1") + cited.format(0.97, "Another 2021")
+    benchmark_file(tmp_path, monkeypatch, "digits", {"": lines})
+    what = "--protocol", "hard-label-v1", *SHORT, "--arms", "lrs", "--seeds", "0,1", "--draws", "1", "--full-hard", "cited"
+    done = script("train_student", *what)
+    assert done.code == 0, done.err
+    assert {run["arm"] for run in runs(tmp_path)} == {"distilled-hard", "random-hard"}
+    path = next(tmp_path.glob("results/digits/*/digits-dm*/report.json"))
+    report = json.loads(path.read_text())
+    assert [one["top1"] for one in report["cited"]["convnet3"]] == [0.99, 0.97]
+    lrs = report["scores"]["convnet3"]["lrs"]
+    assert lrs["cited"] == "Somebody 2020, Table 1" and lrs["low"] < lrs["value"] < lrs["high"]
+    hlr = report["scores"]["convnet3"]["hlr"]["value"]
+    assert hlr == pytest.approx(0.99 - report["arms"]["convnet3"]["distilled-hard"]["mean"])
+    card = path.with_name("README.md").read_text()
+    for part in ("full-hard, cited", "99.00 %, Somebody 2020, Table 1", "Others cite 97.00 %, Another 2021",
+                 "no interval covers it", "--full-hard cited"):  # fmt: skip
+        assert part in card, part
+    assert "cited (Somebody 2020, Table 1), not measured here" in done.out and "full-hard, cited" in done.out
+    refused = script("train_student", *what, "--student", "convnet2", "--out", "other")
+    assert refused.code == 2 and "cites no full-data accuracy of convnet2, but of convnet3" in refused.err
+    assert not (tmp_path / "other").exists()
+
+
+def test_several_students_make_a_matrix_with_the_drop_from_the_best(script, tmp_path):
+    names = "convnet3,resnet18,mobilenetv2_100,efficientnet_b0"
+    done = script("train_student", "--protocol", "hard-label-v1", *SHORT, "--student", names, "--arms", "distilled-hard")
+    assert done.code == 0, done.err
+    folder = next(tmp_path.glob("results/digits/*/digits-dm*/report.json")).parent
+    report = json.loads((folder / "report.json").read_text())
+    means = {student: of["distilled-hard"]["mean"] for student, of in report["arms"].items()}
+    assert set(means) == {"convnet3", "resnet18_cifar", "mobilenetv2_100", "efficientnet_b0"}
+    drop = {student: of["distilled-hard"] for student, of in report["students"]["drop"].items()}
+    assert drop == {student: pytest.approx(max(means.values()) - mean) for student, mean in means.items()}
+    best = report["students"]["best"]["distilled-hard"]
+    card = (folder / "README.md").read_text()
+    assert f"| {best} | {100 * means[best]:.2f} (best) |" in card and "points below the best student" in done.out
+
+
+@pytest.mark.slow
+def test_students_from_convnet_to_vit_train_at_32_pixels(script, tmp_path, monkeypatch):
+    """The digits enlarged, two epochs each, the whole test split."""
+    changes = {"size = 8": "size = 32", "shorter_side = 0": "shorter_side = 32", 'name = "digits"': 'name = "digits32"',
+               'distilled = "digits-dm-ipc1"': 'distilled = "random:ipc=1,seed=0"'}  # fmt: skip
+    benchmark_file(tmp_path, monkeypatch, "digits32", changes)
+    names = "convnet3,resnet18,mobilenetv2_100,efficientnet_b0,swin_tiny,vit_base"
+    done = script("train_student", "--benchmark", "digits32", "--protocol", "hard-label-v1", "--set", "training.epochs=2",
+                  "--student", names, "--runs-only")  # fmt: skip
+    assert done.code == 0, done.err
+    students = {run["student"]: run for run in runs(tmp_path)}
+    small = {"resnet18_cifar", "swin_tiny_cifar", "vit_base_cifar"}
+    assert set(students) == {"convnet3", "mobilenetv2_100", "efficientnet_b0", *small}
+    assert all(run["images_scored"] == 500 and run["recipe"]["steps"] == 2 for run in students.values())
 
 
 def test_a_dry_run_says_everything_and_writes_nothing(script, tmp_path):
@@ -151,6 +227,10 @@ BAD = {
     "hard soft": (["--set", "loss.name=ce"], "loss 'ce', which ignores them"),
     "real data": (["--arms", "full-hard", "--data-dir", "nowhere"], "no folder or file 'nowhere'"),
     "tracker": (["--log-with", "trackio"], "pip install trackio"),
+    "no citation": (
+        ["--arms", "lrs", "--full-hard", "cited"],
+        "cites no full-data accuracy of convnet3, but of no",
+    ),
     "depth": (["--student", "convnet6"], "8 px is too small"),
 }
 

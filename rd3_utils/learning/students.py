@@ -166,12 +166,13 @@ for _name, (_build, _, _) in TRANSFORMERS.items():
 
 
 def architecture(name, benchmark):
-    """The timm architecture that `name` means on this benchmark: at most 64 px, resnet18 is resnet18_cifar.
+    """The timm architecture that `name` means on this benchmark: at most 64 px, resnet18 is resnet18_cifar, vit_base and
+    swin_tiny alike.
 
     UserError with the nearest name when there is none, and for a tag that timm does not have.
     """
     plain, _, _ = name.partition(".")
-    if benchmark.image.size <= SMALL and f"{plain}_cifar" in RESNETS:
+    if benchmark.image.size <= SMALL and f"{plain}_cifar" in OWN:
         return f"{plain}_cifar"
     if not timm.is_model(plain):
         known = {*OWN, "resnet18", "resnet34", "resnet50", "resnet101", "mobilenetv2_100", "efficientnet_b0"}

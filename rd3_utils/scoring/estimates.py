@@ -1,8 +1,8 @@
 """Mean accuracies and scores of one student's Runs, with 95 % bootstrap intervals: fractions, plain data.
 
 Resampled are the draws of random images and, within a draw, the seeds; of a set that is not drawn, the seeds. Arms on the same
-draws share which draws a resample holds. No interval (None, None) where an arm has a single Run, for nothing is known of its
-spread. What bootstrap intervals of few Runs are worth stands in scoring/bootstrap.py.
+draws share which draws a resample holds. No interval (None, None) where an arm has a single Run or nothing varies, for nothing
+is then known of the spread. What bootstrap intervals of few Runs are worth stands in scoring/bootstrap.py.
 """
 
 import statistics
@@ -36,7 +36,9 @@ def draw_of(run):
 
 
 def interval(samples):
-    return (None, None) if samples is None else tuple(bootstrap.interval(samples))
+    """(low, high) of `samples` [R] or None; None, None also where nothing varies: equal values say nothing of their spread."""
+    low, high = (None, None) if samples is None else bootstrap.interval(samples)
+    return (None, None) if low == high else (low, high)
 
 
 def of_scores(arms, cited=None):

@@ -158,8 +158,9 @@ WITH = {"soft": "the soft labels of the recipe", "hard": "plain classes as label
 
 def named(scores, key):
     """ "LRS 0.312 (95 % 0.301 to 0.322)" """
-    name, value, between, *_ = next(row for row in named_scores({key: scores[key]}))
-    return f"{name} {value}" + (f" (95 % {between})" if between != "-" else " (no interval: an arm has a single student)")
+    ((name, value, between, *_),) = named_scores({key: scores[key]})
+    none = "no interval: an arm has a single student, or none differ"
+    return f"{name} {value} ({none if between == '-' else f'95 % {between}'})"
 
 
 def gain(difference):
