@@ -1,6 +1,6 @@
 """python -m rd3_utils COMMAND: what there is (list), distilled sets made here (synthesize) or of a released tensor (convert)
 and put on the Hub (publish), studies: image sets x protocols x students x seeds (study), what students' features tell about
-other benchmarks (transfer), and a calculator (score).
+other benchmarks (transfer), a calculator (score), and a site of Runs (leaderboard).
 """
 
 import sys
@@ -25,7 +25,7 @@ from rd3_utils.errors import UserError
 from rd3_utils.learning import losses, recovery, students, synthesis
 from rd3_utils.options import add_how, positive, push_target, seed
 from rd3_utils.protocols import benchmark, protocol
-from rd3_utils.publishing import dataset_repo, study_report, transfer_report
+from rd3_utils.publishing import dataset_repo, leaderboard, study_report, transfer_report
 from rd3_utils.scoring import findings, progress, transfer
 from rd3_utils.scoring import study as studies
 
@@ -79,6 +79,13 @@ def parse():
     study.add_argument("--dry-run", action="store_true", help="print the plan, and stop")
     study.add_argument("--report-only", action="store_true", help="write the report of what is there, and stop")
     add_transfer(commands)
+    board = commands.add_parser("leaderboard", help="a static site of Runs from folders and from the Hub, each checked")
+    board.add_argument("--results", metavar="DIR", nargs="+", action="extend", default=[], help="folders that hold Runs")
+    board.add_argument("--hub-tag", metavar="TAG", help="also the Runs of all model repos with this tag, such as rd3")
+    board.add_argument("--hub-repos", metavar="A,B", help="also those of these model repos, OWNER/REPO[@REVISION]")
+    board.add_argument("--out", metavar="SITE", required=True, help="folder of the site; a former one is replaced")
+    board.add_argument("--publish", metavar="OWNER/SPACE", help="push it as a static Space, which is made if missing")
+    board.add_argument("--private", action="store_true", help="make a Space that is missing private")
     calculator.add_to(commands)
     return parser.parse_args()
 
@@ -252,6 +259,28 @@ def carry_over(options):
         transfer_report.say(*found)
 
 
+def build_leaderboard(options):
+    """Gather Runs, write the site, and push it if asked."""
+    if not (options.results or options.hub_tag or options.hub_repos):
+        raise UserError("give --results DIR, --hub-tag TAG or --hub-repos OWNER/REPO: a leaderboard needs Runs.")
+    if options.private and not options.publish:
+        raise UserError("--private needs --publish OWNER/SPACE.")
+    target = hub.Target(options.publish, "space", options.private) if options.publish else None
+    if target:
+        leaderboard.check_space(target)
+    leaderboard.check_new(options.out)
+    repos = [repo for repo in (options.hub_repos or "").split(",") if repo]
+    found = leaderboard.gather(options.results, options.hub_tag, repos)
+    files = leaderboard.build(found, options.out)
+    for note in found.notes:
+        print(note, file=sys.stderr)
+    ranked, apart = sum(len(entry.runs) for entry in found.entries), len(found.apart) + found.left_out
+    print(f"{len(found.entries)} entries of {ranked} Runs, {apart} files not ranked: {Path(options.out) / 'index.html'}")
+    if target:
+        pushed = leaderboard.publish(target, files)
+        print(f"{'pushed' if pushed.new else 'nothing to push, all is there:'} {pushed.url} at {pushed.commit}")
+
+
 COMMANDS = {
     "list": list_all,
     "synthesize": synthesize,
@@ -259,6 +288,7 @@ COMMANDS = {
     "publish": publish,
     "study": study,
     "transfer": carry_over,
+    "leaderboard": build_leaderboard,
     "score": calculator.main,
 }
 

@@ -6,10 +6,12 @@ What goes out goes in one commit on top of a known one, so that repeating a call
 
 import contextlib
 import hashlib
+import itertools
 import os
 import re
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -50,6 +52,7 @@ ANSWER = 10  # the same where only a name is looked up
 TRIES = 3  # downloads of a file whose bytes are wrong
 LONGEST = 60  # seconds: a Retry-After beyond that is not waited for
 GATED = "{repo} is gated: accept its terms on its page and log in (hf auth login)."
+AT_ONCE = 8  # small files that are fetched at a time
 RECENT = 10  # pull requests in which equal files are looked for
 
 
@@ -132,6 +135,36 @@ def download(repo, commit, path, folder=None, again=False):
     return Path(found)
 
 
+def models_tagged(tag, most):
+    """(names of at most `most` model repos with `tag` on their card, whether there are more), sorted by name."""
+    with asking(f"models tagged {tag}", None, "model"):
+        found = retried(lambda: [model.id for model in HfApi().list_models(filter=[tag], limit=most + 1)], WAITS[:2])
+    found = [name for name in found if REPO_ID.fullmatch(name)]
+    return sorted(found[:most]), len(found) > most
+
+
+def sizes(repo, commit, kind="model", most=100_000):
+    """{path: bytes} of the first `most` files of a repo at `commit`, in the Hub's order."""
+    with asking(repo, commit, kind):
+        entries = itertools.islice(HfApi().list_repo_tree(repo, recursive=True, revision=commit, repo_type=kind), most)
+        return {entry.path: entry.size for entry in entries if hasattr(entry, "blob_id")}
+
+
+def copies(repo, commit, paths, kind="model"):
+    """[local copy of each of `paths`] of a repo at `commit`, in the Hub's cache."""
+
+    def copy(path):
+        return Path(retried(lambda: hf_hub_download(repo, path, repo_type=kind, revision=commit)))
+
+    with asking(repo, commit, kind), ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(copy, paths))
+
+
+def page(repo, commit):
+    """Where people see a model repo at `commit`."""
+    return f"{constants.ENDPOINT}/{repo}/tree/{commit}"
+
+
 def network_folder(repo, commit, also=()):
     """A local folder with config.json and model.safetensors of a model repo, and of the rest only what `also` names, if there.
 
@@ -211,14 +244,14 @@ class Target:
     """A repo to push to, and how."""
 
     repo: str
-    kind: str  # model | dataset
+    kind: str  # model | dataset | space (a static one)
     private: bool = False  # of a repo that is made
     create_pr: bool = False
     tag: str | None = None
 
     @property
     def url(self):
-        return f"{constants.ENDPOINT}/{'datasets/' if self.kind == 'dataset' else ''}{self.repo}"
+        return f"{constants.ENDPOINT}/{'' if self.kind == 'model' else f'{self.kind}s/'}{self.repo}"
 
 
 class Pushed(NamedTuple):
@@ -355,7 +388,8 @@ def push(target, build, message):
 def create(target):
     """Make the repo."""
     private = True if target.private else None  # None: as the owner's account has it
-    retried(lambda: HfApi().create_repo(target.repo, repo_type=target.kind, private=private, exist_ok=True))
+    sdk = "static" if target.kind == "space" else None
+    retried(lambda: HfApi().create_repo(target.repo, repo_type=target.kind, private=private, exist_ok=True, space_sdk=sdk))
 
 
 def committed(target, build, message):

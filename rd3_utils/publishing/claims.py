@@ -1,0 +1,94 @@
+"""What somebody published for a method (claims.toml), to stand beside what was measured."""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from rd3_utils.data import catalogue
+from rd3_utils.protocols.strict import build, read_toml
+
+FILE = Path(__file__).with_name("claims.toml")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Published top-1 of one method for one benchmark and student: {"IPC": (mean, or mean and std)} in fractions."""
+
+    method: str
+    benchmark: str
+    student: str
+    protocol: str  # the released one that follows the recipe of the number, or ""
+    labels: str  # soft | hard
+    source: str
+    top1: dict
+
+
+@lru_cache
+def table():
+    """({method: its name for people}, (all Claims, `source` in words))."""
+    read = read_toml(FILE)
+    rows = [{**row, "source": read["sources"][row["source"]]} for row in read["claim"]]
+    return read["methods"], tuple(build(Claim, row, f"{FILE.name} [[claim]]") for row in rows)
+
+
+@lru_cache
+def repos():
+    """{(benchmark, IPC, repo): method} of the catalogue."""
+    return {
+        (publisher.benchmark, ipc, publisher.repo.format(method=method, ipc=ipc)): method
+        for publisher in catalogue.publishers()
+        for method in publisher.methods
+        for ipc in publisher.ipc
+    }
+
+
+def method_of(entry):
+    """(method, what says so) of a scoring.entries.Entry; (None, None) where nothing does: a likeness is no reason.
+
+    In order: the selection, what distilled.json says of these very images, a repo of the catalogue, a name that is exactly
+    METHOD-ipcK or BENCHMARK-METHOD-ipcK.
+    """
+    images, group = entry.runs[0]["images"], entry.group
+    if group.full:
+        return None, None
+    if entry.is_random:
+        return "random", "the selection"
+    if entry.about:
+        return entry.about["method"], "distilled.json of these images"
+    repo = re.split("[@:]", images["source"])[0]
+    if images["commit"] and (group.benchmark, group.ipc, repo) in repos():
+        return repos()[group.benchmark, group.ipc, repo], "the catalogue"
+    named = re.fullmatch(rf"(?:{re.escape(group.benchmark)}-)?([a-z0-9-]+)-ipc{group.ipc}", images["name"])
+    return (named[1], "the set's name") if named and named[1] in table()[0] else (None, None)
+
+
+def title(method):
+    """A method's name for people."""
+    return table()[0].get(method, method)
+
+
+def of(entry, method):
+    """[(Claim, mean, std or None)] for the method, benchmark, IPC and student of `entry`, the nearest recipe first.
+
+    Nearest: made under the protocol of `entry`, then with its kind of labels. For random images the labels must be the same.
+    """
+    group, found = entry.group, []
+    for claim in table()[1]:
+        same = (claim.method, claim.benchmark, claim.student) == (method, group.benchmark, group.student)
+        if not same or str(group.ipc) not in claim.top1 or (method == "random" and claim.labels != group.labels):
+            continue
+        mean, *std = claim.top1[str(group.ipc)]
+        found.append((claim, mean, std[0] if std else None))
+    return sorted(found, key=lambda one: (one[0].protocol != group.protocol or group.custom, one[0].labels != group.labels))
+
+
+def elsewhere(entry, method):
+    """[(Claim, mean, std or None)] like `of`, of other students than that of `entry`."""
+    group, found = entry.group, []
+    for claim in table()[1]:
+        same = (claim.method, claim.benchmark) == (method, group.benchmark) and claim.student != group.student
+        if same and str(group.ipc) in claim.top1 and (method != "random" or claim.labels == group.labels):
+            mean, *std = claim.top1[str(group.ipc)]
+            found.append((claim, mean, std[0] if std else None))
+    return found

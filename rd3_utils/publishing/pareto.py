@@ -1,0 +1,161 @@
+"""Accuracy against cost as SVG inside a page: drawn by matplotlib, coloured by the page's own style sheet, dark or light.
+
+No colour and no style attribute is left in the SVG: a strict Content-Security-Policy lets it through, and a class of the
+page decides what ink is. Each point is a link to its row with its numbers as title.
+"""
+
+import io
+import re
+import xml.etree.ElementTree as xml
+from dataclasses import dataclass
+
+SERIES = 8  # colours that the style sheet has; further methods are drawn in the last one
+LABELS = 14  # points of the front that are named in the picture
+COLOURS = {"#010101": "ink", "#020202": "muted", "#030303": "line", "#040404": "paper"}
+COLOURS |= {f"#0505{10 + k}": f"series-{k}" for k in range(SERIES)}
+OF = {name: colour for colour, name in COLOURS.items()}
+SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One entry: its cost, mean and std of its top-1 (fractions), and where its row is."""
+
+    x: float
+    mean: float
+    std: float | None
+    label: str  # short, beside the point
+    title: str  # all of it, for a pointer or a screen reader
+    href: str
+    series: str  # points of one have one colour
+
+
+def front(points):
+    """The points that no other beats in cost and accuracy, cheapest first."""
+    found, best = [], -1.0
+    for point in sorted(points, key=lambda p: (p.x, -p.mean)):
+        if point.mean > best:
+            found.append(point)
+            best = point.mean
+    return found
+
+
+def figure(points, series, x_label, name, prefix):
+    """The <svg> of `points`, coloured by the order of their series in the list `series`.
+
+    `name` is its text for screen readers, `prefix` makes its ids its own in the page.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "rd3", "font.size": 10, "path.simplify": False}):
+        drawn = Figure(figsize=(5.6, 3.7), layout="constrained")
+        drawn.patch.set_visible(False)
+        axes = drawn.subplots()
+        draw(axes, points, series, x_label)
+        text = io.StringIO()
+        drawn.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    return cleaned(text.getvalue(), points, name, prefix)
+
+
+def draw(axes, points, series, x_label):
+    """Points, the front as steps, and names: of all points where they are few, else of those on the front."""
+    from matplotlib.ticker import FixedLocator, LogLocator
+
+    axes.patch.set_visible(False)
+    if min(point.x for point in points) > 0:
+        axes.set_xscale("log")
+    else:
+        least = min((point.x for point in points if point.x > 0), default=1)
+        axes.set_xscale("symlog", linthresh=least / 2, linscale=0.3)
+    positive = [point.x for point in points if point.x > 0] or [1]
+    ticks = LogLocator(subs=(1, 2, 5), numticks=9).tick_values(min(positive) / 1.5, 1.5 * max(positive))
+    zero = [0] if len(positive) < len(points) else []
+    axes.xaxis.set_major_locator(FixedLocator([*zero, *(t for t in ticks if min(positive) / 2 <= t <= 2 * max(positive))]))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(lambda value, _: "")
+    best = front(points)
+    end = max(point.x for point in points)
+    xs, ys = [point.x for point in best] + [end], [100 * point.mean for point in best]
+    axes.step(xs, [*ys, ys[-1]], where="post", color=OF["muted"], linewidth=1, alpha=0.7, zorder=1)
+    for i, point in enumerate(points):
+        colour = OF[f"series-{min(series.index(point.series), SERIES - 1)}"]
+        if point.std:
+            between = [100 * (point.mean - point.std), 100 * (point.mean + point.std)]
+            axes.plot([point.x] * 2, between, color=colour, linewidth=1.2)
+        axes.plot([point.x], [100 * point.mean], "o", color=colour, markersize=7, gid=f"point{i}", zorder=3)
+    ends_at = [axes.transScale.transform((x, 0))[0] for x in (min(p.x for p in points), max(p.x for p in points))]
+    for point in points if len(points) <= LABELS else best[:LABELS]:
+        place = axes.transScale.transform((point.x, 0))[0]
+        left = place > ends_at[0] + 0.7 * (ends_at[1] - ends_at[0])  # no room to the right of it
+        named = axes.annotate(
+            point.label,
+            (point.x, 100 * point.mean),
+            (-9, -3) if left else (7, 5),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            fontsize=9,
+            color=OF["ink"],
+            parse_math=False,
+            annotation_clip=False,
+        )
+        named.set_in_layout(False)  # a long name does not shrink the picture
+    axes.set_xlabel(x_label, color=OF["muted"])
+    axes.set_ylabel("top-1 %", color=OF["muted"])
+    axes.margins(x=0.14, y=0.16)
+    axes.grid(axis="y", color=OF["line"], alpha=0.6, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(OF["line"])
+    axes.tick_params(which="both", color=OF["line"], labelcolor=OF["muted"])
+
+
+def cleaned(text, points, name, prefix):
+    """The SVG `text` of matplotlib without styles: presentation attributes and classes instead, points as links."""
+    xml.register_namespace("", SVG)
+    root = xml.fromstring(text)
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
+                parent.remove(child)
+    for element in root.iter():
+        classes = []
+        element.attrib.pop("font-family", None)
+        style = dict(part.split(":", 1) for part in element.attrib.pop("style", "").split(";") if ":" in part)
+        for key, value in {**style, **{k: element.get(k) for k in ("fill", "stroke") if element.get(k)}}.items():
+            key, value = key.strip(), value.strip()
+            if value in COLOURS:
+                classes.append(f"{key}-{COLOURS[value]}")
+                element.attrib.pop(key, None)
+            elif key == "font":
+                element.set("font-size", re.search(r"([\d.]+)px", value)[1])
+            elif key == "font-family":
+                continue
+            else:
+                element.set(key, value)
+        if classes:
+            element.set("class", " ".join(classes))
+        if element.get(f"{{{XLINK}}}href"):
+            element.set("href", element.attrib.pop(f"{{{XLINK}}}href"))
+        mine = re.fullmatch(r"point(\d+)", element.get("id", ""))
+        if mine:
+            point = points[int(mine[1])]
+            element.tag = f"{{{SVG}}}a"
+            element.set("class", "point")
+            title = xml.Element(f"{{{SVG}}}title")
+            title.text = point.title
+            element.insert(0, title)
+        for key, value in element.attrib.items():
+            if key == "id":
+                element.set(key, f"{prefix}-{value}")
+            elif key == "href":
+                element.set(key, f"#{prefix}-{value[1:]}")
+            elif value.startswith("url(#"):
+                element.set(key, f"url(#{prefix}-{value[5:]}")
+        if mine:
+            element.set("href", point.href)
+    for key in ("width", "height", "version"):
+        root.attrib.pop(key, None)
+    root.set("class", "plot")
+    root.set("role", "group")
+    root.set("aria-label", name)
+    return xml.tostring(root, encoding="unicode")

@@ -1,0 +1,431 @@
+"""Entries of a leaderboard: Runs from folders and from Hub repos, each vetted, compared with the others, then summarised.
+
+    files -> vetting.vetted -> Runs -> one identity, one Run -> one test split -> entries -> tables
+
+An Entry is what one row shows: one arm of one image set (random draws pooled) under one protocol, from one origin, by one
+student in one precision. What is not ranked is kept apart with the reason. Memory is bounded: a Run is summarised as soon
+as it is vetted, and there are limits on files, Runs and bytes.
+"""
+
+import json
+import os
+import re
+import stat
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from rd3_utils.errors import UserError
+from rd3_utils.protocols import benchmark as benchmarks
+from rd3_utils.scoring import estimates, significance, vetting
+from rd3_utils.scoring import report as reports
+from rd3_utils.scoring import runs as run_files
+from rd3_utils.scoring.arms import TEACHER_PROTOCOL
+from rd3_utils.scoring.vetting import Refused
+
+MOST_FILES = 20_000  # Runs read of one folder or repo
+MOST_RUNS = 50_000  # of all
+MOST_SEEN = 1_000_000  # files and folders looked at in one folder
+MOST_RANKED = 30  # entries of a table that are compared for ties
+MOST_APART = 2_000  # files kept apart that are named; more are counted
+RUN_FILE = re.compile(r"seed\d{1,19}\.json")
+ABOUT_FILE = re.compile(r"distilled\.json|[\w.-]+-ipc\d+\.json")
+
+
+@dataclass(frozen=True, order=True)
+class Origin:
+    """Where Runs were found: a folder of the person who builds the board, or a repo of the Hub at a commit."""
+
+    kind: str  # folder | hub
+    name: str  # of the folder, or OWNER/REPO
+    commit: str = ""  # hub: 40 hex digits
+    url: str = ""  # hub: of the repo at this commit
+
+
+@dataclass(frozen=True)
+class Apart:
+    """A file that is not ranked, and why."""
+
+    origin: Origin
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """What one table compares: entries that differ in nothing but their images."""
+
+    benchmark: str
+    ipc: int
+    protocol: str
+    digest: str
+    label: str  # as outputs name it
+    custom: bool  # not a released protocol
+    labels: str  # soft | hard | plain
+    student: str
+    precision: str
+    full: bool  # students of all real images
+
+    @property
+    def main(self):
+        """What tables of one protocol, student and benchmark share, whatever the IPC."""
+        return replace(self, ipc=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One row: the Runs of one arm of one image set from one origin."""
+
+    group: Group
+    origin: Origin
+    arm: str
+    name: str  # of the image set; of random draws without the draw
+    runs: tuple = field(repr=False)  # vetted Runs
+    summary: dict = field(repr=False)  # of runs.summary
+    about: dict | None = None  # what a distilled.json says of these images
+    also: tuple = ()  # other Origins that hold copies of its Runs
+
+    @property
+    def side(self):
+        return self.arm.partition("-")[0]
+
+    @property
+    def is_random(self):
+        return self.runs[0]["images"]["source"].startswith("random:")
+
+    @cached_property
+    def fingerprints(self):
+        return tuple(sorted({run["images"]["fingerprint"] for run in self.runs}))
+
+    @cached_property
+    def teachers(self):
+        """SHA-256 of the teachers' weights."""
+        return tuple(teacher["sha256"] for teacher in self.runs[0]["teachers"])
+
+    @property
+    def monitored(self):
+        return any(run["monitored_test"] for run in self.runs)
+
+    @property
+    def image_bytes(self):
+        """Of the images as 8-bit pixels: 3 x size^2 each."""
+        return self.runs[0]["images"]["images"] * 3 * vetting.bench_of(self.group.benchmark).image.size ** 2
+
+    @property
+    def label_bytes(self):
+        """Of the label store that one student reads, views included; 0 for classes."""
+        return max(run["labels"].get("bytes", 0) for run in self.runs)
+
+    @property
+    def seconds(self):
+        """Of the images' synthesis: 0 for real ones, None where nothing says it."""
+        if self.is_random or self.side == "full":
+            return 0.0
+        return self.about["seconds"] if self.about else None
+
+
+@dataclass(frozen=True)
+class Found:
+    """All that a board shows."""
+
+    entries: tuple
+    apart: tuple
+    protocols: dict  # digest -> Protocol
+    notes: tuple  # what was not read, in words
+    left_out: int = 0  # files kept apart beyond MOST_APART
+
+
+class Gathering:
+    """What has been read so far."""
+
+    def __init__(self):
+        self.runs, self.apart, self.notes, self.about, self.protocols, self.more = [], [], [], {}, {}, 0
+
+    def refuse(self, origin, path, reason):
+        """Keep a file apart."""
+        if len(self.apart) < MOST_APART:
+            self.apart.append(Apart(origin, printable(path), reason))
+        else:
+            self.more += 1
+
+    def add(self, origin, files):
+        """Read `files` of `origin`: (relative path, Path, or Refused where it is not to be read), in order."""
+        taken = 0
+        for path, where in files:
+            name = path.rpartition("/")[2]
+            is_run = RUN_FILE.fullmatch(name) is not None
+            if is_run and (taken >= MOST_FILES or len(self.runs) >= MOST_RUNS):
+                self.notes.append(f"{origin.name}: only its first {taken} Run files were read, the others are left out.")
+                return
+            taken += is_run
+            try:
+                if isinstance(where, Refused):
+                    raise where
+                data = contents(where)
+                if is_run:
+                    run, protocol = vetting.vetted(data)
+                    self.protocols.setdefault(run["protocol"]["digest"], protocol)
+                    self.runs.append({**run, "origin": origin, "path": path})
+                else:
+                    about = vetting.made(data)
+                    self.about.setdefault(about["fingerprint"], about)
+            except Refused as refused:
+                if is_run or isinstance(where, Refused) or name == "distilled.json":
+                    self.refuse(origin, path, str(refused))
+            except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+                self.refuse(origin, path, f"malformed ({type(error).__name__})")
+
+
+def printable(text):
+    """A path for people: nothing invisible, not endless."""
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return text if len(text) <= 300 else f"{text[:150]}...{text[-147:]}"
+
+
+def contents(where):
+    """The bytes of a regular file of at most vetting.MOST_BYTES; Refused for anything else."""
+    try:
+        about = os.stat(where)
+        if not stat.S_ISREG(about.st_mode):
+            raise Refused("no regular file")
+        if about.st_size > vetting.MOST_BYTES:
+            raise Refused(f"{about.st_size / 1e6:.0f} MB, a Run has at most {vetting.MOST_BYTES / 1e6:g}")
+        with open(where, "rb") as file:
+            return file.read(vetting.MOST_BYTES + 1)
+    except OSError as error:
+        raise Refused(f"cannot be read: {error.strerror}") from None
+
+
+def local_files(folder):
+    """(relative path, Path or Refused) of files below `folder` that may be Runs or say how images were made, in order.
+
+    Links below it are not followed: a file is in the folder or it is not.
+    """
+    seen = 0
+    for top, folders, names in os.walk(folder, followlinks=False):
+        folders.sort()
+        seen += len(folders) + len(names)
+        if seen > MOST_SEEN:
+            raise UserError(f"{folder} holds more than {MOST_SEEN} files and folders; give the folder of results in it.")
+        for name in sorted(names):
+            if RUN_FILE.fullmatch(name) or ABOUT_FILE.fullmatch(name):
+                where = Path(top) / name
+                link = Refused("a link, which is not followed") if where.is_symlink() else where
+                yield where.relative_to(folder).as_posix(), link
+
+
+def gather(folders, repos=()):
+    """The Found of `folders` (paths) and of `repos`, (Origin, files) with files as Gathering.add wants them.
+
+    UserError for a folder that is not there or two of one name. Folders are whom the reader trusts: where origins disagree
+    about what must be the same everywhere, the folders' side is ranked.
+    """
+    found = Gathering()
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise UserError(f"--results {folder}: no such folder; give one that train_student.py or a study wrote.")
+        found.add(Origin("folder", Path(folder).name or Path(folder).resolve().name), local_files(folder))
+    for origin, files in repos:
+        found.add(origin, files)
+    return settled(found)
+
+
+def settled(found):
+    """The Found of all that a Gathering has read: Runs are compared with one another, then summarised."""
+    kept = without_copies(found)
+    kept = of_one_kind(found, kept, "test images", lambda run: run["benchmark"], lambda run: run["test"]["fingerprint"])
+    kept = of_one_kind(found, kept, "real images", drawn_from, lambda run: run["images"]["fingerprint"])
+    ordered = sorted(summarised(kept, found.about), key=order_of)
+    return Found(tuple(ordered), tuple(found.apart), found.protocols, tuple(found.notes), found.more)
+
+
+def drawn_from(run):
+    """What says which real images a Run had, or None of others: equal words must mean equal images."""
+    source = run["images"]["source"]
+    return (run["benchmark"], source) if source == "full" or source.startswith("random:") else None
+
+
+def identity(run):
+    """What makes a Run another one within its origin."""
+    protocol, teachers = run["protocol"]["digest"], tuple(teacher["sha256"] for teacher in run["teachers"])
+    return (
+        run["benchmark"],
+        protocol,
+        run["arm"],
+        run["student"],
+        run["environment"]["precision"],
+        run["images"]["fingerprint"],
+        teachers,
+        run["views_seed"],
+        run["seed"],
+    )
+
+
+def same_result(run):
+    """Two Runs with an equal one are copies of each other: they differ in nothing but where they lie."""
+    return json.dumps({key: value for key, value in run.items() if key not in ("origin", "path")}, sort_keys=True)
+
+
+def without_copies(found):
+    """The Runs without copies; of one identity with two results in one origin, all are kept apart."""
+    kept, holders = [], {}
+    for (_, origin), mine in grouped(found.runs, lambda run: (identity(run), run["origin"])).items():
+        if len({same_result(run) for run in mine}) > 1:
+            values = ", ".join(f"{run['top1']:.4f}" for run in mine[:5])
+            for run in mine:
+                found.refuse(origin, run["path"], f"one of {len(mine)} Runs that say they are one and the same, top-1 {values}")
+            continue
+        first = holders.setdefault((identity(mine[0]), same_result(mine[0])), mine[0])
+        if first is mine[0]:
+            kept.append({**first, "also": []})
+            holders[identity(first), same_result(first)] = kept[-1]
+        else:
+            first["also"].append(origin)
+    return kept
+
+
+def of_one_kind(found, runs, what, key, fingerprint):
+    """The `runs` that agree on the fingerprint of what `key` says must be the same; the others are kept apart.
+
+    Folders decide, else the side of more origins, else that of more Runs: a repo cannot outvote others by sheer number.
+    """
+    votes = {}
+    for run in runs:
+        if key(run) is not None:
+            origins = votes.setdefault(key(run), {}).setdefault(fingerprint(run), Counter())
+            origins[run["origin"]] += 1
+    chosen = {}
+    for name, sides in votes.items():
+        weight = {f: (any(o.kind == "folder" for o in c), len(c), c.total(), f) for f, c in sides.items()}
+        chosen[name] = max(weight, key=weight.get)
+    kept = []
+    for run in runs:
+        if key(run) is None or fingerprint(run) == chosen[key(run)]:
+            kept.append(run)
+        else:
+            reason = f"other {what} ({fingerprint(run)[:8]}) than the Runs that are ranked ({chosen[key(run)][:8]})"
+            found.refuse(run["origin"], run["path"], reason)
+    return kept
+
+
+def grouped(items, key):
+    found = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found
+
+
+def group_of(run):
+    """The Group of a Run."""
+    protocol, labels = run["protocol"], run["arm"].partition("-")[2]
+    changes = ", ".join(f"{key}={json.dumps(value)}" for key, value in sorted(protocol["overrides"].items()))
+    label = protocol["name"]
+    if protocol["custom"]:
+        label = f"custom, based on {label} ({changes})" if changes else f"custom, called {label}"
+    full = run["images"]["source"] == "full"
+    return Group(
+        run["benchmark"],
+        0 if full else run["group_ipc"],
+        protocol["name"],
+        protocol["digest"],
+        label,
+        protocol["custom"],
+        labels,
+        run["student"],
+        run["environment"]["precision"],
+        full,
+    )
+
+
+def summarised(runs, about):
+    """An Entry for every origin, group, arm, image set, teachers and views seed."""
+
+    def key(run):
+        images = "random" if run["images"]["source"].startswith("random:") else run["images"]["fingerprint"]
+        teachers = tuple(teacher["sha256"] for teacher in run["teachers"])
+        return run["origin"], group_of(run), run["arm"], images, teachers, run["views_seed"]
+
+    for (origin, group, arm, images, _, _), mine in grouped(runs, key).items():
+        mine = sorted(mine, key=lambda run: (run_files.draw_of(run) or 0, run["seed"]))
+        first = mine[0]["images"]
+        name = "random real images" if images == "random" else first["name"]
+        name = "all real images" if group.full else name
+        also = sorted({other for run in mine for other in run["also"]})
+        known = None if images == "random" else about.get(first["fingerprint"])
+        yield Entry(group, origin, arm, name, tuple(mine), run_files.summary(mine), known, tuple(also))
+
+
+def order_of(entry):
+    """Tables as people read them: ours first, few images first; in a table the best first."""
+    g = entry.group
+    released = (g.custom, g.protocol == TEACHER_PROTOCOL, g.protocol != "rd3-v1", g.protocol, g.digest)
+    labels = reports.order_of(f"distilled-{g.labels}")
+    place = (benchmarks.names().index(g.benchmark), *released, g.student, g.precision != "fp32", g.precision, g.full, g.ipc)
+    return (*place, labels, -entry.summary["mean"], entry.name, entry.origin, entry.fingerprints)
+
+
+def ranks(entries):
+    """{Entry: "1", or "1-3" where the paired bootstrap cannot tell rows apart} of one table, `entries` the best first.
+
+    The best MOST_RANKED are compared (significance.ties); what is below them says so.
+    """
+    compared, rest = entries[:MOST_RANKED], entries[MOST_RANKED:]
+    groups, _ = significance.ties([significance.sample(entry.runs) for entry in compared])
+    found = {entry: f"> {MOST_RANKED}" for entry in rest}
+    first = 1
+    for group in groups:
+        last = first + len(group) - 1
+        found |= {compared[k]: str(first) if first == last else f"{first}-{last}" for k in group}
+        first = last + 1
+    return found
+
+
+def tables(entries):
+    """{Group: [its entries, the best first]} in the order of `entries`."""
+    return grouped(entries, lambda entry: entry.group)
+
+
+class Related:
+    """Finds, for an entry, the arms that belong to it: each look-up takes the same time however many entries there are."""
+
+    def __init__(self, entries):
+        self.known = {}
+        for entry in sorted(entries, key=lambda entry: entry.origin):
+            for teachers in (entry.teachers, None):
+                for origin in (entry.origin, None):  # of several origins the first
+                    self.known.setdefault((*place_of(entry.group, entry.arm, entry), teachers, origin), entry)
+
+    def of(self, entry, arm):
+        """The Entry of `arm` that shares all but its images with `entry`, from the same origin if there is one; or None.
+
+        Of distilled arms it is the one with the same images. Where both have teachers, they are the same.
+        """
+        group = replace(entry.group, labels=arm.partition("-")[2])
+        place = place_of(group, arm, entry)
+        for teachers in (entry.teachers, ()) if entry.teachers else (None,):
+            for origin in (entry.origin, None):
+                if (*place, teachers, origin) in self.known:
+                    return self.known[*place, teachers, origin]
+        return None
+
+    def scores(self, entry):
+        """(estimates.of_scores, {arm: Entry}): what the arms of `entry`'s image set allow, and those arms.
+
+        Without a measured full-hard, the accuracy that the benchmark cites for this student takes its place.
+        """
+        arms = {arm: self.of(entry, arm) for arm in reports.ORDER}
+        arms = {arm: other for arm, other in arms.items() if other is not None}
+        cited = None
+        if "full-hard" not in arms:
+            full = vetting.bench_of(entry.group.benchmark).full_data
+            cited = next((one for one in full if one.student == entry.group.student), None)
+        return estimates.of_scores({arm: list(other.runs) for arm, other in arms.items()}, cited), arms
+
+
+def place_of(group, arm, entry):
+    """What `arm` of the images of `entry` must share to be comparable."""
+    side = arm.partition("-")[0]
+    if side == "full":
+        return group.benchmark, group.student, group.precision, arm, None
+    return group, arm, None if side == "random" else entry.fingerprints

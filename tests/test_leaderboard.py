@@ -1,0 +1,620 @@
+"""The leaderboard: real Runs pass, false and hostile ones are kept apart with a reason, pages stay small, inert and true."""
+
+import copy
+import html.parser
+import json
+import os
+import re
+import shlex
+import shutil
+import time
+
+import pytest
+from conftest import PROJECT
+
+from rd3_utils.errors import UserError
+from rd3_utils.options import read_what
+from rd3_utils.protocols import benchmark as benchmarks
+from rd3_utils.protocols import protocol as protocols
+from rd3_utils.publishing import claims, leaderboard, pareto
+from rd3_utils.scoring import entries, runs, vetting
+
+MEASURED = PROJECT / "measured"
+RDED = "cifar10/rd3-v1-974086290837/rded-ipc10@f688766b/convnet3/distilled-soft"
+HARD = "cifar10/hard-label-v1-dd5df7a75b44/random-ipc10-seed0@06e8bbc6/convnet3/random-hard/seed0.json"
+HOSTILE = "<img src=x onerror=alert(1)></script><script>alert(2)</script>{{7*7}}&amp;'\"$x_1$"
+HTTP = re.compile(
+    r"""(?:src|href|action|poster|data)\s*=\s*["']?\s*(?:https?:)?//|@import|url\(\s*["']?(?!#|data:)""", re.IGNORECASE
+)
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return entries.gather([MEASURED])
+
+
+@pytest.fixture(scope="module")
+def site(measured):
+    """{path: text} of the site of the measured Runs."""
+    return {path: data.decode() for path, data in leaderboard.assembled(measured).items()}
+
+
+@pytest.fixture
+def run():
+    """A real Run, to be changed."""
+    return json.loads((MEASURED / RDED / "seed0.json").read_text())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """folder({relative path: Run, text or bytes}) -> a folder of results that holds them."""
+
+    def make(files, name="results"):
+        for path, content in files.items():
+            where = tmp_path / name / path
+            where.parent.mkdir(parents=True, exist_ok=True)
+            data = content if isinstance(content, (bytes, str)) else json.dumps(content)
+            where.write_bytes(data.encode() if isinstance(data, str) else data)
+        return tmp_path / name
+
+    return make
+
+
+def changed(run, **fields):
+    """A copy of `run` with {"a__b": value} set at run["a"]["b"]."""
+    run = copy.deepcopy(run)
+    for key, value in fields.items():
+        *parts, last = key.split("__")
+        table = run
+        for part in parts:
+            table = table[part]
+        table[last] = value
+    return run
+
+
+def reasons(found):
+    return [one.reason for one in found.apart]
+
+
+# What is ranked
+
+
+def test_every_measured_run_passes_every_check(measured):
+    files = list(MEASURED.glob("**/seed*.json"))
+    assert sum(len(entry.runs) for entry in measured.entries) == len(files) >= 34
+    assert measured.apart == () and measured.notes == ()
+
+
+def test_a_row_is_the_summary_of_its_runs(measured):
+    mine = [runs.read(path) for path in (MEASURED / RDED).glob("seed*.json")]
+    [entry] = [entry for entry in measured.entries if entry.name == "rded-ipc10"]
+    assert entry.summary == runs.summary(mine) and entry.group.ipc == 10 and entry.about["seconds"] == 54.4
+    drawn = [runs.read(path) for path in MEASURED.glob("cifar10/rd3-v1-*/random-ipc1-*/convnet3/random-soft/seed*.json")]
+    [entry] = [e for e in measured.entries if e.is_random and e.group.ipc == 1 and e.group.protocol == "rd3-v1"]
+    assert entry.summary == runs.summary(drawn) and entry.summary["draws"] == [0, 1, 2]
+
+
+def test_the_baseline_of_a_row_has_its_protocol_labels_and_teacher(measured):
+    related = entries.Related(measured.entries)
+    [entry] = [entry for entry in measured.entries if entry.name == "rded-ipc1"]
+    random = related.of(entry, "random-soft")
+    assert random.group == entry.group and random.teachers == entry.teachers and random.is_random
+    scores, arms = related.scores(entry)
+    assert scores["ior"]["value"] == pytest.approx(entry.summary["mean"] - random.summary["mean"]) and "lrs" not in scores
+
+
+def test_hlr_and_lrs_appear_where_the_arms_are_there(run, folder):
+    def of(arm, top1, protocol="rd3-v1", source="rded-ipc10", images=100, ipc=10, teachers=True):
+        bench, known = benchmarks.load("cifar10"), protocols.load(protocol)
+        recipe = known.resolve(bench, "convnet3", ipc, images, arm.split("-")[1])
+        history = [{"epoch": i, "loss": 1.0, "learning_rate": 0.1} for i in range(recipe.training.epochs)]
+        new = changed(run, arm=arm, top1=top1, top5=1.0, recipe=json.loads(json.dumps(recipe.as_dict())), history=history)
+        new["images"] |= {"source": source, "name": source, "images": images, "ipc": ipc}
+        new["images"]["fingerprint"] = f"{images:064x}" if source != "rded-ipc10" else run["images"]["fingerprint"]
+        new["protocol"] = {"name": protocol, "digest": known.digest, "overrides": {}, "main_labels": known.main_labels,
+                           "knobs": json.loads(json.dumps(known.knobs))}  # fmt: skip
+        if not teachers:
+            new["teachers"], new["labels"] = [], {"kind": "hard", "views_digest": "0" * 12, "views_seed": 0}
+        return new
+
+    files = {
+        "a/seed0.json": run,
+        "b/seed0.json": of("distilled-hard", 0.4, teachers=False),
+        "c/seed0.json": of("random-soft", 0.47, source="random:ipc=10,seed=0"),
+        "d/seed0.json": of("full-hard", 0.85, "teacher-v1", "full", 50000, 5000, teachers=False),
+    }
+    found = entries.gather([folder(files)])
+    assert found.apart == ()
+    [row] = [entry for entry in found.entries if entry.arm == "distilled-soft"]
+    scores, _ = entries.Related(found.entries).scores(row)
+    assert scores["hlr"]["value"] == pytest.approx(0.85 - 0.4)
+    assert scores["ior"]["value"] == pytest.approx(run["top1"] - 0.47)
+    assert 0 < scores["lrs"]["value"] < 1 and not scores["lrs"]["cited"]
+    assert f"{scores['lrs']['value']:.3f}" in leaderboard.assembled(found)["index.html"].decode()
+    del files["d/seed0.json"]
+    found = entries.gather([folder({**files}, "cited")])
+    [row] = [entry for entry in found.entries if entry.arm == "distilled-soft"]
+    scores, _ = entries.Related(found.entries).scores(row)
+    assert scores["hlr"]["value"] == pytest.approx(0.848 - 0.4) and "DATM" in scores["hlr"]["cited"]
+    assert "DATM" in leaderboard.assembled(found)["index.html"].decode()
+
+
+def test_a_custom_protocol_never_stands_under_the_released_name(run, folder):
+    changed_protocol = protocols.load("rd3-v1").override(["loss.temperature=4"])
+    recipe = changed_protocol.resolve(benchmarks.load("cifar10"), "convnet3", 10, 100, "soft")
+    custom = changed(
+        run,
+        protocol__digest=changed_protocol.digest,
+        protocol__overrides={"loss.temperature": 4.0},
+        protocol__knobs=json.loads(json.dumps(changed_protocol.knobs)),
+        recipe=json.loads(json.dumps(recipe.as_dict())),
+        seed=1,
+    )
+    found = entries.gather([folder({"a/seed0.json": run, "b/seed1.json": custom})])
+    assert found.apart == () and len(found.entries) == 2
+    assert [e.group.label for e in found.entries] == ["rd3-v1", "custom, based on rd3-v1 (loss.temperature=4.0)"]
+    page = leaderboard.assembled(found)[f"protocols/rd3-v1-{changed_protocol.digest}.html"].decode()
+    assert "custom, based on rd3-v1" in page and "the digest is the released one" not in page
+
+
+def test_precisions_are_never_in_one_row_or_table(run, folder):
+    other = changed(run, environment__precision="bf16", top1=0.9, top5=0.95)
+    found = entries.gather([folder({"a/seed0.json": run, "b/seed0.json": other})])
+    assert [(e.group.precision, e.summary["n"]) for e in found.entries] == [("fp32", 1), ("bf16", 1)]
+    assert len(entries.tables(found.entries)) == 2
+
+
+def test_a_run_that_watched_the_test_split_says_so(run, folder):
+    watched = changed(run, monitored_test=True)
+    page = leaderboard.assembled(entries.gather([folder({"a/seed0.json": watched})]))["index.html"].decode()
+    assert "watched the test split" in page
+
+
+def test_rows_that_the_bootstrap_cannot_tell_apart_share_their_rank(run, folder):
+    files = {}
+    for name, tops in {"a": (0.62, 0.61, 0.6), "b": (0.609, 0.611, 0.6), "c": (0.5, 0.49, 0.495), "d": (0.9,)}.items():
+        for seed, top1 in enumerate(tops):
+            more = {"images__name": name, "images__fingerprint": name * 64, "top1": top1, "top5": 1.0, "seed": seed}
+            files[f"{name}/seed{seed}.json"] = changed(run, **more)
+    found = entries.gather([folder(files)])
+    ranks = {entry.name: rank for entry, rank in entries.ranks(list(found.entries)).items()}
+    assert ranks == {"d": "1-3", "a": "1-3", "b": "1-3", "c": "4"}  # a single student proves nothing
+
+
+# What is not
+
+
+def rehashed(run):
+    """Knobs that are not rd3-v1's, with their own true digest, under its name."""
+    run = changed(run, protocol__knobs__training__epochs=300)
+    run["protocol"]["digest"] = protocols.digest(run["protocol"]["knobs"])
+    return run
+
+
+def other_protocol(run):
+    """The knobs and digest of another released protocol, under the name of this one."""
+    other = protocols.load("hard-label-v1")
+    return changed(run, protocol__knobs=json.loads(json.dumps(other.knobs)), protocol__digest=other.digest)
+
+
+FALSE = {  # what is wrong -> (how a Run is changed, words of the reason)
+    "a score of 1.7": (lambda r: changed(r, top1=1.7), "top1 is 1.7, wanted a fraction"),
+    "percent": (lambda r: changed(r, top1=51.36), "top1 is 51.36, wanted a fraction"),
+    "a negative score": (lambda r: changed(r, top1=-0.1), "top1 is -0.1"),
+    "true as a score": (lambda r: changed(r, top1=True), "top1 is True"),
+    "a score that no number of images has": (lambda r: changed(r, top1=0.51361234), "no whole number of 10000 images"),
+    "top-5 below top-1": (lambda r: changed(r, top5=0.1), "less than top1"),
+    "half of the test split": (lambda r: changed(r, images_scored=5000), "scored 5000 test images"),
+    "another protocol's digest": (lambda r: changed(r, protocol__digest="dd5df7a75b44"), "states protocol digest dd5df7a75b44"),
+    "another protocol's knobs and digest": (other_protocol, "says rd3-v1, but its knobs have digest"),
+    "other knobs under a released name": (rehashed, "says rd3-v1, but its knobs have digest"),
+    "an unknown knob": (lambda r: changed(r, protocol__knobs__training__luck=1), "none of ours"),
+    "knobs that are a list": (lambda r: changed(r, protocol__knobs=[]), "protocol.knobs is []"),
+    "another recipe": (lambda r: changed(r, recipe__training__learning_rate=0.01), "its protocol makes it 0.001"),
+    "more images": (lambda r: changed(r, recipe__images=500), "its recipe has 'images' 500"),
+    "a best epoch": (lambda r: {**r, "history": r["history"][:287]}, "not the last epoch's"),
+    "epochs out of order": (lambda r: {**r, "history": r["history"][::-1]}, "epoch 399 stands at place 0"),
+    "a hidden watch": (lambda r: {**r, "history": [{**h, "test_top1": 0.5} for h in r["history"]]}, "monitored_test says"),
+    "no fingerprint": (lambda r: changed(r, images__fingerprint="abc"), "images.fingerprint is 'abc'"),
+    "a fingerprint in capitals": (lambda r: changed(r, test__fingerprint="A" * 64), "test.fingerprint is"),
+    "a seed below 0": (lambda r: changed(r, seed=-1), "seed is -1"),
+    "a seed in words": (lambda r: changed(r, seed="0"), "seed is '0'"),
+    "a seed beyond all bounds": (lambda r: changed(r, seed=10**400), "too large a number"),
+    "no teacher": (lambda r: changed(r, teachers=[]), "0 teachers, its recipe has 1"),
+    "a teacher without weights": (lambda r: changed(r, teachers=[{"source": "x"}]), "a teacher lacks commit"),
+    "no environment": (lambda r: {k: v for k, v in r.items() if k != "environment"}, "lacks environment"),
+    "another schema": (lambda r: changed(r, schema=2), "schema is 2"),
+    "an unknown benchmark": (lambda r: changed(r, benchmark="mnist"), "benchmark 'mnist' is none of ours"),
+    "a path as benchmark": (lambda r: changed(r, benchmark="../../etc/passwd"), "benchmark is '../../etc/passwd'"),
+    "a path as protocol": (lambda r: changed(r, protocol__name="../rd3-v1"), "protocol.name is"),
+    "a page as student": (lambda r: changed(r, student=HOSTILE), "student is"),
+    "an invisible name": (lambda r: changed(r, images__name="rded\u202eipc10"), "images.name is 'rded\\u202eipc10'"),
+    "an endless name": (lambda r: changed(r, images__name="x" * 100_000), "images.name is"),
+    "an arm that is none": (lambda r: changed(r, arm=["distilled-soft"]), "arm is"),
+    "a random arm of made images": (lambda r: changed(r, arm="random-soft"), "wanted a selection"),
+    "nine images per class": (lambda r: changed(r, images__ipc=9), "100 images, but 9 per class of 10 are 90"),
+    "an unknown precision": (lambda r: changed(r, environment__precision="fp4"), "environment.precision is"),
+    "NaN": (lambda r: json.dumps(changed(r, top1=float("nan"))), "NaN is no number of JSON"),
+    "Infinity": (lambda r: json.dumps(changed(r, seconds=float("inf"))), "Infinity is no number of JSON"),
+    "a number beyond all bounds": (lambda r: json.dumps(r).replace('"seconds": 2', '"seconds": 1e999, "x": 2', 1), "no finite"),
+    "a key twice": (lambda r: json.dumps(r).replace('"top1": 0.5136', '"top1": 0.5136, "top1": 0.9', 1), "more than once"),
+    "no JSON": (lambda r: "<html>", "not JSON"),
+    "nothing": (lambda r: "", "not JSON"),
+    "bytes": (lambda r: b"\xff\xfe\x00pickle", "not JSON"),
+    "a list": (lambda r: [r], "wanted 1"),
+    "deep nesting": (lambda r: "[" * 200_000 + "]" * 200_000, "nested too deeply"),
+    "deep nesting in a knob": (lambda r: json.dumps(r).replace('"betas": [', '"betas": [' + "[" * 10**5 + "]" * 10**5 + ",", 1),
+                               "nested too deeply"),
+    "a knob of a million characters": (lambda r: changed(r, protocol__knobs__x="y" * 10**6), "wanted at most"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", FALSE)
+def test_is_kept_apart_with_its_reason(what, run, folder, tmp_path):
+    change, words = FALSE[what]
+    found = entries.gather([folder({"good/seed1.json": changed(run, seed=1), "bad/seed0.json": change(run)})])
+    assert [(one.path, words in one.reason) for one in found.apart] == [("bad/seed0.json", True)], reasons(found)
+    assert len(found.apart[0].reason) < 400 and "\n" not in found.apart[0].reason
+    assert [entry.summary["n"] for entry in found.entries] == [1]  # the good one is ranked, alone
+    page = leaderboard.assembled(found)["not-ranked.html"].decode()
+    assert "bad/seed0.json" in page
+
+
+def test_two_runs_that_say_they_are_one_are_both_kept_apart(run, folder):
+    files = {"a/seed0.json": run, "b/seed0.json": changed(run, top1=0.9, top5=0.95), "c/seed1.json": changed(run, seed=1)}
+    found = entries.gather([folder(files)])
+    assert [one.path for one in found.apart] == ["a/seed0.json", "b/seed0.json"]
+    assert all("one and the same, top-1 0.5136, 0.9000" in reason for reason in reasons(found))
+    assert [entry.summary["seeds"] for entry in found.entries] == [[1]]
+
+
+def test_copies_count_once_wherever_they_lie(run, folder):
+    one, two = folder({"a/seed0.json": run, "b/seed0.json": run}, "one"), folder({"a/seed0.json": run}, "two")
+    [entry] = entries.gather([one, two]).entries
+    assert entry.summary["n"] == 1 and [other.name for other in entry.also] == ["two"] and entry.origin.name == "one"
+
+
+def test_a_repo_cannot_outvote_a_folder_about_the_test_images(run, folder):
+    false = {f"r/seed{k}.json": changed(run, seed=k, test__fingerprint="0" * 64, top1=0.99, top5=1.0) for k in range(9)}
+    here, there = folder({"a/seed0.json": run}, "here"), folder(false, "there")
+    origin = entries.Origin("hub", "somebody/board", "1" * 40)
+    found = entries.gather([here], [(origin, list(entries.local_files(there)))])
+    assert [entry.origin.name for entry in found.entries] == ["here"] and len(found.apart) == 9
+    assert all("other test images (00000000)" in reason for reason in reasons(found))
+
+
+def test_of_repos_alone_more_origins_weigh_more_than_more_runs(run, folder):
+    true = folder({"a/seed0.json": run}, "true")
+    false = folder({f"r/seed{k}.json": changed(run, seed=k, test__fingerprint="0" * 64) for k in range(9)}, "false")
+    origins = [entries.Origin("hub", f"user{k}/repo", str(k) * 40) for k in range(3)]
+    sources = [(origins[0], list(entries.local_files(false))), (origins[1], list(entries.local_files(true)))]
+    other = folder({"a/seed5.json": changed(run, seed=5)}, "other")
+    found = entries.gather([], [*sources, (origins[2], list(entries.local_files(other)))])
+    assert {entry.origin.name for entry in found.entries} == {"user1/repo", "user2/repo"} and len(found.apart) == 9
+
+
+def test_random_images_of_one_draw_must_be_the_same_images(folder):
+    drawn = json.loads((MEASURED / HARD).read_text())
+    here = folder({"a/seed0.json": drawn}, "here")
+    there = folder({"a/seed1.json": changed(drawn, seed=1, images__fingerprint="0" * 64)}, "there")
+    found = entries.gather([here, there])
+    assert [reason[:17] for reason in reasons(found)] == ["other real images"]
+
+
+# What a folder may do to us
+
+
+def test_a_file_of_a_gigabyte_is_not_read(folder, run):
+    where = folder({"a/seed0.json": run, "b/seed0.json": ""})
+    os.truncate(where / "b/seed0.json", 10**9)  # sparse
+    started = time.perf_counter()
+    found = entries.gather([where])
+    assert reasons(found) == ["1000 MB, a Run has at most 4"] and time.perf_counter() - started < 2
+
+
+def test_links_and_pipes_are_not_followed(folder, run, tmp_path):
+    secret = tmp_path / "secret.json"
+    secret.write_text(json.dumps(run))
+    where = folder({"a/seed0.json": run})
+    (where / "b").mkdir()
+    (where / "b/seed0.json").symlink_to(secret)
+    (where / "c").symlink_to(tmp_path)
+    (where / "d").mkdir()
+    os.mkfifo(where / "d/seed0.json")
+    found = entries.gather([where])
+    assert reasons(found) == ["a link, which is not followed", "no regular file"]
+    assert [entry.summary["n"] for entry in found.entries] == [1]
+
+
+def test_more_runs_than_the_limit_are_left_out_and_said(folder, run, monkeypatch):
+    monkeypatch.setattr(entries, "MOST_FILES", 3)
+    found = entries.gather([folder({f"a/seed{k}.json": changed(run, seed=k) for k in range(7)})])
+    assert [entry.summary["n"] for entry in found.entries] == [3]
+    assert "only its first 3 Run files were read" in found.notes[0]
+    assert "only its first 3 Run files were read" in leaderboard.assembled(found)["index.html"].decode()
+
+
+def test_more_false_files_than_the_limit_are_counted(folder, run, monkeypatch):
+    monkeypatch.setattr(entries, "MOST_APART", 2)
+    found = entries.gather([folder({f"a/seed{k}.json": "no" for k in range(7)})])
+    assert (len(found.apart), found.left_out) == (2, 5)
+    assert "5 further files are not named here" in leaderboard.assembled(found)["not-ranked.html"].decode()
+
+
+def many(run, names, seeds=1):
+    """A Found of as many image sets of the table of `run`, each as if it had been read and vetted."""
+    one, protocol = vetting.vetted(json.dumps(run).encode())
+    found = entries.Gathering()
+    found.protocols[run["protocol"]["digest"]] = protocol
+    origin = entries.Origin("hub", "somebody/board", "1" * 40, "https://hub.invalid/somebody/board/tree/" + "1" * 40)
+    for i, name in enumerate(names):
+        for seed in range(seeds):
+            images = {**one["images"], "name": name, "source": name, "fingerprint": f"{i:064x}"}
+            more = {"seed": seed, "top1": i % 5000 / 10000, "origin": origin, "path": f"runs/seed{seed}.json"}
+            found.runs.append({**one, "images": images, **more})
+    return entries.settled(found)
+
+
+def test_a_flood_of_rows_makes_small_pages_in_little_time(run):
+    found = many(run, [f"set {i} {HOSTILE}" for i in range(20_000)])
+    started = time.perf_counter()
+    files = leaderboard.assembled(found)
+    assert time.perf_counter() - started < 60
+    assert max(len(data) for path, data in files.items() if path.endswith(".html")) < 1_500_000
+    assert f"{20_000 - leaderboard.ROWS} of 20000 rows are not shown here" in files["index.html"].decode()
+    pages = json.loads(files["data/site.json"])["files"]
+    rows = [row for name in pages for row in json.loads(files[f"data/{name}"])]
+    assert len(rows) == 20_000 and len(pages) == 20
+
+
+def test_many_tables_fit_a_page(run):
+    found = many(run, [f"set{i}" for i in range(300)])
+    spread = []
+    for i, entry in enumerate(found.entries):
+        group = entries.replace(entry.group, student=f"student{i % 150}")
+        spread.append(entries.replace(entry, group=group))
+    page = leaderboard.assembled(entries.replace(found, entries=tuple(spread)))["index.html"]
+    assert len(page) < 1_500_000 and page.count(b'<section class="table"') == leaderboard.PAGE_TABLES
+    assert b"Further tables" in page
+
+
+class Tags(html.parser.HTMLParser):
+    """All tags with their attributes, and which are a document's own text."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.tags, self.texts = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def test_names_of_strangers_are_text_and_nothing_else(run, folder):
+    evil = changed(run, images__name=HOSTILE, images__source=HOSTILE, environment__devices=HOSTILE, environment__git=HOSTILE)
+    evil["environment"]["versions"] = {HOSTILE[:150]: HOSTILE}
+    evil["teachers"][0] |= {"source": HOSTILE, "architecture": HOSTILE}
+    origin = entries.Origin("hub", HOSTILE, "1" * 40, "javascript:alert(3)")
+    where = folder({"a/seed0.json": evil, f"{HOSTILE[4:14]}/seed1.json": "no"})
+    for found in (entries.gather([where]), entries.gather([], [(origin, list(entries.local_files(where)))])):
+        assert len(found.entries) == 1 and len(found.apart) == 1
+        for path, data in leaderboard.assembled(found).items():
+            text = data.decode()
+            if path.endswith(".json"):
+                assert "<" not in text and json.loads(text) is not None
+            if not path.endswith(".html"):
+                continue
+            page = Tags(text)
+            assert not any(tag in ("img", "iframe", "object", "embed", "base", "foreignobject") for tag, _ in page.tags)
+            assert [tag for tag, _ in page.tags].count("script") == (path == "index.html")
+            for tag, attributes in page.tags:
+                assert not any(name.startswith("on") for name in attributes) and "style" not in attributes, (path, tag)
+                assert not attributes.get("href", "").strip().lower().startswith("javascript")
+        page = Tags(leaderboard.assembled(found)["index.html"].decode())
+        assert any(HOSTILE in text for text in page.texts)  # shown as it is
+
+
+# The site
+
+
+def test_the_same_runs_give_the_same_bytes(measured, site):
+    assert {path: data.decode() for path, data in leaderboard.assembled(measured).items()} == site
+
+
+def test_no_page_asks_for_anything_from_elsewhere(site):
+    for path, text in site.items():
+        if path.endswith(".html"):
+            ours = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
+            assert not HTTP.search(ours), (path, HTTP.search(ours))
+            policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
+            assert "default-src &#39;none&#39;" in policy or "default-src 'none'" in policy
+            assert "unsafe" not in policy
+            assert len(text) < 1_500_000
+
+
+def test_links_within_the_site_lead_somewhere(site):
+    for path, text in site.items():
+        if not path.endswith(".html"):
+            continue
+        ids = {attributes["id"] for _, attributes in Tags(text).tags if "id" in attributes}
+        for tag, attributes in Tags(re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)).tags:
+            href = attributes.get("href", "")
+            if tag != "a" or "://" in href:
+                continue
+            file, _, anchor = href.partition("#")
+            there = os.path.normpath(os.path.join(os.path.dirname(path), file)) if file else path
+            assert there in site, (path, href)
+            if anchor:
+                assert anchor in (ids if there == path else {a.get("id") for _, a in Tags(site[there]).tags}), (path, href)
+
+
+def test_every_knob_of_a_protocol_stands_with_its_source(site):
+    known = protocols.load("rd3-v1")
+    page = " ".join(Tags(site[f"protocols/rd3-v1-{known.digest}.html"]).texts)
+    for key, source in known.sources.items():
+        assert key in page and source in page
+    assert known.published_selection in page
+
+
+def test_a_former_site_is_replaced_and_anything_else_is_not(measured, tmp_path):
+    leaderboard.build(measured, tmp_path / "site")
+    (tmp_path / "site/old.html").write_text("old")
+    leaderboard.build(measured, tmp_path / "site")
+    assert not (tmp_path / "site/old.html").exists() and (tmp_path / "site/index.html").is_file()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/thesis.tex").write_text("mine")
+    with pytest.raises(UserError, match="no leaderboard of ours"):
+        leaderboard.build(measured, tmp_path / "other")
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.tex"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "site"]  # nothing half-written
+
+
+def test_the_command_writes_a_site_and_says_what_is_in_it(script, tmp_path):
+    done = script("rd3_utils", "leaderboard", "--results", MEASURED, "--out", "site")
+    assert done.code == 0, done.err
+    assert done.out == "8 entries of 34 Runs, 0 files not ranked: site/index.html\n"
+    assert (tmp_path / "site/protocols/rd3-v1-974086290837.html").is_file()
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--out", "site"], "a leaderboard needs Runs"),
+        (["--results", "nowhere", "--out", "site"], "no such folder"),
+        (["--results", MEASURED, "--out", "site", "--private"], "--private needs --publish"),
+        (["--results", MEASURED, "--out", "."], None),
+        (["--hub-repos", "not a repo", "--out", "site"], "OWNER/REPO"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(script, tmp_path, arguments, words):
+    if words is None:
+        (tmp_path / "thesis.tex").write_text("mine")
+        words = "no leaderboard of ours"
+    done = script("rd3_utils", "leaderboard", *arguments)
+    assert done.code == 2 and words in done.err and done.err.count("\n") == 1
+    assert not (tmp_path / "site").exists()
+
+
+def test_a_row_s_command_makes_its_runs(measured, monkeypatch):
+    import train_student
+
+    for entry in measured.entries:
+        line = leaderboard.reproduce(entry)[-1]
+        words = shlex.split(line)
+        monkeypatch.setattr("sys.argv", words[words.index("train_student.py") :])
+        options = train_student.parse()
+        bench, protocol = read_what(options)
+        first = entry.runs[0]
+        assert bench.name == first["benchmark"] and options.arms == entry.arm
+        assert protocol.digest == first["protocol"]["digest"]
+        assert options.seeds == entry.summary["seeds"] and options.views_seed == first["views_seed"]
+        assert (options.student or bench.defaults.student) == first["student"]
+        assert ("--mixed_precision" in words) == (entry.group.precision != "fp32")
+        if entry.is_random:
+            assert options.draws == len(entry.summary["draws"])
+        else:
+            assert options.distilled == first["images"]["source"]
+
+
+# Published numbers
+
+
+def test_claims_are_fractions_of_benchmarks_students_and_protocols_that_there_are():
+    methods, found = claims.table()
+    released = set(protocols.names()) | {""}
+    for claim in found:
+        assert claim.method in methods and claim.benchmark in benchmarks.names() and claim.protocol in released
+        assert claim.labels in ("soft", "hard") and claim.source and claim.top1
+        for ipc, (mean, *std) in claim.top1.items():
+            assert int(ipc) > 0 and 0 < mean < 1 and all(0 <= s < 0.1 for s in std) and len(std) < 2
+    keys = [(c.method, c.benchmark, c.student, c.source, c.protocol) for c in found]
+    assert len(set(keys)) == len(keys)
+
+
+def test_claims_are_the_published_numbers():
+    found = {(c.method, c.benchmark, c.student, c.protocol): c.top1 for c in claims.table()[1]}
+    assert found["rded", "cifar10", "resnet18_cifar", "rded-v1"] == {
+        "1": [0.229, 0.004],
+        "10": [0.371, 0.003],
+        "50": [0.621, 0.001],
+    }
+    assert found["edc", "imagenet-1k", "resnet18", "rd3-v1"] == {"10": [0.469], "50": [0.601]}
+    assert found["random", "cifar10", "convnet3", "hard-label-v1"] == {
+        "1": [0.144, 0.02],
+        "10": [0.26, 0.012],
+        "50": [0.434, 0.01],
+    }
+
+
+def test_claimed_stands_beside_measured(site):
+    page = " ".join(" ".join(Tags(site["index.html"]).texts).split())
+    assert "43.40 ± 1.00" in page and "Dataset Condensation with Gradient Matching, ICLR 2021, Table 1" in page
+
+
+@pytest.mark.parametrize(
+    "name, source, commit, method",
+    [
+        ("rded-ipc10", "rded-ipc10", None, "rded"),
+        ("cifar10-rded-ipc10", "x", None, "rded"),
+        ("my-rded-ipc10", "x", None, None),
+        ("rded-ipc10-mine", "x", None, None),
+        ("rded-ipc50", "x", None, None),  # another IPC than the images'
+        ("RDED", "x", None, None),
+        ("unheard-ipc10", "x", None, None),
+        ("sets", "he-yang/2025-rethinkdc-imagenet-rded-ipc-10", "1" * 40, None),  # that repo holds another benchmark
+    ],
+)
+def test_a_method_is_recognised_by_what_says_so_and_never_by_likeness(run, folder, name, source, commit, method):
+    named = changed(run, images__name=name, images__source=source, images__commit=commit)
+    [entry] = entries.gather([folder({"a/seed0.json": named})]).entries
+    assert claims.method_of(entry)[0] == method
+
+
+def test_distilled_json_is_about_the_images_of_its_fingerprint_alone(run, folder):
+    about = {"method": "dm", "ipc": 10, "fingerprint": "0" * 64, "seconds": 1.0}
+    where = folder({"a/seed0.json": changed(run, images__name="mine"), "a/distilled.json": about})
+    [entry] = entries.gather([where]).entries
+    assert entry.about is None and entry.seconds is None
+    folder({"a/distilled.json": {**about, "fingerprint": run["images"]["fingerprint"]}})
+    [entry] = entries.gather([where]).entries
+    assert claims.method_of(entry) == ("dm", "distilled.json of these images") and entry.seconds == 1.0
+
+
+# Plots
+
+
+def test_the_front_is_what_no_point_beats():
+    import random
+
+    chance = random.Random(0)
+    points = [pareto.Point(chance.randrange(9), chance.randrange(9) / 10, None, "", "", "", "") for _ in range(60)]
+    front = pareto.front(points)
+    for p in points:
+        beaten = any(q.x <= p.x and q.mean >= p.mean and (q.x < p.x or q.mean > p.mean) for q in points)
+        assert (any((q.x, q.mean) == (p.x, p.mean) for q in front)) == (not beaten)
+
+
+def test_a_plot_has_no_style_and_its_text_is_text():
+    points = [pareto.Point(x, 0.1 * x, 0.01, f"{HOSTILE} {x}", HOSTILE, f"#row{x}", str(x)) for x in range(1, 13)]
+    drawn = pareto.figure(points, [str(x) for x in range(1, 13)], "MB", HOSTILE, "p")
+    page = Tags(drawn)
+    assert not any("style" in attributes for _, attributes in page.tags) and "#05" not in drawn and "#01" not in drawn
+    assert {tag for tag, _ in page.tags} <= {
+        "svg",
+        "defs",
+        "g",
+        "path",
+        "use",
+        "text",
+        "tspan",
+        "a",
+        "title",
+        "clippath",
+        "rect",
+    }
+    assert [a["href"] for tag, a in page.tags if tag == "a"] == [f"#row{x}" for x in range(1, 13)]
+    assert any(HOSTILE in text for text in page.texts)
+    assert shutil.which("chromium") is None or drawn.startswith("<svg")
