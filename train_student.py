@@ -52,6 +52,8 @@ def parse():
                        "no fewer than two shards (default: all, in the Hub's cache)")  # fmt: skip
     where.add_argument("--dry-run", action="store_true", help="print recipes, sources, steps and bytes, and stop")
     where.add_argument("--runs-only", action="store_true", help="write Runs and neither weights nor a card: for a study")
+    where.add_argument("--keep-weights", choices=("first", "all"), default="first", help="of the first seed and not of "
+                       "random images, or all networks, for transfer; only the first is ever pushed")  # fmt: skip
     where.add_argument("--monitor-test", action="store_true", help="watch the test split during training; outputs say so, "
                        "and the score stays the last epoch's")  # fmt: skip
     where.add_argument("--online", action="store_true", help="label each epoch when it is trained, with --teacher: no "
@@ -89,7 +91,7 @@ def main(options):
     known = [(labels[cell.labels_key].describe(), labels[cell.labels_key].origin) for cell in cells]
     launch.agree(accelerator, known, "the soft labels they read (a Hub revision that moved?)")
     whitening = arms.find_whitening(cells, options, benchmark)
-    kept = {cell: arms.kept_run(cell, labels[cell.labels_key], options.out, precision) for cell in cells}
+    kept = {cell: arms.kept_run(cell, labels[cell.labels_key], options, precision) for cell in cells}
     launch.agree(accelerator, [run is None for run in kept.values()], "the runs they find: put --out on a disk that all share")
     if options.log_with:
         accelerator.init_trackers("rd3")
@@ -134,8 +136,9 @@ def train(cell, labels, whitening, benchmark, test, where, options, accelerator)
         "seconds": time.time() - started,
         "environment": launch.environment(accelerator),
     }
+    run = runs.agreed(where, run)
     if accelerator.is_main_process:
-        if cell.keeps_weights(options.seeds) and not options.runs_only:
+        if cell.keeps_weights(options):
             scored = accelerator.unwrap_model(student) if average is None else average.module
             students.save(scored, where.with_suffix(""), benchmark)
         runs.write(where, run)

@@ -1,10 +1,12 @@
 """python -m rd3_utils COMMAND: what there is (list), distilled sets made here (synthesize) or of a released tensor (convert)
-and put on the Hub (publish), and studies: image sets x protocols x students x seeds (study).
+and put on the Hub (publish), studies: image sets x protocols x students x seeds (study), and what students' features tell
+about other benchmarks (transfer).
 """
 
 import argparse
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,8 +19,8 @@ from rd3_utils.errors import UserError
 from rd3_utils.learning import losses, recovery, students, synthesis
 from rd3_utils.options import add_how, positive, push_target, seed
 from rd3_utils.protocols import benchmark, protocol
-from rd3_utils.publishing import dataset_repo, study_report
-from rd3_utils.scoring import findings, progress
+from rd3_utils.publishing import dataset_repo, study_report, transfer_report
+from rd3_utils.scoring import findings, progress, transfer
 from rd3_utils.scoring import study as studies
 
 
@@ -70,7 +72,22 @@ def parse():
     study.add_argument("--count", metavar="N", type=positive, help="number of parts")
     study.add_argument("--dry-run", action="store_true", help="print the plan, and stop")
     study.add_argument("--report-only", action="store_true", help="write the report of what is there, and stop")
+    add_transfer(commands)
     return parser.parse_args()
+
+
+def add_transfer(commands):
+    carry = commands.add_parser("transfer", help="what frozen features of students tell about other benchmarks")
+    carry.add_argument("students", nargs="+", metavar="STUDENT", help="a seed folder of results, or hf-hub:OWNER/REPO")
+    carry.add_argument("--to", required=True, metavar="NAME[,NAME]", help="benchmarks, or .toml files that state one")
+    carry.add_argument("--against", nargs="+", default=[], metavar="STUDENT", help="random-images students of the same recipe "
+                       "(default: those kept beside a student by --keep-weights all)")  # fmt: skip
+    carry.add_argument("--data-dir", action="append", default=[], metavar="[NAME=]DIR", help="read a benchmark's real data "
+                       "from here; repeatable")  # fmt: skip
+    carry.add_argument("--train-per-class", type=positive, metavar="N", help="train images of each class (default: all)")
+    carry.add_argument("--neighbours", type=positive, default=5, metavar="K", help="of k-NN (default: %(default)s)")
+    carry.add_argument("--seed", type=seed, default=0, help="of the train and held-out images (default: %(default)s)")
+    carry.add_argument("--out", metavar="DIR", default="results", help="folder of results (default: %(default)s)")
 
 
 RECOVERY = {  # options of sre2l and cda; those without a default follow the image size, see learning/recovery.py
@@ -216,7 +233,25 @@ def study(options):
         raise UserError(f"{failed} of {len(chosen)} cells failed; the same command tries them again.")
 
 
-COMMANDS = {"list": list_all, "synthesize": synthesize, "convert": convert, "publish": publish, "study": study}
+def carry_over(options):
+    """Score frozen features on other benchmarks and print what they gain."""
+    texts = list(dict.fromkeys(options.to.split(",")))
+    to = [benchmark.read(Path(text)) if text.endswith(".toml") else benchmark.load(text) for text in texts]
+    folders = transfer.data_dirs(options.data_dir, [bench.name for bench in to])
+    settings = options.train_per_class, options.neighbours, options.seed
+    targets = [partial(transfer.target, bench, folders.get(bench.name), *settings) for bench in to]
+    for found in transfer.transfer(options.students, options.against, targets, options.out):
+        transfer_report.say(*found)
+
+
+COMMANDS = {
+    "list": list_all,
+    "synthesize": synthesize,
+    "convert": convert,
+    "publish": publish,
+    "study": study,
+    "transfer": carry_over,
+}
 
 if __name__ == "__main__":
     launch.run(main, parse())

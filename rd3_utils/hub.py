@@ -109,14 +109,14 @@ def download(repo, commit, path, folder=None, again=False):
     return Path(found)
 
 
-def network_folder(repo, commit):
-    """A local folder with config.json and model.safetensors of a model repo, and nothing else of it.
+def network_folder(repo, commit, also=()):
+    """A local folder with config.json and model.safetensors of a model repo, and of the rest only what `also` names, if there.
 
     UserError where it lacks one of them: weights in another format are pickles, which are not read from the Hub.
     """
     files = "config.json", "model.safetensors"
     with asking(repo, commit, "model"):
-        folder = Path(snapshot_download(repo, revision=commit, allow_patterns=list(files)))
+        folder = Path(snapshot_download(repo, revision=commit, allow_patterns=[*files, *also]))
     lacking = [name for name in files if not (folder / name).is_file()]
     if lacking and constants.HF_HUB_OFFLINE:
         raise UserError(f"HF_HUB_OFFLINE is set and {lacking[0]} of '{repo}@{commit[:8]}' is not in the cache; go online once.")

@@ -200,6 +200,16 @@ def test_a_pushed_card_says_which_seed_the_weights_are_and_not_how_it_was_pushed
     assert len(runs) == 2 and all(re.search(r"/convnet3/distilled-soft/seed[01].json$", name) for name in runs)
 
 
+def test_the_features_of_a_pushed_student_are_carried_to_a_benchmark_with_its_run(hub, student, tmp_path):
+    done = hub.script("rd3_utils", "transfer", "hf-hub:bench/student", "--to", "digits", "--train-per-class", "5", cwd=tmp_path)
+    assert done.code == 0, done.err
+    (path,) = tmp_path.glob("results/transfer/digits/random-ipc5-seed0-*/convnet3-distilled-soft-*.json")
+    network = json.loads(path.read_text())["network"]
+    assert (network["source"], network["seed"], network["top1"]) == ("hf-hub:bench/student", 1, student.runs[1]["top1"])
+    assert network["commit"] == hub.ask("models/bench/student")["sha"]
+    assert "add --arms distilled-soft,random-soft --keep-weights all" in done.out
+
+
 def test_pushing_again_changes_nothing_and_other_scores_take_the_place_of_old_ones(hub, student):
     again = *student.what, "--push-to", "bench/student"
     done = hub.script("train_student", *again, "--push-only", cwd=student.folder)

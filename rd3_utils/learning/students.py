@@ -250,6 +250,11 @@ def copied(module, state, prefix, metadata):
     state.update({key: value.clone() for key, value in state.items()})
 
 
+def is_saved(folder):
+    """Whether `folder` holds a whole saved student: its config.json is written last."""
+    return (Path(folder) / "config.json").is_file()
+
+
 def read_config(folder):
     """config.json of a saved student; UserError when the folder holds none."""
     path = Path(folder) / "config.json"

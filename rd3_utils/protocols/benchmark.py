@@ -1,5 +1,6 @@
 """A benchmark: the real data that students are tested on, stated in one TOML file of `benchmarks/`."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,11 +74,15 @@ class Benchmark:
 
 def load(name):
     """The benchmark called `name`; UserError with the nearest name when there is none."""
-    path = BENCHMARKS / f"{name}.toml"
     if name not in names():
         raise unknown("benchmark", name, names())
+    return read(BENCHMARKS / f"{name}.toml")
+
+
+def read(path):
+    """The benchmark that the TOML file at `path` states."""
     table = read_toml(path)
-    where = f"benchmark {name}"
+    where = f"benchmark {path.stem}"
     parts = {"data": Data, "image": Pixels, "defaults": Defaults}
     for part, cls in parts.items():
         if part in table:
@@ -86,6 +91,10 @@ def load(name):
     benchmark = build(Benchmark, table, where)
     if len(set(benchmark.classes)) != len(benchmark.classes):
         raise UserError(f"{where}: class names repeat; give every class its own name.")
+    if not re.fullmatch(r"\w[\w.-]*", benchmark.name):
+        raise UserError(
+            f"{where}: its name is '{benchmark.name}', wanted letters, digits, dots and dashes: folders are called so."
+        )
     strange = sorted(set(benchmark.data.renames.values()) - set(benchmark.classes))
     if strange:
         raise UserError(f"{where} [data.renames]: '{strange[0]}' is none of its classes.")

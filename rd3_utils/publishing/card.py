@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from rd3_utils.data import selections
 from rd3_utils.protocols import protocol as protocols
-from rd3_utils.publishing import plots, terminal
+from rd3_utils.publishing import plots, terminal, transfer_report
 from rd3_utils.publishing.markdown import escape, fenced, listed, show, table
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
@@ -129,6 +129,7 @@ def card(runs, report, head, weights, cell, benchmark, pictures, options):
         *score_section(report),
         embedded["Scores"],
         *comparison_section(report),
+        *transfer_report.section(runs, options.out),
         *("## Images and labels", embedded["Images and labels"], "## Learning curves", embedded["Learning curves"]),
         *protocol_section(runs, head, cell.protocol, benchmark),
         *provenance_section(runs),

@@ -1,6 +1,7 @@
 """A student on the Hub: one network in timm's layout, its card, its scores and the Runs behind them, in one commit.
 
     config.json, model.safetensors   the first seed of the headline arm: timm.create_model("hf-hub:OWNER/REPO", pretrained=True)
+    run.json                         the Run of that network
     README.md, report.json, plots/   the card of this student
     .eval_results/<benchmark>-ipc<N>-<protocol>.yaml
     runs/                            the Run files, laid out as in a folder of results
@@ -47,7 +48,7 @@ def check(target, cells, options, precision, accelerator):
         raise UserError(
             f"{cell.images.name} are random real images, and students of those are not pushed as weights; leave out --push-to."
         )
-    if not cell.keeps_weights(options.seeds):
+    if not cell.keeps_weights(options):
         raise UserError(f"{cell.protocol.label} whitens the images: nobody could use the network without the matrix.")
     run = cell.path(options.out, precision)
     if run.is_file() and not (run.with_suffix("") / "config.json").is_file():
@@ -131,6 +132,7 @@ def assembled(target, cell, cells, finished, benchmark, options, precision, fold
     files = {path.relative_to(folder).as_posix(): path for path in (folder / "report.json", *shown)}
     files["README.md"] = (folder / "README.md").read_bytes()
     files |= {name: network / name for name in ("config.json", "model.safetensors")}
+    files["run.json"] = network.with_suffix(".json")
     for run in runs:
         path = run_files.path_of(options.out, run)
         files[f"runs/{path.relative_to(options.out).as_posix()}"] = path

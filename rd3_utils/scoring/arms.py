@@ -17,7 +17,7 @@ from rd3_utils import hub
 from rd3_utils.data import selections, shards, soft_labels, tables, whitening
 from rd3_utils.data.images import ImageSet
 from rd3_utils.errors import UserError, unknown
-from rd3_utils.learning import labelling, teachers
+from rd3_utils.learning import labelling, students, teachers
 from rd3_utils.protocols import protocol as protocols
 from rd3_utils.protocols.protocol import Protocol, Recipe
 from rd3_utils.scoring import runs
@@ -61,12 +61,14 @@ class Cell:
         names = self.benchmark, self.protocol.name, self.protocol.digest, self.images.identity, self.student, self.arm
         return runs.path(root, *names, self.seed, precision)
 
-    def keeps_weights(self, seeds):
-        """Whether the trained network is kept: that of the first seed, never the best, never one of random images.
+    def keeps_weights(self, options):
+        """Whether the trained network is kept: that of the first seed, never the best, and not one of random images.
 
-        Nor one that needs whitened images: nobody could use it without the matrix.
+        `--keep-weights all` keeps every one, to be compared (`transfer`) and never pushed. None that needs whitened images
+        is kept: nobody could use it without the matrix.
         """
-        return self.seed == seeds[0] and not self.arm.startswith("random-") and not self.recipe.views.zca
+        first = self.seed == options.seeds[0] and not self.arm.startswith("random-")
+        return (first or options.keep_weights == "all") and not self.recipe.views.zca and not options.runs_only
 
     def describe(self, labels):
         """What a Run records of what was measured, before it is measured."""
@@ -125,6 +127,9 @@ def plan(options, benchmark, protocol, students):
     Random arms have `options.draws` image sets, or only that of `options.draw`, at the distilled set's IPC; `full-hard`
     follows teacher-v1.
     """
+
+    if options.runs_only and options.keep_weights == "all":
+        raise UserError("--runs-only writes no weights, and --keep-weights all keeps every one; leave out one of them.")
 
     @cache
     def train():
@@ -309,12 +314,13 @@ def stored(cell, options, root):
     )
 
 
-def kept_run(cell, labels, root, precision):
+def kept_run(cell, labels, options, precision):
     """The Run of `cell` that is there already, or None; UserError if it learned from other labels than these.
 
     A path names images, protocol, arm and seed. Views seed and teachers are not in it, so they are compared here.
+    None, too, where `--keep-weights all` wants the network and an earlier command did not keep it: it is trained again.
     """
-    where = cell.path(root, precision)
+    where = cell.path(options.out, precision)
     run = runs.read(where)
     if run is not None:
         mine = labels.describe()
@@ -325,6 +331,8 @@ def kept_run(cell, labels, root, precision):
                 f"{where} is there already, with labels of {key} {str(run['labels'].get(key))[:12]}; this command has "
                 f"{str(mine.get(key))[:12]}; give another --out to keep both."
             )
+        if options.keep_weights == "all" and cell.keeps_weights(options) and not students.is_saved(where.with_suffix("")):
+            return None
     return run
 
 

@@ -39,6 +39,17 @@ def write(where, run):
     os.replace(temporary, where)
 
 
+def agreed(where, run):
+    """`run`, or the Run that is at `where` already, if the student was trained once more; UserError if it scored otherwise."""
+    kept = read(where)
+    if kept is not None and kept["top1"] != run["top1"]:
+        raise UserError(
+            f"{where} has top-1 {kept['top1']:.4f}, and the same student trained again to keep its network has "
+            f"{run['top1']:.4f} (another machine, or other processes or threads); give another --out."
+        )
+    return run if kept is None else kept
+
+
 def read(where):
     """The Run at `where` as plain data, or None if the file is not there; UserError if it is none."""
     if not where.is_file():
