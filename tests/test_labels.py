@@ -371,6 +371,22 @@ def test_epoch_e_reads_views_and_labels_of_epoch_e_mod_d(made, ten):
     assert not torch.equal(store.epoch(0)[1], store.epoch(1)[1])
 
 
+def test_a_label_budget_holds_whatever_more_the_store_has(made, ten, recipe):
+    """The store of a training of ten epochs serves a budget of three, which must not see the other seven, nor count them."""
+    where, ten_epochs, _ = made(ten, ["default"], "training.epochs=10")
+    pruned = recipe("rd3-v1", ten, "training.epochs=10", "labels.distinct_epochs=3")
+    assert pruned.views_digest == ten_epochs.views_digest
+    everything, budget = soft_labels.load(where, ten, ten_epochs, 0), soft_labels.load(where, ten, pruned, 0)
+    for epoch in range(10):
+        v, logits = budget.epoch(epoch)
+        wanted, teacher = everything.epoch(epoch % 3)
+        assert torch.equal(v.box, wanted.box) and torch.equal(v.order, wanted.order) and torch.equal(logits, teacher)
+    of_all, of_three = everything.describe(), budget.describe()
+    assert (of_all["epochs"], of_three["epochs"]) == (10, 3)
+    assert of_all["bytes"] == sum(path.stat().st_size for path in where.glob("*.safetensors"))
+    assert of_three["bytes"] == pytest.approx(0.3 * of_all["bytes"], rel=0.05)
+
+
 def test_labels_without_a_store_cycle_alike(ten, recipe):
     r = recipe("rd3-v1", ten, "labels.distinct_epochs=3", labels="hard")
     labels = soft_labels.HardLabels(r, 0)

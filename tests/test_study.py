@@ -12,6 +12,7 @@ import sys
 import time
 
 import pytest
+import torch
 from conftest import PROJECT, run_script
 
 from rd3_utils.errors import UserError
@@ -323,6 +324,35 @@ def test_workers_share_the_cores(monkeypatch):
     assert [place["OMP_NUM_THREADS"] for place in studies.places(1, config)] == ["3"]
     assert studies.precision_of(config) == "fp32"
     assert studies.precision_of(studies.read_config(PROJECT / "accelerate_configs/single_gpu_bf16.yaml")) == "bf16"
+
+
+def test_every_worker_on_gpus_gets_one_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    config = studies.read_config(PROJECT / "accelerate_configs/single_gpu_bf16.yaml")
+    assert studies.places(4, config) == [{"CUDA_VISIBLE_DEVICES": str(i)} for i in range(4)]
+    assert studies.places(1, config) == [{}]  # accelerate takes the first that this process sees
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-ab")  # what a scheduler gave
+    assert studies.places(3, config) == [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in ("5", "GPU-ab", "5")]
+
+
+def test_a_plan_and_its_tables_keep_the_order_of_the_file(small):
+    cells = studies.cells(small())
+    mine = [cell.variant for cell in cells if (cell.method, cell.ipc, cell.seed) == ("dm", 1, 0)]
+    knobs = "training.batch_size=5", "training.batch_size=10", "training.zeta=1.0"
+    assert mine == ["rd3-v1", "hard-label-v1", *(f"rd3-v1, {knob}" for knob in knobs)]
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_no_study_trains_one_recipe_twice(path, tmp_path):
+    plan, seen = studies.Plan(studies.load(path), tmp_path), {}
+    for one in plan.place(False):
+        cell = one.cell
+        seen.setdefault((cell.benchmark, one.source, one.recipe, cell.student, cell.seed, one.teachers), []).append(
+            cell.variant
+        )
+    assert not [names for names in seen.values() if len(names) > 1]
 
 
 def pages_asked_for(environment):

@@ -301,10 +301,13 @@ def test_the_moving_average_is_the_recursion_and_its_buffers_are_live(recipe, hu
         with torch.no_grad():
             for p in network.parameters():
                 p.add_(step + 1.0)
+        network.train()(torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(step)))
         average.update_parameters(network)
         weight = network.classifier.weight.detach().clone()
         expected = weight if expected is None else 0.9 * expected + 0.1 * weight
     assert torch.allclose(average.module.classifier.weight, expected, atol=1e-5)
+    live, kept = dict(network.named_buffers()), dict(average.module.named_buffers())
+    assert all(torch.equal(live[name], kept[name]) for name in live) and float(live["features.1.running_mean"].abs().max()) > 0
     assert training.moving_average(recipe("rd3-v1", hundred), network) is None
 
 

@@ -252,7 +252,7 @@ def offsets(path):
 class SoftLabelStore:
     """A finished store, read by memory-mapped slice from `files` (a Folder or HubFolder); shards are checked when opened.
 
-    The next shard is fetched while one is read, as far as `epochs` are needed.
+    Its first `epochs` are read, and cycled, however many more it holds. The next shard is fetched while one is read.
     """
 
     def __init__(self, files, index, epochs):
@@ -269,14 +269,18 @@ class SoftLabelStore:
         return self.files.origin
 
     def describe(self):
-        """What a Run records of its labels."""
-        keys = "epochs views_digest views_seed teachers_id ensemble label_dtype forward_batch device".split()
-        size = sum(shard["bytes"] for shard in self.index["shards"])
-        return {"kind": "soft", "bytes": size, **{key: self.index[key] for key in keys}, **grouping(self.index)}
+        """What a Run records of its labels: of the epochs that are read, in bytes their part of each shard."""
+        keys = "views_digest views_seed teachers_id ensemble label_dtype forward_batch device".split()
+        size = 0
+        for shard in self.index["shards"]:
+            first, stop = shard["epochs"]
+            size += round(shard["bytes"] * min(1.0, max(0, self.epochs - first) / (stop - first)))
+        known = {"epochs": self.epochs, **{key: self.index[key] for key in keys}}
+        return {"kind": "soft", "bytes": size, **known, **grouping(self.index)}
 
     def epoch(self, epoch):
-        """(Views, logits float32 [N, C]) of `epoch`; epochs beyond the stored ones cycle."""
-        epoch %= self.index["epochs"]
+        """(Views, logits float32 [N, C]) of `epoch`; epochs beyond the store's `epochs` cycle."""
+        epoch %= self.epochs
         k = self.index["epochs_per_shard"]
         shard, at = self.open(epoch // k), epoch % k
         read = {key: shard.get_slice(key)[at : at + 1][0] for key in shard.keys()}

@@ -20,18 +20,19 @@ def show(plan, placed, config_name):
     print(f"{plan.study.title}\n{len(placed)} cells in {len(groups)} groups, {plan.precision} ({config_name}): "
           f"{there} are there, {len(placed) - there} are missing\n")  # fmt: skip
     width = max(len(f"{b} {images}") for b, images, *_ in groups)
-    wide = max(len(variant) for _, _, variant, _ in groups)
+    wide, broad = (max(len(group[k]) for group in groups) for k in (2, 3))
     for (benchmark, images, variant, student), mine in groups.items():
         lacking = [one for one in mine if one.run is None]
         seconds = [plan.seconds(one) for one in lacking]
         unknown += sum(s is None for s in seconds)
         known += sum(s or 0 for s in seconds)
         seeds = " ".join(f"{one.cell.seed}{'' if one.run is None else '+'}" for one in mine)
-        cost = duration(sum(s or 0 for s in seconds)) if lacking and None not in seconds else "unknown" if lacking else ""
+        cost = duration(sum(s or 0 for s in seconds)) if lacking and None not in seconds else "?" if lacking else ""
         name = "" if mine[0].known.identity else "  (images: to be made)" if mine[0].cell.make else "  (images: by name)"
-        print(f"  {f'{benchmark} {images}':{width}}  {variant:{wide}}  {student}  seeds {seeds}  {cost}{name}")
-    print("\n+: is there. Cost: kept Runs of the same student whose images x epochs are nearest, scaled; starting up, making "
-          "images and labels not counted.")  # fmt: skip
+        print(f"  {f'{benchmark} {images}':{width}}  {variant:{wide}}  {student:{broad}}  seeds {seeds}  {cost}{name}")
+    print("\n+: is there. By name: a plan does not read these images; Runs of a set of that name count as there. Cost: kept "
+          "Runs of the same student whose images x epochs are nearest, scaled; ?: there are none. Starting up, making images and "
+          "labels are not counted.")  # fmt: skip
     costs = ([f"about {duration(known)} by one worker"] if known else []) + ([f"{unknown} of unknown cost"] if unknown else [])
     print(", ".join([f"to train: {len(placed) - there} students", *costs]), flush=True)
 

@@ -222,16 +222,19 @@ def resolved(text, where, ipc, draw, benchmark):
 
 
 def cells(study):
-    """All Cells of a study, each once; neighbours share images, then labels."""
+    """All Cells of a study, each once, in the order of the file; neighbours share images, then the protocol."""
     found = [cell for part in study.grid for name in part.protocols for cell in combined(study, part, name, part.set)]
     for part in study.ablation:
         for protocol, changes, _ in variants(part):
             found += combined(study, part, protocol, changes)
     order = {images.method: i for i, images in enumerate(study.images)}
+    variant = {key: i for i, key in enumerate(dict.fromkeys((cell.protocol, cell.set) for cell in found))}
+    student = {name: i for i, name in enumerate(dict.fromkeys(cell.student for cell in found))}
 
     def place(cell):
         draw = -1 if cell.draw is None else cell.draw
-        return cell.benchmark, cell.ipc or 0, order[cell.method], draw, cell.protocol, cell.set, cell.student, cell.seed
+        of_training = variant[cell.protocol, cell.set], student[cell.student], cell.seed
+        return cell.benchmark, cell.ipc or 0, order[cell.method], draw, *of_training
 
     return sorted(dict.fromkeys(found), key=place)
 
