@@ -170,8 +170,6 @@ def test_weights_that_come_damaged_are_fetched_again_and_then_refused(hub, pulle
     done = hub.python(load)
     assert done.code == 0 and done.out.strip() == pulled.split()[1], done.err
     hub.fault(match="GET /blob/", corrupt=True, times=9)
-    done = hub.script("train_student", "--teacher", "hf-hub:bench/pull-teacher@v1")  # what came is not kept as good
-    assert done.code == 0 or "came 3 times" in done.err
     done = hub.python(load)
     assert "UserError: model.safetensors of bench/pull-teacher@" in done.err and "came 3 times with other bytes" in done.err
 

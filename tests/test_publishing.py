@@ -278,6 +278,23 @@ print(index in HfApi().list_repo_files("bench/half", repo_type="dataset"), tags)
     assert done.code == 2 and "bench/half holds no soft labels" in done.err
 
 
+OWN = """
+target = hub.Target("bench/own", "dataset")
+def theirs(commit, there):
+    return {"docs/card.md": b"# of the owner", "card.md": b"# too"}
+hub.push(target, theirs, "own")
+"""
+
+
+def test_a_card_md_of_the_owner_is_no_part_of_the_card(hub):
+    assert hub.python(OWN).code == 0
+    assert hub.script("rd3_utils", "publish", "digits-dm-ipc1", "bench/own").code == 0
+    card = hub.python(
+        "from huggingface_hub import DatasetCard; c = DatasetCard.load('bench/own'); print(c.data.configs, c.text)"
+    )
+    assert "of the owner" not in card.out and "'docs'" not in card.out and "digits-dm-ipc1/train-*" in card.out, card.out
+
+
 FAULTS = {
     "503 on the commit": {"match": "POST .*/commit/", "status": 503, "times": 2},
     "429 on the commit": {"match": "POST .*/commit/", "status": 429, "headers": {"Retry-After": "1"}},
