@@ -11,8 +11,10 @@ from rd3_utils.protocols import benchmark, protocol
 from rd3_utils.scoring import runs as run_files
 
 README = (PROJECT / "README.md").read_text()
-COMMANDS = re.findall(r"^(?:accelerate launch|python -m) ((?:train_student|generate_soft_labels|rd3_utils)\S*.*?)(?:  +#.*)?$",
-                      README, re.MULTILINE)  # fmt: skip
+PAGES = {path: path.read_text() for path in [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]}
+COMMANDS = list(dict.fromkeys(re.findall(
+    r"^(?:accelerate launch|python -m) ((?:train_student|generate_soft_labels|rd3_utils)\S*.*?)(?:  +#.*)?$",
+    "\n".join(PAGES.values()), re.MULTILINE)))  # fmt: skip
 SHORT = ["--set", "training.epochs=2"]
 
 
@@ -40,14 +42,20 @@ def test_every_module_stands_in_the_tree():
         assert path.name == "__init__.py" or path.name in README, path
 
 
+def measured(name, ipc, method):
+    """The committed Runs of ConvNet-3 on CIFAR-10 under protocol `name`, on images of `method`."""
+    files = sorted((PROJECT / "measured").glob(f"cifar10/{name}-*/{method}-ipc{ipc}[-@]*/convnet3/*/seed*.json"))
+    return [run_files.read(path) for path in files]
+
+
 MEASURED = [(name, "random-hard", ipc) for name, ipc in (("hard-label-v1", 1), ("hard-label-v1", 10), ("hard-label-v1", 50))]
 MEASURED += [("rd3-v1", arm, ipc) for arm in ("random-soft", "distilled-soft") for ipc in (1, 10)]
 
 
 @pytest.mark.parametrize("name, arm, ipc", MEASURED)
 def test_the_numbers_on_real_data_are_those_of_the_committed_runs(name, arm, ipc):
-    found = [run_files.read(path) for path in sorted((PROJECT / "measured").glob(f"cifar10/{name}-*/**/{arm}/seed*.json"))]
-    found = [run for run in found if run["images"]["ipc"] == ipc]
+    found = measured(name, ipc, "rded" if arm == "distilled-soft" else "random")
+    assert {run["arm"] for run in found} == {arm}
     s = run_files.summary(found)
     assert len(found) >= 3 and (not s["draws"] or len(s["draws"]) >= 3)
     row = next(line for line in README.split("## On real data")[1].splitlines() if line.startswith(f"| {ipc} |")
@@ -58,6 +66,26 @@ def test_the_numbers_on_real_data_are_those_of_the_committed_runs(name, arm, ipc
         assert run["protocol"]["digest"] == protocol.load(name).digest and not run["monitored_test"]
         assert run["images_scored"] == benchmark.load("cifar10").data.test_images
         assert all(100 * teacher["top1"] == pytest.approx(85.63) for teacher in run["teachers"])
+
+
+STUDIED = ("hard-label-v1", "sre2l-v1", "rded-v1", "rd3-v1")
+
+
+@pytest.mark.parametrize("method", ["random", "RDED", "DM", "SRe2L", "CDA"])
+def test_the_table_of_the_study_is_that_of_the_committed_runs(method):
+    row = next(line for line in README.split("## On real data")[1].splitlines() if line.startswith(f"| {method} |"))
+    for name, cell in zip(STUDIED, row.split("|")[2:-1]):
+        found = measured(name, 1, method.lower())
+        s = run_files.summary(found)
+        assert len(found) == (9 if method == "random" else 3) and {run["seed"] for run in found} == {0, 1, 2}
+        assert {run["protocol"]["digest"] for run in found} == {protocol.load(name).digest}
+        assert cell.strip() == f"{100 * s['mean']:.2f} +- {100 * s['std']:.2f}"
+
+
+def test_lrs_and_ars_of_the_readme_are_those_of_the_committed_report():
+    path = next((PROJECT / "measured").glob("cifar10/rd3-v1-*/rded-ipc10@*/report.json"))
+    scores = json.loads(path.read_text())["scores"]["convnet3_bn"]
+    assert f"LRS {scores['lrs']['value']:.3f}, ARS {scores['ars']['value']:.3f} (95 %" in README
 
 
 @pytest.mark.slow
@@ -77,7 +105,8 @@ def test_the_demo_measures_what_the_readme_says(script, tmp_path):
 
 
 def test_every_picture_and_file_of_the_readme_is_there():
-    for name in re.findall(r"!\[.*?\]\((.*?)\)", README):
-        assert (PROJECT / name).is_file(), name
-    for name in re.findall(r"`([\w/]+\.(?:py|yaml|toml))`", README):
-        assert (PROJECT / name).exists() or list(PROJECT.rglob(name)), name
+    for page, text in PAGES.items():
+        for name in re.findall(r"\[.*?\]\((?!http)(.*?)\)", text):
+            assert (page.parent / name).is_file(), name
+        for name in re.findall(r"`([\w/]+\.(?:py|yaml|toml))`", text):
+            assert (PROJECT / name).exists() or list(PROJECT.rglob(name)), name
