@@ -72,7 +72,7 @@ def commands(runs, options, benchmark):
             "draws": max(draws) + 1 if draws else options.defaults["draws"],
             "draw": None,  # a card speaks of all draws that there are
             "runs_only": False,
-            "keep_weights": options.defaults["keep_weights"],
+            "keep_weights": None,  # of no matter to the Runs
             "student": None if student == benchmark.defaults.student else student,
             "teacher": ["default" if t["source"] == benchmark.defaults.teacher else t["source"] for t in teachers],
             "views_seed": mine[0]["views_seed"],
