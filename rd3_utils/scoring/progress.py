@@ -31,7 +31,7 @@ def show(plan, placed, config_name):
         name = "" if mine[0].known.identity else "  (images: to be made)" if mine[0].cell.make else "  (images: by name)"
         print(f"  {f'{benchmark} {images}':{width}}  {variant:{wide}}  {student:{broad}}  seeds {seeds}  {cost}{name}")
     print("\n+: is there. By name: a plan does not read these images; Runs of a set of that name count as there. Cost: kept "
-          "Runs of the same student whose images x epochs are nearest, scaled; ?: there are none. Starting up, making images "
+          "Runs of the same student whose images x epochs are nearest, scaled; ?: there is none. Starting up, making images "
           "and labels are not counted.")  # fmt: skip
     costs = ([f"about {duration(known)} by one worker"] if known else []) + ([f"{unknown} of unknown cost"] if unknown else [])
     print(", ".join([f"to train: {len(placed) - there} students", *costs]), flush=True)
