@@ -28,9 +28,22 @@ HTTP = re.compile(
 )
 
 
+PARTS = ("rd3-v1-*/random-*/convnet3", "rd3-v1-*/rded-*/convnet3", "hard-label-v1-*/random-*/convnet3", "teacher-v1-*/*/*")
+
+
+def selection(home):
+    """A folder of real Runs that stays the same while measured/ grows: RDED and random images under two protocols."""
+    found = [path for part in PARTS for path in MEASURED.glob(f"cifar10/{part}/*/seed*.json")]
+    for path in [*found, *MEASURED.glob("cifar10/rded-*.json")]:
+        where = home / "measured" / path.relative_to(MEASURED)
+        where.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, where)
+    return home / "measured"
+
+
 @pytest.fixture(scope="module")
-def measured():
-    return entries.gather([MEASURED])
+def measured(tmp_path_factory):
+    return entries.gather([selection(tmp_path_factory.mktemp("runs"))])
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +92,10 @@ def reasons(found):
 # What is ranked
 
 
-def test_every_measured_run_passes_every_check(measured):
-    files = list(MEASURED.glob("**/seed*.json"))
-    assert sum(len(entry.runs) for entry in measured.entries) == len(files) >= 34
-    assert measured.apart == () and measured.notes == ()
+def test_every_measured_run_passes_every_check():
+    files, found = list(MEASURED.glob("**/seed*.json")), entries.gather([MEASURED])
+    assert sum(len(entry.runs) for entry in found.entries) == len(files) >= 34
+    assert found.apart == () and found.notes == ()
 
 
 def test_a_row_is_the_summary_of_its_runs(measured):
@@ -473,7 +486,7 @@ def test_a_former_site_is_replaced_and_anything_else_is_not(measured, tmp_path):
 
 
 def test_the_command_writes_a_site_and_says_what_is_in_it(script, tmp_path):
-    done = script("rd3_utils", "leaderboard", "--results", MEASURED, "--out", "site")
+    done = script("rd3_utils", "leaderboard", "--results", selection(tmp_path), "--out", "site")
     assert done.code == 0, done.err
     assert done.out == "8 entries of 34 Runs, 0 files not ranked: site/index.html\n"
     assert (tmp_path / "site/protocols/rd3-v1-974086290837.html").is_file()

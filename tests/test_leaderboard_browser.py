@@ -8,7 +8,7 @@ import re
 import shutil
 
 import pytest
-from test_leaderboard import HOSTILE, MEASURED, RDED, changed
+from test_leaderboard import HOSTILE, MEASURED, RDED, changed, selection
 
 from rd3_utils.publishing import leaderboard
 from rd3_utils.scoring import entries
@@ -46,7 +46,7 @@ def site(tmp_path_factory):
             where.write_text(json.dumps(changed(run, **more)))
     (home / "more/c").mkdir()
     (home / "more/c/seed0.json").write_text(json.dumps(changed(run, top1=1.7)))
-    leaderboard.build(entries.gather([MEASURED, home / "more"]), home / "site")
+    leaderboard.build(entries.gather([selection(home), home / "more"]), home / "site")
     return home / "site"
 
 
