@@ -32,7 +32,7 @@ def main(results, out):
             page.goto((Path(folder) / "site/index.html").as_uri())
             page.wait_for_selector("html[data-ready]", state="attached")
             if row:
-                page.get_by_role("button", name=f"Details of {row}", exact=True).click()
+                page.get_by_role("button", name=f"Details of {row}", exact=True).first.click()
                 page.mouse.move(0, 0)
             else:
                 page.locator(".plots").evaluate("e => scrollTo(0, e.offsetTop - 180)")
