@@ -17,7 +17,7 @@ from playwright.sync_api import sync_playwright
 from rd3_utils.publishing import leaderboard
 
 VIEWS = {  # name -> (width, height, scale, colour scheme, name of the row that is open)
-    "desktop": (1240, 1320, 1, "light", "rded-ipc10"),
+    "desktop": (1280, 1400, 1, "light", "rded-ipc1"),
     "dark": (1240, 1120, 1, "dark", None),
     "phone": (390, 1240, 1.5, "light", "rded-ipc1"),
 }
@@ -34,6 +34,7 @@ def main(results, out):
             if row:
                 page.get_by_role("button", name=f"Details of {row}", exact=True).first.click()
                 page.mouse.move(0, 0)
+                page.evaluate("scrollTo(0, 0)")
             else:
                 page.locator(".plots").evaluate("e => scrollTo(0, e.offsetTop - 180)")
             page.evaluate("document.activeElement.blur()")
