@@ -198,7 +198,8 @@ def test_labels_are_one_job_before_the_students_that_read_them(small, tmp_path):
 # --- jobs: real processes, quick ones
 
 WORKER = """
-import importlib.util, sys; from pathlib import Path
+import importlib.util, signal, sys; from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts tests in the background has it ignored
 spec = importlib.util.spec_from_file_location("jobs", JOBS)  # without the rest of the package, which takes seconds
 jobs = sys.modules["jobs"] = importlib.util.module_from_spec(spec); spec.loader.exec_module(jobs)
 here = Path(sys.argv[1])
