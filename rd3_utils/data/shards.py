@@ -12,10 +12,9 @@ from huggingface_hub import constants
 
 from rd3_utils import hub
 from rd3_utils.errors import UserError
-from rd3_utils.hub import file_sha256
+from rd3_utils.hub import TRIES, file_sha256
 
 FOLDER = Path(constants.HF_HOME) / "rd3" / "labels"
-TRIES = 3  # downloads of a shard whose bytes are wrong
 PATIENCE = 10  # seconds after which a waiting training says what it waits for
 
 

@@ -311,7 +311,7 @@ class Board:
         self.protocols = {d: p for d, p in sorted(found.protocols.items(), key=lambda x: (x[1].name, x[0])) if d in used}
         self.rows, self.ranks = {}, {}  # as far as they are needed
         self.origins = sorted({entry.origin for entry in found.entries})
-        self.same_images = entry_files.grouped(found.entries, same_images)
+        self.same_images = run_files.grouped(found.entries, same_images)
 
     def foremost(self, name, most):
         """At most `most` tables of a benchmark in their order: those with Runs from folders, then those of more origins."""
@@ -473,7 +473,7 @@ class Board:
     def plots(self, tables):
         """[(Group, svg of bytes, svg of seconds or None)] of a benchmark: one per protocol, labels, student and precision."""
         found, series = [], list(dict.fromkeys(series_of(entry) for entries in tables.values() for entry in entries))
-        for main, groups in entry_files.grouped(tables, lambda group: group.main).items():
+        for main, groups in run_files.grouped(tables, lambda group: group.main).items():
             mine = [entry for group in groups for entry in tables[group] if not group.full]
             if len(mine) < 2 or len(found) == PLOTS:
                 continue
@@ -549,7 +549,7 @@ class Board:
 
     def apart_page(self):
         """What is not ranked."""
-        by_origin = entry_files.grouped(self.found.apart[:APART], lambda one: one.origin)
+        by_origin = run_files.grouped(self.found.apart[:APART], lambda one: one.origin)
         rest = len(self.found.apart) + self.found.left_out - min(len(self.found.apart), APART)
         return self.render("apart.html", 0, here="apart", origins=by_origin, rest=rest, notes=self.found.notes)
 

@@ -270,7 +270,7 @@ def same_result(run):
 def without_copies(found):
     """The Runs without copies; of one identity with two results in one origin, all are kept apart."""
     kept, holders = [], {}
-    for (_, origin), mine in grouped(found.runs, lambda run: (identity(run), run["origin"])).items():
+    for (_, origin), mine in run_files.grouped(found.runs, lambda run: (identity(run), run["origin"])).items():
         if len({same_result(run) for run in mine}) > 1:
             values = ", ".join(f"{run['top1']:.4f}" for run in mine[:5])
             for run in mine:
@@ -309,13 +309,6 @@ def of_one_kind(found, runs, what, key, fingerprint):
     return kept
 
 
-def grouped(items, key):
-    found = {}
-    for item in items:
-        found.setdefault(key(item), []).append(item)
-    return found
-
-
 def group_of(run):
     """The Group of a Run."""
     protocol, labels = run["protocol"], run["arm"].partition("-")[2]
@@ -346,7 +339,7 @@ def summarised(runs, about):
         teachers = tuple(teacher["sha256"] for teacher in run["teachers"])
         return run["origin"], group_of(run), run["arm"], images, teachers, run["views_seed"]
 
-    for (origin, group, arm, images, _, _), mine in grouped(runs, key).items():
+    for (origin, group, arm, images, _, _), mine in run_files.grouped(runs, key).items():
         mine = sorted(mine, key=lambda run: (run_files.draw_of(run) or 0, run["seed"]))
         first = mine[0]["images"]
         name = "random real images" if images == "random" else first["name"]
@@ -383,7 +376,7 @@ def ranks(entries):
 
 def tables(entries):
     """{Group: [its entries, the best first]} in the order of `entries`."""
-    return grouped(entries, lambda entry: entry.group)
+    return run_files.grouped(entries, lambda entry: entry.group)
 
 
 class Related:

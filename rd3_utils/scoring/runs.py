@@ -115,9 +115,9 @@ def spread(values):
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def grouped(runs, key):
-    """{key(run): [runs]} in order of appearance."""
+def grouped(items, key):
+    """{key(item): [items]} in order of appearance: of Runs, and of what is made of them."""
     groups = {}
-    for run in runs:
-        groups.setdefault(key(run), []).append(run)
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
     return groups

@@ -8,7 +8,6 @@ of the same recipe and for untrained networks. One record per network and target
 The digest covers the settings and the fingerprints of both splits, so that records of one folder may be compared.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -34,6 +33,7 @@ from rd3_utils.errors import UserError
 from rd3_utils.learning import features
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols.benchmark import Benchmark
+from rd3_utils.protocols.protocol import digest
 from rd3_utils.scoring import arms, runs
 
 SCHEMA = 1
@@ -60,10 +60,6 @@ class Target:
         """How its folder is called: nothing that could change a number is left out."""
         said = [self.settings, self.train.fingerprint, self.test.fingerprint]
         return f"{self.train.name}-{digest(said)}"
-
-
-def digest(said):
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
 
 
 # --- which networks
