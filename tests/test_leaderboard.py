@@ -28,13 +28,18 @@ HTTP = re.compile(
 )
 
 
-PARTS = ("rd3-v1-*/random-*/convnet3", "rd3-v1-*/rded-*/convnet3", "hard-label-v1-*/random-*/convnet3", "teacher-v1-*/*/*")
+PARTS = (
+    "rd3-v1-*/random-ipc1*/convnet3",
+    "rd3-v1-*/rded-ipc1*/convnet3",
+    "hard-label-v1-*/random-*/convnet3",
+    "teacher-v1-*/*/*",
+)
 
 
 def selection(home):
     """A folder of real Runs that stays the same while measured/ grows: RDED and random images under two protocols."""
     found = [path for part in PARTS for path in MEASURED.glob(f"cifar10/{part}/*/seed*.json")]
-    for path in [*found, *MEASURED.glob("cifar10/rded-*.json")]:
+    for path in [*found, *MEASURED.glob("cifar10/rded-ipc1*.json")]:
         where = home / "measured" / path.relative_to(MEASURED)
         where.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, where)
@@ -526,6 +531,7 @@ def test_a_row_s_command_makes_its_runs(measured, monkeypatch):
         assert options.seeds == entry.summary["seeds"] and options.views_seed == first["views_seed"]
         assert (options.student or bench.defaults.student) == first["student"]
         assert ("--mixed_precision" in words) == (entry.group.precision != "fp32")
+        assert options.teacher == (["default"] if entry.teachers else None)  # whatever its folder was called when it labelled
         if entry.is_random:
             assert options.draws == len(entry.summary["draws"])
         else:

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import timm
@@ -79,6 +80,21 @@ def load(source, benchmark):
     columns = columns_of(names, outputs, source, benchmark)
     sha256 = weights_sha256(network)
     return Teacher(network, source, commit, architecture, sha256, mean, std, outputs=outputs, columns=columns)
+
+
+def is_default(described, benchmark):
+    """Whether a teacher that a Run describes is the benchmark's: by name or, where that comes with the project, by its bits."""
+    source = benchmark.defaults.teacher
+    return described["source"] == source or described["sha256"] == embedded_sha256(source)
+
+
+@cache
+def embedded_sha256(source):
+    """SHA-256 of the teacher local-dir:embedded/..., that comes with the project; None of any other source."""
+    folder = image_sets.PACKAGE / source.removeprefix("local-dir:")
+    if not source.startswith("local-dir:") or not students.is_saved(folder):
+        return None
+    return weights_sha256(timm.create_model(f"local-dir:{folder}", pretrained=True))
 
 
 def from_timm(source, benchmark):

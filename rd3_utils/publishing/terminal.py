@@ -3,6 +3,7 @@
 import shlex
 
 from rd3_utils.data.tables import without_machine
+from rd3_utils.learning import teachers as networks
 from rd3_utils.publishing.markdown import listed
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
@@ -74,7 +75,7 @@ def commands(runs, options, benchmark):
             "runs_only": False,
             "keep_weights": None,  # of no matter to the Runs
             "student": None if student == benchmark.defaults.student else student,
-            "teacher": ["default" if t["source"] == benchmark.defaults.teacher else t["source"] for t in teachers],
+            "teacher": ["default" if networks.is_default(t, benchmark) else t["source"] for t in teachers],
             "views_seed": mine[0]["views_seed"],
             "monitor_test": any(run["monitored_test"] for run in mine),
         }
