@@ -229,13 +229,12 @@ def score_section(report):
         for place, (top1, source) in enumerate(reports.citations(report, student)):
             also = "Others cite" if place else "full-hard is cited, not trained here, and no interval covers it:"
             parts.append(escape(f"{also} {reports.percent(top1)} %, {source}."))
-    resamples = report["interval"]["resamples"]
     parts.append(
         "Top-1 of the last epoch on the whole test split; std is the sample standard deviation over all n students of "
         "an arm. Random images are drawn several times: std over seeds is within a draw, std over draws between the "
         "draws' means. A score is that of the mean accuracies; its std is over n runs, each a seed with a draw of random "
-        f"images. Intervals: percentile bootstrap of draws and, within draws, seeds ({resamples:,} resamples, fixed "
-        "generator); of three students they hold the true mean about 3 of 4 times, of ten 9 of 10."
+        f"images. Intervals: {report['interval']['method']} ({report['interval']['resamples']:,} resamples, fixed "
+        "generator); of three students they hold the true mean about 4 of 5 times, of ten 9 of 10."
     )
     if report["students"]:
         parts += ["### Across students", table(reports.students_table(report))]

@@ -1,8 +1,8 @@
 """Mean accuracies and scores of one student's Runs, with 95 % bootstrap intervals: fractions, plain data.
 
-Resampled are the draws of random images and, within a draw, the seeds; of a set that is not drawn, the seeds. Arms on the same
-draws share which draws a resample holds. No interval (None, None) where an arm has a single Run or nothing varies, for nothing
-is then known of the spread. What bootstrap intervals of few Runs are worth stands in scoring/bootstrap.py.
+Resampled are the draws of random images, each with its seeds; of one draw and of a set that is not drawn, the seeds. Arms on
+the same draws share which draws a resample holds. No interval (None, None) where an arm has a single Run or nothing varies, for
+nothing is then known of the spread. What bootstrap intervals of few Runs are worth stands in scoring/bootstrap.py.
 """
 
 import statistics

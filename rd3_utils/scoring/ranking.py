@@ -124,8 +124,7 @@ def resampled(table):
     generator = np.random.default_rng(0)
 
     def again(v):
-        scale = np.sqrt(len(v) / max(1, len(v) - 1))
-        return v.mean() + scale * (v[bootstrap.drawn(len(v), generator)] - v.mean())
+        return v.mean() + bootstrap.widening(len(v)) * (v[bootstrap.drawn(len(v), generator)] - v.mean())
 
     drawn = [[again(v) for v in line] for line in table]
     means, variances = ([[f(v, axis=1) for v in line] for line in drawn] for f in (np.mean, np.var))

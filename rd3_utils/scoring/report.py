@@ -39,9 +39,8 @@ def report(runs, others=(), cited=None):
             student: comparison([r for r in runs if r["student"] == student], [r for r in others if r["student"] == student])
             for student in students
         },
-        "interval": {"confidence": bootstrap.CONFIDENCE, "method": "percentile bootstrap of draws and, within draws, seeds",
-                     "resamples": bootstrap.RESAMPLES},
-    }  # fmt: skip
+        "interval": {"confidence": bootstrap.CONFIDENCE, "method": bootstrap.METHOD, "resamples": bootstrap.RESAMPLES},
+    }
 
 
 ORDER = "distilled-soft random-soft distilled-hard random-hard distilled-plain random-plain full-hard".split()

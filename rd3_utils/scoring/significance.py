@@ -95,7 +95,7 @@ def by_seed(side):
 def deviation(name, values):
     """[R]: how far the mean of `values` [n], drawn again, lies from their mean, with unbiased variance."""
     samples = values[bootstrap.drawn(len(values), bootstrap.generator(name))].mean(1)
-    return np.sqrt(len(values) / (len(values) - 1)) * (samples - values.mean())
+    return bootstrap.widening(len(values)) * (samples - values.mean())
 
 
 def ends(deviations, freedom, level):
