@@ -78,9 +78,9 @@ def test_every_study_plans_without_network_or_data(path, tmp_path):
 
 
 def test_the_study_on_cifar10_has_the_cells_of_its_table():
-    """(3 draws + 4 methods) x 3 seeds x (4 protocols x 2 sizes + 2 protocols at IPC 50), and DM's own at 2 sizes."""
+    """4 methods x 3 seeds x (4 protocols x 2 sizes + 2 at IPC 50), 3 draws x 3 seeds at IPC 1, x 1 above; DM's own at 2 sizes."""
     cells = studies.cells(studies.load(PROJECT / "studies" / "cifar10-cpu.toml"))
-    assert len(cells) == len(set(cells)) == 7 * 3 * (4 * 2 + 2) + 3 * 2
+    assert len(cells) == len(set(cells)) == 4 * 3 * (4 * 2 + 2) + 3 * (3 * 4 + 4 + 2) + 3 * 2
     assert {cell.protocol for cell in cells if cell.ipc == 50} == {"rd3-v1", "hard-label-v1"}
     assert {cell.student for cell in cells} == {"convnet3"}
 
