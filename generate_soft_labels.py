@@ -86,6 +86,8 @@ def main(options):
         index = json.loads((where / "index.json").read_text())
         for teacher in index["teachers"]:
             say(f"teacher {teacher['source']}: top-1 {100 * teacher['top1']:.2f} % on {benchmark.name}")
+        say(f"{'it puts' if len(index['teachers']) == 1 else 'together they put'} {100 * index['recognised']:.2f} % of the "
+            f"{len(images)} images into their own class")  # fmt: skip
         say(f"done in {time.time() - started:.1f} s. Train on them with: accelerate launch train_student.py "
             f"{shlex.join(same_labels(options))}")  # fmt: skip
     if target and accelerator.is_main_process:  # alone from here on: others need not wait for an upload

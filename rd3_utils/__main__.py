@@ -241,7 +241,7 @@ def study(options):
             print("stopped: what is finished is kept, the same command goes on.", file=sys.stderr, flush=True)
             sys.exit(130)
     placed = plan.place(False)
-    facts = findings.image_facts(placed, study_report.facts(plan.folder))
+    facts = findings.image_facts(placed, study_report.facts(plan.folder), options.soft_labels)
     text = study_report.write(plan.folder, plan.study, findings.findings(plan.study, placed, facts), facts)
     print(f"report {text}")
     if failed:

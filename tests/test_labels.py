@@ -7,14 +7,16 @@ import json
 import pytest
 import torch
 from conftest import PROJECT
+from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from rd3_utils import hub, launch
 from rd3_utils.data import images as image_sets
-from rd3_utils.data import soft_labels, views
+from rd3_utils.data import selections, soft_labels, tables, views
 from rd3_utils.errors import UserError
 from rd3_utils.learning import labelling, students, teachers
+from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols import protocol as protocols
 from rd3_utils.publishing import dataset_repo
 from rd3_utils.scoring import arms
@@ -392,6 +394,57 @@ def test_labels_without_a_store_cycle_alike(ten, recipe):
     labels = soft_labels.HardLabels(r, 0)
     assert torch.equal(labels.epoch(7)[0].order, labels.epoch(1)[0].order)
     assert not torch.equal(labels.epoch(2)[0].order, labels.epoch(1)[0].order)
+
+
+# what the teachers make of the images
+
+
+def relabelled(images, rows):
+    """The same images, those of `rows` called the class after their own."""
+    labels = images.labels.clone()
+    labels[rows] = (labels[rows] + 1) % len(images.class_names)
+    return dataclasses.replace(images, labels=labels)
+
+
+def test_a_store_says_which_share_of_the_images_its_teachers_recognise(made, ten, digits):
+    """Against one pass over the images by hand, where all are right and where 7 of 10 are called something else."""
+    x = (ten.images / 255 - digits.image.mean[0]) / digits.image.std[0]
+    right = teachers.load("default", digits).network(x).argmax(1) == ten.labels
+    assert right.all()
+    for images, share in ((ten, 1.0), (relabelled(ten, torch.arange(7)), 0.3)):
+        where, r, _ = made(images, ["default"])
+        assert soft_labels.read_index(where)["recognised"] == pytest.approx(share)
+        assert soft_labels.load(where, images, r, 0).describe()["recognised"] == pytest.approx(share)
+
+
+@pytest.mark.parametrize("stated", [None, "all", 2, -0.5, [1]])
+def test_a_share_that_is_none_is_not_taken_over(stated):
+    assert soft_labels.recognised({"recognised": stated}) == {}
+
+
+def test_images_that_the_teacher_takes_for_others_are_noticed(script, tmp_path):
+    """Digits in folders of another class: the label script, the Run and the card say so."""
+    for place, classes in (("right", range(10)), ("wrong", [1, 2, 3, 4, 5, 6, 7, 0, 8, 9])):
+        done = script("generate_soft_labels", *SHORT, "--distilled", shuffled(tmp_path / place, classes))
+        assert done.code == 0, done.err
+        share = 1.0 if place == "right" else 0.2
+        assert f"it puts {100 * share:.2f} % of the 10 images into their own class" in done.out
+        assert script("train_student", *SHORT, "--distilled", place).code == 0
+        (run,) = runs(tmp_path, f"results/**/{place}@*/**/seed0.json")
+        card = next(tmp_path.glob(f"results/**/{place}@*/README.md")).read_text()
+        assert run["labels"]["recognised"] == share
+        assert ("The teacher puts only 20.00 % of the images of wrong into their own class" in card) == (place == "wrong")
+
+
+def shuffled(folder, classes):
+    """A folder of ten real digits, that of class k in the folder of class `classes`[k]; returns its name."""
+    bench = benchmarks.load("digits")
+    images = selections.select("random:ipc=1,seed=0", bench, lambda: tables.real(bench, "train"))
+    for image, label in zip(images.images, images.labels):
+        path = folder / bench.classes[classes[label]] / "0.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    return folder.name
 
 
 # online

@@ -78,7 +78,7 @@ def test_every_study_plans_without_network_or_data(path, tmp_path):
 
 
 def test_the_study_on_cifar10_has_the_cells_of_its_table():
-    """4 methods x 3 seeds x (4 protocols x 2 sizes + 2 at IPC 50), 3 draws x 3 seeds at IPC 1, x 1 above; DM's own at 2 sizes."""
+    """4 methods x 3 seeds x (4 protocols x 2 sizes + 2 at IPC 50), 3 draws x 3 seeds at IPC 1, x 1 above; DM's own."""
     cells = studies.cells(studies.load(PROJECT / "studies" / "cifar10-cpu.toml"))
     assert len(cells) == len(set(cells)) == 4 * 3 * (4 * 2 + 2) + 3 * (3 * 4 + 4 + 2) + 3 * 2
     assert {cell.protocol for cell in cells if cell.ipc == 50} == {"rd3-v1", "hard-label-v1"}
@@ -466,6 +466,11 @@ def test_the_report_says_what_the_run_files_say(smoke):
     ordered = {(m, p): tops[m, p] for m in found["methods"] for p in found["protocols"]}
     assert found["parts"] == ranking.decomposition(ordered)["parts"]
     assert sum(part["share"] for part in found["parts"].values()) == pytest.approx(1)
+    images = json.loads((folder / "results/study/digits-smoke/images.json").read_text())
+    mine = {e["method"]: (e["recognised"], e["sets"], e["teachers"]) for e in report["recognised"]}
+    assert mine == {"dm": (1.0, 1, "convnet3"), "random": (1.0, 1, "convnet3")}
+    assert images["digits digits-dm-ipc1"]["recognised"] == {report["recognised"][0]["teachers_id"]: 1.0}
+    assert "| digits, 1 image per class | dm | convnet3" in text
     (change,) = report["before_after"][0]["rows"]
     dm = {name.partition(",")[0]: statistics.fmean(values) for (method, name), values in tops.items() if method == "dm"}
     assert change["change"] == pytest.approx(dm["rd3-v1"] - dm["hard-label-v1"])

@@ -211,8 +211,10 @@ def quantised(logits):
     return {"logits_q": q, "logits_lo": lo, "logits_scale": scale}
 
 
-def finish(where, plan):
+def finish(where, plan, recognised):
     """Write index.json over the shards of `plan`, with the SHA-256 of each; UserError if one is missing.
+
+    `recognised` is the share of the images that the teachers put into their own class.
 
     Shards of an earlier, shorter store in the same folder are then removed.
     """
@@ -223,7 +225,7 @@ def finish(where, plan):
             raise UserError(f"{path} is missing or not what was planned; run generate_soft_labels.py again.")
         entry = {"file": name, "epochs": [first, stop], "bytes": path.stat().st_size, "sha256": file_sha256(path)}
         shards.append({**entry, "tensors": offsets(path)})
-    index = {**plan.header, "epochs_per_shard": plan.epochs_per_shard, "shards": shards}
+    index = {**plan.header, "recognised": recognised, "epochs_per_shard": plan.epochs_per_shard, "shards": shards}
     temporary = where / f".index.json.{os.getpid()}.partial"
     temporary.write_text(json.dumps(index, indent=1) + "\n")
     os.replace(temporary, where / "index.json")
@@ -276,7 +278,7 @@ class SoftLabelStore:
             first, stop = shard["epochs"]
             size += round(shard["bytes"] * min(1.0, max(0, self.epochs - first) / (stop - first)))
         known = {"epochs": self.epochs, **{key: self.index[key] for key in keys}}
-        return {"kind": "soft", "bytes": size, **known, **grouping(self.index)}
+        return {"kind": "soft", "bytes": size, **known, **grouping(self.index), **recognised(self.index)}
 
     def epoch(self, epoch):
         """(Views, logits float32 [N, C]) of `epoch`; epochs beyond the store's `epochs` cycle."""
@@ -427,6 +429,12 @@ def check(where, what, found, wanted, same=None):
 def grouping(index):
     """{"teacher_bn": ...} of an index or a Plan's header, or {} for the default."""
     return {key: index[key] for key in ("teacher_bn",) if key in index}
+
+
+def recognised(index):
+    """{"recognised": share of the images that the teachers put into their own class}; {} of an older store."""
+    share = index.get("recognised")
+    return {"recognised": share} if isinstance(share, (int, float)) and 0 <= share <= 1 else {}
 
 
 def check_architectures(found, recipe, whose):

@@ -13,7 +13,7 @@ from accelerate.utils import tqdm
 from rd3_utils.data import soft_labels, views
 from rd3_utils.errors import UserError
 from rd3_utils.launch import raise_on_all
-from rd3_utils.learning import teachers
+from rd3_utils.learning import evaluation, teachers
 from rd3_utils.learning.training import on_device
 from rd3_utils.protocols import protocol
 
@@ -76,9 +76,9 @@ def is_complete(where, plan):
 def make(where, plan, images, recipe, found, benchmark, test, accelerator, finished=None):
     """Write the shards of `plan` that `where` lacks, split over the processes, then the index. Returns the folder.
 
-    First every teacher is examined on the whole `test` split, and its accuracy goes into the store. Resumable: a shard that
-    is there and whole is kept. An error in one process is raised in all. After each of its own shards the main process calls
-    `finished(paths)` with all that are whole by then, whoever made them.
+    First every teacher is examined on the whole `test` split, and its accuracy goes into the store, beside the share of
+    `images` that they recognise. Resumable: a shard that is there and whole is kept. An error in one process is raised in all.
+    After each of its own shards the main process calls `finished(paths)` with all that are whole by then, whoever made them.
     """
     found = [teachers.examined(teacher, benchmark, test, accelerator) for teacher in found]
     plan = dataclasses.replace(plan, teachers=tuple(teachers.described(found, plan.ensemble)))
@@ -105,10 +105,19 @@ def make(where, plan, images, recipe, found, benchmark, test, accelerator, finis
                 finished([where / name for name in whole])
 
     raise_on_all(accelerator, write_mine)
+    share = recognised(network, images, benchmark, accelerator)
     if accelerator.is_main_process:
-        soft_labels.finish(where, plan)
+        soft_labels.finish(where, plan, share)
     accelerator.wait_for_everyone()
     return where
+
+
+def recognised(network, images, benchmark, accelerator):
+    """Share of the `images`, as they are, that the Ensemble `network` puts into their own class.
+
+    Images that a teacher takes for other classes have soft labels that speak of those: it is what such labels are worth.
+    """
+    return evaluation.accuracy(network, images, benchmark, accelerator)["top1"]
 
 
 @torch.no_grad()
@@ -163,10 +172,11 @@ class OnlineLabels:
     Views and logits have the bits that the store would give back. Every process labels whole epochs by itself.
     """
 
-    def __init__(self, plan, images, recipe, found, benchmark, device):
-        self.plan, self.recipe, self.device = plan, recipe, device
-        self.network = teachers.Ensemble(found, benchmark, plan.ensemble).to(device)
-        self.pixels = on_device(images.images, device)
+    def __init__(self, plan, images, recipe, found, benchmark, accelerator):
+        self.plan, self.recipe, self.device = plan, recipe, accelerator.device
+        self.network = teachers.Ensemble(found, benchmark, plan.ensemble).to(self.device)
+        self.pixels = on_device(images.images, self.device)
+        self.recognised = recognised(self.network, images, benchmark, accelerator)
         self.teachers = teachers.described(found, plan.ensemble)
         self.origin, self.at, self.last = {}, None, None
 
@@ -175,7 +185,7 @@ class OnlineLabels:
         index = self.plan.header
         keys = "epochs views_digest views_seed teachers_id ensemble label_dtype forward_batch device".split()
         known = {**{key: index[key] for key in keys}, **soft_labels.grouping(index)}
-        return {"kind": "soft", "bytes": 0, **known, "online": True}
+        return {"kind": "soft", "bytes": 0, **known, "recognised": self.recognised, "online": True}
 
     def epoch(self, epoch):
         """(Views, logits float32 [N, C]) of `epoch`; epochs beyond the planned ones cycle."""

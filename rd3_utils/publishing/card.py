@@ -212,6 +212,10 @@ def banners(runs, protocol):
         found.append(f"Students were trained in {precision}: do not compare with fp32 results.")
     if len({json.dumps([t["sha256"] for t in run["teachers"]]) for run in runs if run["teachers"]}) > 1:
         found.append("The soft labels of these runs come from different teachers; see the table of runs.")
+    strange = {run["images"]["name"]: run["labels"]["recognised"] for run in runs if run["labels"].get("recognised", 1) < 0.5}
+    for name, share in strange.items():
+        found.append(f"The teacher puts only {reports.percent(share)} % of the images of {name} into their own class: its soft "
+                     "labels speak of others.")  # fmt: skip
     if len({run["views_seed"] for run in runs}) > 1:
         found.append("The views of these runs were drawn from different seeds.")
     return found
@@ -303,7 +307,8 @@ def provenance_section(runs):
     """Which runs, images, labels, teachers and machines."""
     arms = [["student", "arm", "images", "labels", "seeds", "optimizer steps", "seconds per student"]]
     images = [["images", "source", "commit", "fingerprint", "number", "per class"]]
-    labels = [["images", "labels", "epochs", "bytes", "stored as", "views per teacher pass", "made on", "from", "commit"]]
+    labels = [["images", "labels", "epochs", "bytes", "stored as", "views per teacher pass", "made on", "from", "commit",
+               "recognised %"]]  # fmt: skip
     teachers = [["teacher", "architecture", "commit", "SHA-256 of the weights", "top-1 %"]]
     machines = [["environment", ""]]
     for key, mine in run_files.grouped(runs, lambda run: (run["student"], run["arm"], run["images"]["name"])).items():
@@ -316,7 +321,8 @@ def provenance_section(runs):
         if label["kind"] in protocols.TAUGHT:
             keys = ("epochs", "bytes", "label_dtype", "forward_batch", "device")
             origin = label.get("source", "made here"), label.get("commit")
-            labels.append([of["name"], store_of(run), *(label[key] for key in keys), *origin])
+            share = reports.percent(label["recognised"]) if "recognised" in label else "-"
+            labels.append([of["name"], store_of(run), *(label[key] for key in keys), *origin, share])
         for t in run["teachers"]:
             teachers.append([t["source"], t["architecture"], t["commit"], t["sha256"], reports.percent(t["top1"])])
     machines.append(["test images scored", listed(run["images_scored"] for run in runs)])

@@ -217,6 +217,20 @@ def megabytes(size):
     return f"{size / 1e6:.3g} MB" if size < 999.5e6 else f"{size / 1e9:.3g} GB"
 
 
+def recognised_section(report):
+    """A row per image set and teachers."""
+    rows = [["images", "method", "teachers", "recognised, %", "draws"]]
+    for e in report["recognised"]:
+        who = f"{e['teachers'] or 'teachers'} ({e['teachers_id']})"
+        rows.append([place(e), e["method"], who, percent(e["recognised"]), e["sets"]])
+    text = (
+        "Share of the images, as they are, that the teachers put into their own class; mean over draws. The soft labels of the "
+        "others speak of other classes: where that is most of a set, its scores under soft labels say what the teacher makes "
+        "of the images, not what is in them."
+    )
+    return [text, table(rows)]
+
+
 SECTIONS = (  # title, key of the report, key of its pictures, its Markdown
     ("Accuracy", "cells", "cells", cells_section),
     ("Before and after", "before_after", "before_after", before_after_section),
@@ -225,6 +239,7 @@ SECTIONS = (  # title, key of the report, key of its pictures, its Markdown
     ("Do protocols rank methods alike?", "protocols", "", protocols_section),
     ("Do students rank methods alike?", "students", "", students_section),
     ("One knob at a time", "ablation", "ablation", ablation_section),
+    ("Does the teacher recognise the images?", "recognised", "", recognised_section),
     ("Bytes and time", "cells", "cost", cost_section),
 )
 

@@ -262,7 +262,7 @@ def online(cell, options, found, benchmark, test, accelerator):
     """The reader that labels with the Teachers `found` while students train; they are replaced by examined ones."""
     found[:] = [teachers.examined(teacher, benchmark, test(), accelerator) for teacher in found]
     plan = label_plan(cell, options, found, accelerator)
-    return labelling.OnlineLabels(plan, cell.images, cell.recipe.labelled, found, benchmark, accelerator.device)
+    return labelling.OnlineLabels(plan, cell.images, cell.recipe.labelled, found, benchmark, accelerator)
 
 
 def label_plan(cell, options, found, accelerator):

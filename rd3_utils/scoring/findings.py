@@ -7,8 +7,10 @@ import json
 import math
 import statistics
 from itertools import combinations
+from pathlib import Path
 
 from rd3_utils.data import images as image_sets
+from rd3_utils.data import soft_labels
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.scoring import ranking
 from rd3_utils.scoring import runs as run_files
@@ -19,7 +21,8 @@ def findings(study, placed, facts):
     """The report of a study as plain data; `placed` are its cells with the Runs that are there, `facts` of their images.
 
     "cells": one entry per place, method and protocol: the summary of its Runs (seeds and draws pooled), bytes and seconds.
-    "before_after", "spread", "decomposition", "protocols", "students", "ablation": see the functions of those names.
+    "before_after", "spread", "decomposition", "protocols", "students", "ablation", "recognised": see the functions of those
+    names.
     """
     main = {key_of(one) for one in grid_cells(study, placed)}
     groups = {}
@@ -43,6 +46,7 @@ def findings(study, placed, facts):
         "protocols": tau_protocols(grid),
         "students": tau_students(grid),
         "ablation": ablations(study, values),
+        "recognised": recognised(placed, facts),
         "notes": notes(placed),
     }
 
@@ -196,6 +200,23 @@ def ablations(study, values):
     return found
 
 
+def recognised(placed, facts):
+    """Per benchmark, ipc, method and teachers: the share of the images, mean over draws, that they put into their own class."""
+    names, sets = {}, {}
+    for one in placed:
+        teachers = one.run["teachers"] if one.run else []
+        if teachers:
+            names.setdefault(one.run["labels"]["teachers_id"][:8], ", ".join(sorted(t["architecture"] for t in teachers)))
+        for teachers_id, share in facts.get(fact_key(one), {}).get("recognised", {}).items():
+            key = one.cell.benchmark, one.cell.ipc, one.cell.method, teachers_id
+            sets.setdefault(key, {})[fact_key(one)] = share
+    return [
+        {**dict(zip(("benchmark", "ipc", "method", "teachers_id"), key)), "teachers": names.get(key[3]), "sets": len(shares),
+         "recognised": statistics.fmean(shares.values())}
+        for key, shares in sets.items()
+    ]  # fmt: skip
+
+
 def error_of(tops, others):
     """Standard error of the difference of two means; None where one is of a single value."""
     if min(len(tops), len(others)) < 2:
@@ -231,11 +252,13 @@ def fact_key(one):
     return f"{one.cell.benchmark} {one.cell.source}"
 
 
-def image_facts(placed, known):
-    """{fact_key: {"bytes", "bytes_are", "seconds"}} of the cells' image sets; `known` where a set is not here any more.
+def image_facts(placed, known, stores="soft_labels"):
+    """{fact_key: {"bytes", "bytes_are", "seconds", "recognised"}} of the image sets; `known` where one is not here any more.
 
     bytes_are "files": size of the image files of a local set; "pixels": 3 x 8 bits per pixel, for sets without files of
     their own here. seconds: what distilled.json beside the set says its synthesis took; 0 for real images as they are.
+    recognised: {first 8 digits of teachers_id: share of the images that these teachers put into their own class}, of the Runs
+    and of the label stores in the folder `stores`; a set that nobody labelled has none.
     """
     found = dict(known)
     for one in placed:
@@ -246,12 +269,26 @@ def image_facts(placed, known):
             files = [folder] if folder.is_file() else [p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_FILES]
             about = folder / "distilled.json"
             seconds = json.loads(about.read_text()).get("seconds") if about.is_file() else None
-            found[key] = {"bytes": sum(p.stat().st_size for p in files), "bytes_are": "files", "seconds": seconds}
+            here = {"bytes": sum(p.stat().st_size for p in files), "bytes_are": "files", "seconds": seconds}
+            found[key] = found.get(key, {}) | here
         elif key not in found:
             size = one.known.images * 3 * benchmarks.load(one.cell.benchmark).image.size ** 2
             real = one.arm.startswith(("random-", "full-"))
             found[key] = {"bytes": size, "bytes_are": "pixels", "seconds": 0.0 if real else None}
+        shares = found[key].get("recognised", {}) | shares_recognised(one, Path(stores))
+        if shares:
+            found[key]["recognised"] = shares
     return found
+
+
+def shares_recognised(one, stores):
+    """{first 8 digits of teachers_id: "recognised"} that the Run of a Placed and the label stores of its images state."""
+    described = [one.run["labels"]] if one.run else []
+    identity = f"{one.run['images']['name']}@{one.run['images']['fingerprint'][:8]}" if one.run else one.known.identity
+    if identity:
+        described += [soft_labels.read_index(path.parent) for path in sorted((stores / identity).glob("*/index.json"))]
+    stated = ((of.get("teachers_id", "")[:8], soft_labels.recognised(of)) for of in described)
+    return {teachers_id: share["recognised"] for teachers_id, share in stated if share}
 
 
 IMAGE_FILES = {".parquet", ".png", ".jpg", ".jpeg", ".webp", ".bmp"}
