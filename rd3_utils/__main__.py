@@ -242,7 +242,7 @@ def study(options):
             sys.exit(130)
     placed = plan.place(False)
     facts = findings.image_facts(placed, study_report.facts(plan.folder), options.soft_labels)
-    text = study_report.write(plan.folder, plan.study, findings.findings(plan.study, placed, facts), facts)
+    text = study_report.write(plan.folder, plan.study, findings.findings(plan.study, placed, facts, plan.left_out), facts)
     print(f"report {text}")
     if failed:
         raise UserError(f"{failed} of {len(chosen)} cells failed; the same command tries them again.")

@@ -74,7 +74,9 @@ def test_every_study_plans_without_network_or_data(path, tmp_path):
     study = studies.load(path)
     done = run_script(tmp_path, "rd3_utils", "study", path, "--dry-run")
     assert done.code == 0, done.err
-    assert f"{len(studies.cells(study))} cells" in done.out and not list(tmp_path.iterdir())
+    plan = studies.Plan(study, tmp_path / "results")
+    assert f"{len(plan.cells)} cells" in done.out and not list(tmp_path.iterdir())
+    assert len(studies.cells(study)) - len(plan.cells) == sum(cell.optional for cell in studies.cells(study))
 
 
 def test_the_study_on_cifar10_has_the_cells_of_its_table():
@@ -127,7 +129,49 @@ def test_a_set_that_nobody_makes_is_asked_for(small, tmp_path):
         plan.place(True)
 
 
+OPTIONAL = """
+[[images]]
+method = "mine"
+source = "./mine-ipc{ipc}"
+ipc = [1, 10]
+optional = true
+"""
+
+
+def test_an_optional_set_that_is_not_there_is_left_out_and_named(small, tmp_path):
+    text = SMALL.replace("[[grid]]", f"{OPTIONAL}\n[[grid]]", 1)
+    plain = len(studies.cells(small()))
+    done = run_script(tmp_path, "rd3_utils", "study", small(text).folder / "small.toml", "--dry-run")
+    assert done.code == 0 and f"{plain} cells" in done.out
+    assert "left out: mine, for mine-ipc1 is not there" in done.out and "others" not in done.out  # IPC 10 is in no grid
+    shutil.copytree(PROJECT / "rd3_utils/embedded/digits-dm-ipc1", tmp_path / "mine-ipc1")
+    plan = studies.Plan(small(text), tmp_path / "out")
+    assert len(plan.cells) == plain + 2 * 2 and not plan.left_out
+    told = findings.findings(plan.study, plan.place(False), {}, {"mine": ["mine-ipc1"]})["notes"]
+    assert "Left out, for these images are not there: mine (mine-ipc1)." in told
+
+
+def test_runs_of_an_optional_set_count_when_its_images_are_gone(small, tmp_path):
+    study, out = small(SMALL.replace("[[grid]]", f"{OPTIONAL}\n[[grid]]", 1)), tmp_path / "out"
+    shutil.copytree(PROJECT / "rd3_utils/embedded/digits-dm-ipc1", tmp_path / "mine-ipc1")
+    one = next(one for one in studies.Plan(study, out).place(False) if one.cell.method == "mine")
+    images = {"name": "mine-ipc1", "source": "mine-ipc1"}
+    own = {"name": one.protocol.name, "digest": one.protocol.digest}
+    run = {"schema": 1, "student": one.cell.student, "seed": one.cell.seed, "arm": one.arm, "protocol": own, "images": images,
+           "environment": {"precision": "fp32"}}  # fmt: skip
+    run_files.write(one.path, run)
+    shutil.rmtree(tmp_path / "mine-ipc1")
+    assert [cell for cell in studies.Plan(study, out).cells if cell.method == "mine"] == [one.cell]
+
+
+def test_a_study_of_nothing_but_missing_sets_says_where_to_put_one(small, tmp_path):
+    text = SMALL.split("[[images]]")[0] + OPTIONAL + '\n[[grid]]\nprotocols = ["hard-label-v1"]\n'
+    with pytest.raises(UserError, match="all missing; put one into .*mine-ipc1"):
+        studies.Plan(small(text), tmp_path / "out")
+
+
 BAD = {
+    "optional": ('ipc}"\nipc = [1, 10]\n\n', 'ipc}"\nipc = [1, 10]\noptional = true\n\n', "that is for folders"),
     "name": ('name = "small"', 'name = "other"', "names itself 'other', wanted 'small'"),
     "field": ("seeds =", "seedz =", "did you mean 'seeds'?"),
     "type": ("seeds = [0, 1]", 'seeds = ["a"]', "seeds is 'a' (str), wanted int"),

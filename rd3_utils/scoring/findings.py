@@ -17,8 +17,10 @@ from rd3_utils.scoring import runs as run_files
 from rd3_utils.scoring.study import variants
 
 
-def findings(study, placed, facts):
+def findings(study, placed, facts, left_out=None):
     """The report of a study as plain data; `placed` are its cells with the Runs that are there, `facts` of their images.
+
+    `left_out` {method: [SOURCE]} are optional sets that are not there.
 
     "cells": one entry per place, method and protocol: the summary of its Runs (seeds and draws pooled), bytes and seconds.
     "before_after", "spread", "decomposition", "protocols", "students", "ablation", "recognised": see the functions of those
@@ -47,7 +49,7 @@ def findings(study, placed, facts):
         "students": tau_students(grid),
         "ablation": ablations(study, values),
         "recognised": recognised(placed, facts),
-        "notes": notes(placed),
+        "notes": notes(placed, left_out),
     }
 
 
@@ -224,9 +226,12 @@ def error_of(tops, others):
     return math.sqrt(sum(statistics.variance(values) / len(values) for values in (tops, others)))
 
 
-def notes(placed):
+def notes(placed, left_out):
     """What a reader must know before comparing these numbers."""
     found, runs = [], [one.run for one in placed if one.run]
+    if left_out:
+        named = (f"{method} ({', '.join(Path(source).name for source in sources)})" for method, sources in left_out.items())
+        found.append(f"Left out, for these images are not there: {'; '.join(named)}.")
     if len(runs) < len(placed):
         found.append(f"{len(placed) - len(runs)} of {len(placed)} cells are missing.")
     teachers = {}

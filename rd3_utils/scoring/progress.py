@@ -30,6 +30,9 @@ def show(plan, placed, config_name):
         cost = duration(sum(s or 0 for s in seconds)) if lacking and None not in seconds else "?" if lacking else ""
         name = "" if mine[0].known.identity else "  (images: to be made)" if mine[0].cell.make else "  (images: by name)"
         print(f"  {f'{benchmark} {images}':{width}}  {variant:{wide}}  {student:{broad}}  seeds {seeds}  {cost}{name}")
+    for method, sources in plan.left_out.items():
+        print(f"  left out: {method}, for {sources[0]} is not there"
+              f"{f', nor are {len(sources) - 1} others' if len(sources) > 1 else ''}")  # fmt: skip
     print("\n+: is there. By name: a plan does not read these images; Runs of a set of that name count as there. Cost: kept "
           "Runs of the same student whose images x epochs are nearest, scaled; ?: there is none. Starting up, making images "
           "and labels are not counted.")  # fmt: skip

@@ -18,7 +18,7 @@ study takes up what is there already, and what it trains serves every other comm
     method = "dm"
     source = "sets/dm-ipc{ipc}"                  # as --distilled takes it; paths are relative to the study file
     ipc = [1, 10]
-    make = "synthesize dm --ipc {ipc}"           # optional: runs where the folder is missing
+    make = "synthesize dm --ipc {ipc}"           # runs where the folder is missing; or optional = true: then left out, and said
 
     [[images]]
     method = "random"
@@ -70,6 +70,7 @@ from rd3_utils.scoring.jobs import Job
 PROJECT = Path(__file__).parents[2]
 QUICK = 2e8  # bytes of pixels up to which a dry run reads an image set to learn its fingerprint
 VIEWS_SEED = 0
+FOLDER = (".", "/", "~")  # how a source begins that is a folder whether it is there or not
 # glibc's malloc(3): keep freed memory, where each step would return its large buffers to the kernel and ask again; the bits
 # are the same. Measured: python -m bench.memory. MALLOC_MMAP_THRESHOLD_ would not do: mallopt(3) limits it to 32 MiB.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(8 * 2**30)}
@@ -77,13 +78,17 @@ KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(8 * 2**30)
 
 @dataclass(frozen=True)
 class Images:
-    """The image sets of one method: `source` and `make` may hold {ipc}, {draw} and {benchmark}."""
+    """The image sets of one method: `source` and `make` may hold {ipc}, {draw} and {benchmark}.
+
+    Sets that are `optional` are folders that somebody may have: one that is not there is left out, where others are an error.
+    """
 
     method: str
     source: str
     ipc: tuple[int, ...] = ()  # (): one set, in every combination, such as `full`
     draws: tuple[int, ...] = ()
     make: str = ""
+    optional: bool = False
     benchmarks: tuple[str, ...] = ()
 
 
@@ -147,6 +152,7 @@ class Cell:
     set: tuple
     student: str
     seed: int
+    optional: bool = False
 
     @property
     def variant(self):
@@ -191,6 +197,11 @@ def load(path):
         if len(set(sources)) < len(sources):
             raise UserError(
                 f"{where}: '{images.source}' of {images.method} is one set for several ipc or draws; write {{ipc}}, {{draw}}."
+            )
+        if images.optional and (images.make or not images.source.startswith(FOLDER)):
+            raise UserError(
+                f"{where}: '{images.source}' of {images.method} is optional: that is for folders (./, ../, /, ~) and without "
+                "a make."
             )
     parts = [*study.grid, *study.ablation]
     checks = [("method", name, methods) for part in parts for name in part.methods]
@@ -268,7 +279,7 @@ def combined(study, part, protocol, changes):
                 texts = [resolved(text, study.name, ipc, draw, benchmark) for text in (images.source, images.make)]
                 # a student of all the data always follows teacher-v1
                 recipe = (arms.TEACHER_PROTOCOL, ()) if texts[0] == "full" else (protocol, tuple(changes))
-                yield Cell(benchmark, images.method, ipc, draw, *texts, *recipe, student, seed)
+                yield Cell(benchmark, images.method, ipc, draw, *texts, *recipe, student, seed, images.optional)
 
 
 @dataclass(frozen=True)
@@ -313,15 +324,28 @@ class Placed:
 class Plan:
     """The Cells of a study against what lies under `out`.
 
-    `data_dir` as the scripts take it; `precision` of the launch.
+    `data_dir` as the scripts take it; `precision` of the launch. Cells of optional sets that are neither there nor trained on
+    are not among `cells`; `left_out` {method: [SOURCE]} names those sets.
     """
 
     def __init__(self, study, out, data_dir=None, precision="fp32", soft_labels="soft_labels"):
         self.study, self.out, self.data_dir, self.precision = study, Path(out), data_dir, precision
         self.soft_labels = soft_labels
-        self.cells = cells(study)
         self.protocol, self.train = cache(self.read_protocol), cache(self.read_train)
         self.known = {}
+        found = [(cell, self.lacks(cell)) for cell in cells(study)]
+        self.cells = [cell for cell, lacking in found if not lacking]
+        self.left_out = {}
+        for cell, lacking in found:
+            if lacking and (source := self.located(cell)[0]) not in self.left_out.setdefault(cell.method, []):
+                self.left_out[cell.method].append(source)
+        if not self.cells:
+            [first, *_] = next(iter(self.left_out.values()))
+            raise UserError(f"study {study.name}: its optional image sets are all missing; put one into {first}.")
+
+    def lacks(self, cell):
+        """Whether the optional images of a cell are not there, and no Run of it."""
+        return cell.optional and not is_made(self.located(cell)[1]) and self.placed(cell, False).run is None
 
     @property
     def folder(self):
@@ -373,7 +397,7 @@ class Plan:
     def located(self, cell):
         """(SOURCE as a command in this folder takes it, the set's Path or None)."""
         path = self.study.folder / Path(cell.source).expanduser()
-        if not (cell.make or cell.source.startswith((".", "/", "~")) or path.exists()):
+        if not (cell.make or cell.source.startswith(FOLDER) or path.exists()):
             return cell.source, None
         path = Path(os.path.normpath(path))
         return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path), path
