@@ -3,6 +3,7 @@
 A "place" is a benchmark, a number of images per class and a student: within one, methods and protocols are compared.
 """
 
+import contextlib
 import json
 import math
 import statistics
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import soft_labels
+from rd3_utils.errors import UserError
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.scoring import ranking
 from rd3_utils.scoring import runs as run_files
@@ -290,8 +292,9 @@ def shares_recognised(one, stores):
     """{first 8 digits of teachers_id: "recognised"} that the Run of a Placed and the label stores of its images state."""
     described = [one.run["labels"]] if one.run else []
     identity = f"{one.run['images']['name']}@{one.run['images']['fingerprint'][:8]}" if one.run else one.known.identity
-    if identity:
-        described += [soft_labels.read_index(path.parent) for path in sorted((stores / identity).glob("*/index.json"))]
+    for path in sorted((stores / identity).glob("*/index.json")) if identity else ():
+        with contextlib.suppress(UserError):  # a damaged store is the affair of those who read its labels
+            described.append(soft_labels.read_index(path.parent))
     stated = ((of.get("teachers_id", "")[:8], soft_labels.recognised(of)) for of in described)
     return {teachers_id: share["recognised"] for teachers_id, share in stated if share}
 

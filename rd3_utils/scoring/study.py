@@ -339,7 +339,7 @@ class Plan:
         for cell, lacking in found:
             if lacking and (source := self.located(cell)[0]) not in self.left_out.setdefault(cell.method, []):
                 self.left_out[cell.method].append(source)
-        if not self.cells:
+        if self.left_out and not self.cells:
             [first, *_] = next(iter(self.left_out.values()))
             raise UserError(f"study {study.name}: its optional image sets are all missing; put one into {first}.")
 
