@@ -267,8 +267,8 @@ class SoftLabelStore:
 
     @property
     def origin(self):
-        """Where they came from, if from the Hub: of no weight for what is learned."""
-        return self.files.origin
+        """Of no weight for what is learned: where labels came from, if from the Hub, and what teachers made of the images."""
+        return {**self.files.origin, **recognised(self.index)}
 
     def describe(self):
         """What a Run records of its labels: of the epochs that are read, in bytes their part of each shard."""
@@ -278,7 +278,7 @@ class SoftLabelStore:
             first, stop = shard["epochs"]
             size += round(shard["bytes"] * min(1.0, max(0, self.epochs - first) / (stop - first)))
         known = {"epochs": self.epochs, **{key: self.index[key] for key in keys}}
-        return {"kind": "soft", "bytes": size, **known, **grouping(self.index), **recognised(self.index)}
+        return {"kind": "soft", "bytes": size, **known, **grouping(self.index)}
 
     def epoch(self, epoch):
         """(Views, logits float32 [N, C]) of `epoch`; epochs beyond the store's `epochs` cycle."""
@@ -434,7 +434,7 @@ def grouping(index):
 def recognised(index):
     """{"recognised": share of the images that the teachers put into their own class}; {} of an older store."""
     share = index.get("recognised")
-    return {"recognised": share} if isinstance(share, (int, float)) and 0 <= share <= 1 else {}
+    return {"recognised": share} if type(share) in (int, float) and 0 <= share <= 1 else {}
 
 
 def check_architectures(found, recipe, whose):

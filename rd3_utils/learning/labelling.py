@@ -113,11 +113,11 @@ def make(where, plan, images, recipe, found, benchmark, test, accelerator, finis
 
 
 def recognised(network, images, benchmark, accelerator):
-    """Share of the `images`, as they are, that the Ensemble `network` puts into their own class.
+    """Share of the `images`, as they are, that the Ensemble `network` puts into their own class; batch norm in eval mode.
 
     Images that a teacher takes for other classes have soft labels that speak of those: it is what such labels are worth.
     """
-    return evaluation.accuracy(network, images, benchmark, accelerator)["top1"]
+    return evaluation.accuracy(network, images, benchmark, accelerator, exact=True)["top1"]
 
 
 @torch.no_grad()
@@ -176,16 +176,16 @@ class OnlineLabels:
         self.plan, self.recipe, self.device = plan, recipe, accelerator.device
         self.network = teachers.Ensemble(found, benchmark, plan.ensemble).to(self.device)
         self.pixels = on_device(images.images, self.device)
-        self.recognised = recognised(self.network, images, benchmark, accelerator)
         self.teachers = teachers.described(found, plan.ensemble)
-        self.origin, self.at, self.last = {}, None, None
+        self.origin = {"recognised": recognised(self.network, images, benchmark, accelerator)}
+        self.at, self.last = None, None
 
     def describe(self):
         """What a Run records of its labels: the same as of a store, of no bytes."""
         index = self.plan.header
         keys = "epochs views_digest views_seed teachers_id ensemble label_dtype forward_batch device".split()
         known = {**{key: index[key] for key in keys}, **soft_labels.grouping(index)}
-        return {"kind": "soft", "bytes": 0, **known, "recognised": self.recognised, "online": True}
+        return {"kind": "soft", "bytes": 0, **known, "online": True}
 
     def epoch(self, epoch):
         """(Views, logits float32 [N, C]) of `epoch`; epochs beyond the planned ones cycle."""

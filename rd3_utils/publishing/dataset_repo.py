@@ -22,7 +22,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from rd3_utils import hub, launch
 from rd3_utils.data import images as image_sets
-from rd3_utils.data import selections, tables
+from rd3_utils.data import selections, soft_labels, tables
 from rd3_utils.errors import UserError
 from rd3_utils.publishing import plots
 from rd3_utils.publishing.markdown import escape, fenced, show, table
@@ -275,6 +275,7 @@ def label_section(index, store, benchmark, words):
         ["views", f"{index['views_digest']}, seed {index['views_seed']}"],
         ["views per teacher pass", f"{index['forward_batch']} on {index['device']}"],
     ]
+    rows += [["recognised", f"{reports.percent(share)} % of the images"] for share in soft_labels.recognised(index).values()]
     rows += [["rule of the ensemble", index["ensemble"]]] if len(index["teachers"]) > 1 else []
     teachers = [["teacher", "architecture", "commit", "SHA-256 of the weights", f"top-1 % on {benchmark.name}"]]
     for t in index["teachers"]:

@@ -219,10 +219,9 @@ def megabytes(size):
 
 def recognised_section(report):
     """A row per image set and teachers."""
-    rows = [["images", "method", "teachers", "recognised, %", "draws"]]
+    rows = [["images", "method", "teachers", "recognised, %", "sets"]]
     for e in report["recognised"]:
-        who = f"{e['teachers'] or 'teachers'} ({e['teachers_id']})"
-        rows.append([place(e), e["method"], who, percent(e["recognised"]), e["sets"]])
+        rows.append([place(e), e["method"], e["teachers"], percent(e["recognised"]), e["sets"]])
     text = (
         "Share of the images, as they are, that the teachers put into their own class; mean over draws. The soft labels of the "
         "others speak of other classes: where that is most of a set, its scores under soft labels say what the teacher makes "

@@ -20,14 +20,17 @@ def of_arm(runs):
 
 
 def resampled(runs):
-    """[R]: the mean top-1 in every resample of `runs`, all of one arm; None of a single Run."""
+    """[R]: the mean top-1 in every resample of `runs`, all of one arm; None of a single Run.
+
+    Widening can carry a mean near 0 or 1 beyond it; there it ends, as accuracies do.
+    """
     if len(runs) < 2:
         return None
     by_draw = run_files.grouped(sorted(runs, key=lambda run: run["seed"]), draw_of)
     draws = sorted(by_draw, key=lambda draw: -1 if draw is None else draw)
     chosen = bootstrap.drawn(len(draws), bootstrap.generator("draws", *draws))  # [R, D]
     clusters = [[run["top1"] for run in by_draw[draw]] for draw in draws]
-    return bootstrap.means(clusters, bootstrap.generator("seeds", runs[0]["arm"]), chosen)
+    return bootstrap.means(clusters, bootstrap.generator("seeds", runs[0]["arm"]), chosen).clip(0, 1)
 
 
 def draw_of(run):

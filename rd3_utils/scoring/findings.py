@@ -206,19 +206,16 @@ def ablations(study, values):
 
 def recognised(placed, facts):
     """Per benchmark, ipc, method and teachers: the share of the images, mean over draws, that they put into their own class."""
-    names, sets = {}, {}
+    sets = {}
     for one in placed:
-        teachers = one.run["teachers"] if one.run else []
-        if teachers:
-            names.setdefault(one.run["labels"]["teachers_id"][:8], ", ".join(sorted(t["architecture"] for t in teachers)))
-        for teachers_id, share in facts.get(fact_key(one), {}).get("recognised", {}).items():
-            key = one.cell.benchmark, one.cell.ipc, one.cell.method, teachers_id
+        for teachers, share in facts.get(fact_key(one), {}).get("recognised", {}).items():
+            key = one.cell.benchmark, one.cell.ipc, one.cell.method, teachers
             sets.setdefault(key, {})[fact_key(one)] = share
+    names = "benchmark", "ipc", "method", "teachers"
     return [
-        {**dict(zip(("benchmark", "ipc", "method", "teachers_id"), key)), "teachers": names.get(key[3]), "sets": len(shares),
-         "recognised": statistics.fmean(shares.values())}
+        {**dict(zip(names, key)), "sets": len(shares), "recognised": statistics.fmean(shares.values())}
         for key, shares in sets.items()
-    ]  # fmt: skip
+    ]
 
 
 def error_of(tops, others):
@@ -260,14 +257,14 @@ def fact_key(one):
 
 
 def image_facts(placed, known, stores="soft_labels"):
-    """{fact_key: {"bytes", "bytes_are", "seconds", "recognised"}} of the image sets; `known` where one is not here any more.
+    """{fact_key: {"bytes", "bytes_are", "seconds", "images", "recognised"}} of the image sets; `known` where one is gone.
 
     bytes_are "files": size of the image files of a local set; "pixels": 3 x 8 bits per pixel, for sets without files of
     their own here. seconds: what distilled.json beside the set says its synthesis took; 0 for real images as they are.
-    recognised: {first 8 digits of teachers_id: share of the images that these teachers put into their own class}, of the Runs
-    and of the label stores in the folder `stores`; a set that nobody labelled has none.
+    recognised: {teachers: share of the images that they put into their own class}, of the Runs and of the label stores in the
+    folder `stores`, as long as the images are the same; a set that nobody labelled has none.
     """
-    found = dict(known)
+    found = {key: dict(facts) for key, facts in known.items()}
     for one in placed:
         key, folder = fact_key(one), one.folder
         if folder is None and (image_sets.EMBEDDED / one.source).is_dir():
@@ -282,21 +279,28 @@ def image_facts(placed, known, stores="soft_labels"):
             size = one.known.images * 3 * benchmarks.load(one.cell.benchmark).image.size ** 2
             real = one.arm.startswith(("random-", "full-"))
             found[key] = {"bytes": size, "bytes_are": "pixels", "seconds": 0.0 if real else None}
-        shares = found[key].get("recognised", {}) | shares_recognised(one, Path(stores))
+        identity = f"{one.run['images']['name']}@{one.run['images']['fingerprint'][:8]}" if one.run else one.known.identity
+        if identity and found[key].get("images", identity) != identity:  # others lay there before
+            del found[key]["images"], found[key]["recognised"]
+        shares = found[key].get("recognised", {}) | shares_recognised(one.run, Path(stores), identity)
         if shares:
-            found[key]["recognised"] = shares
+            found[key] |= {"images": identity, "recognised": shares}
     return found
 
 
-def shares_recognised(one, stores):
-    """{first 8 digits of teachers_id: "recognised"} that the Run of a Placed and the label stores of its images state."""
-    described = [one.run["labels"]] if one.run else []
-    identity = f"{one.run['images']['name']}@{one.run['images']['fingerprint'][:8]}" if one.run else one.known.identity
+def shares_recognised(run, stores, identity):
+    """{teachers, by architecture and weights: "recognised"} that a Run or None, and the label stores of its images, state."""
+    described = [(run["teachers"], run["labels"])] if run else []
     for path in sorted((stores / identity).glob("*/index.json")) if identity else ():
         with contextlib.suppress(UserError):  # a damaged store is the affair of those who read its labels
-            described.append(soft_labels.read_index(path.parent))
-    stated = ((of.get("teachers_id", "")[:8], soft_labels.recognised(of)) for of in described)
-    return {teachers_id: share["recognised"] for teachers_id, share in stated if share}
+            index = soft_labels.read_index(path.parent)
+            described.append((index["teachers"], index))
+    found = {}
+    for teachers, of in described:
+        with contextlib.suppress(TypeError, KeyError):  # so is one that states them in no way of ours
+            name = ", ".join(sorted(f"{t['architecture']} {t['sha256'][:8]}" for t in teachers))
+            found[name] = soft_labels.recognised(of)["recognised"]
+    return found
 
 
 IMAGE_FILES = {".parquet", ".png", ".jpg", ".jpeg", ".webp", ".bmp"}

@@ -63,6 +63,8 @@ def check(**fractions):
     """UserError for a value that is no fraction."""
     for name, value in fractions.items():
         if np.any(np.asarray(value) > 1):
-            raise UserError(f"{name} is {value:g}: percent, it seems; wanted a fraction from 0 to 1, so divide it by 100.")
+            raise UserError(
+                f"{name} is {np.max(value):g}: percent, it seems; wanted a fraction from 0 to 1, so divide it by 100."
+            )
         if not np.all(np.asarray(value) >= 0):  # NaN, too
-            raise UserError(f"{name} is {value:g}, wanted a fraction from 0 to 1.")
+            raise UserError(f"{name} is {np.min(value):g}, wanted a fraction from 0 to 1.")

@@ -238,7 +238,7 @@ def cells(study):
     for part in study.ablation:
         for protocol, changes, _ in variants(part):
             found += combined(study, part, protocol, changes)
-    order = {images.method: i for i, images in enumerate(study.images)}
+    order = {method: i for i, method in enumerate(dict.fromkeys(images.method for images in study.images))}
     variant = {key: i for i, key in enumerate(dict.fromkeys((cell.protocol, cell.set) for cell in found))}
     student = {name: i for i, name in enumerate(dict.fromkeys(cell.student for cell in found))}
 
@@ -335,10 +335,9 @@ class Plan:
         self.known = {}
         found = [(cell, self.lacks(cell)) for cell in cells(study)]
         self.cells = [cell for cell, lacking in found if not lacking]
-        self.left_out = {}
-        for cell, lacking in found:
-            if lacking and (source := self.located(cell)[0]) not in self.left_out.setdefault(cell.method, []):
-                self.left_out[cell.method].append(source)
+        kept = {cell.source for cell in self.cells}
+        lacking = {(cell.method, self.located(cell)[0]) for cell, lacking in found if lacking and cell.source not in kept}
+        self.left_out = {method: sorted(source for m, source in lacking if m == method) for method, _ in sorted(lacking)}
         if self.left_out and not self.cells:
             [first, *_] = next(iter(self.left_out.values()))
             raise UserError(f"study {study.name}: its optional image sets are all missing; put one into {first}.")
