@@ -1,5 +1,6 @@
 """The README is true: its commands parse and run, its tree is the tree, its pictures are there."""
 
+import itertools
 import json
 import re
 import shlex
@@ -48,38 +49,60 @@ def measured(name, ipc, method):
     return [run_files.read(path) for path in files]
 
 
-MEASURED = [(name, "random-hard", ipc) for name, ipc in (("hard-label-v1", 1), ("hard-label-v1", 10), ("hard-label-v1", 50))]
-MEASURED += [("rd3-v1", arm, ipc) for arm in ("random-soft", "distilled-soft") for ipc in (1, 10)]
+def stated(runs):
+    """Mean and standard deviation as the README prints them."""
+    s = run_files.summary(runs)
+    return f"{100 * s['mean']:.2f} +- {100 * s['std']:.2f}"
 
 
-@pytest.mark.parametrize("name, arm, ipc", MEASURED)
-def test_the_numbers_on_real_data_are_those_of_the_committed_runs(name, arm, ipc):
-    found = measured(name, ipc, "rded" if arm == "distilled-soft" else "random")
-    assert {run["arm"] for run in found} == {arm}
-    s = run_files.summary(found)
-    assert len(found) >= 3 and (not s["draws"] or len(s["draws"]) >= 3)
-    row = next(line for line in README.split("## On real data")[1].splitlines() if line.startswith(f"| {ipc} |")
-               and f"{100 * s['mean']:.2f} +- {100 * s['std']:.2f}" in line)  # fmt: skip
-    assert ("draws" in row) or arm == "distilled-soft"
-    assert name == "hard-label-v1" or "85.63 % on the test split" in README
-    for run in found:
-        assert run["protocol"]["digest"] == protocol.load(name).digest and not run["monitored_test"]
-        assert run["images_scored"] == benchmark.load("cifar10").data.test_images
-        assert all(100 * teacher["top1"] == pytest.approx(85.63) for teacher in run["teachers"])
+@pytest.mark.parametrize("ipc", [1, 10, 50])
+def test_random_images_with_hard_labels_are_those_of_the_committed_runs(ipc):
+    found = measured("hard-label-v1", ipc, "random")
+    assert {run["arm"] for run in found} == {"random-hard"} and len(run_files.summary(found)["draws"]) == 3
+    assert f"| {ipc} | {stated(found)} (3 draws" in README
 
 
 STUDIED = ("hard-label-v1", "sre2l-v1", "rded-v1", "rd3-v1")
 
 
+@pytest.mark.parametrize("ipc", [1, 10])
 @pytest.mark.parametrize("method", ["random", "RDED", "DM", "SRe2L", "CDA"])
-def test_the_table_of_the_study_is_that_of_the_committed_runs(method):
-    row = next(line for line in README.split("## On real data")[1].splitlines() if line.startswith(f"| {method} |"))
-    for name, cell in zip(STUDIED, row.split("|")[2:-1]):
-        found = measured(name, 1, method.lower())
-        s = run_files.summary(found)
-        assert len(found) == (9 if method == "random" else 3) and {run["seed"] for run in found} == {0, 1, 2}
-        assert {run["protocol"]["digest"] for run in found} == {protocol.load(name).digest}
-        assert cell.strip() == f"{100 * s['mean']:.2f} +- {100 * s['std']:.2f}"
+def test_the_tables_of_the_study_are_those_of_the_committed_runs(method, ipc):
+    table = README.split(f"| {ipc} image{'s' if ipc > 1 else ''} per class, top-1 % |")[1].split("\n\n")[0]
+    row = next(line for line in table.splitlines() if line.startswith(f"| {method} |")).split("|")
+    for name, cell in zip(STUDIED, row[2:6]):
+        found = measured(name, ipc, method.lower())
+        assert cell.strip() == stated(found)
+        draws = {0, 1, 2} if method == "random" else {None}
+        seeds = {0} if method == "random" and ipc > 1 else {0, 1, 2}
+        assert sorted((run_files.draw_of(run), run["seed"]) for run in found) == sorted(itertools.product(draws, seeds))
+        for run in found:
+            assert run["protocol"]["digest"] == protocol.load(name).digest and not run["monitored_test"]
+            assert run["images_scored"] == benchmark.load("cifar10").data.test_images
+            assert all(100 * teacher["top1"] == pytest.approx(85.63) for teacher in run["teachers"])
+    report = json.loads((PROJECT / "measured/study/cifar10-cpu/report.json").read_text())
+    [share] = [e["recognised"] for e in report["recognised"] if (e["ipc"], e["method"]) == (ipc, method.lower())]
+    assert row[6].strip() == f"{100 * share:.0f} %" and "85.63 % on the test split" in README
+
+
+@pytest.mark.parametrize("method, own", [("RDED", "rded-v1"), ("DM", "dm-v1"), ("SRe2L", "sre2l-v1")])
+def test_the_numbers_beside_published_ones_are_those_of_the_committed_runs(method, own):
+    here = ", ".join(stated(measured(own, ipc, method.lower())) for ipc in (1, 10))
+    assert f"| {method}, `{own}` | {here} |" in README
+
+
+def test_shares_of_the_variance_and_spreads_of_the_readme_are_those_of_the_report():
+    report = json.loads((PROJECT / "measured/study/cifar10-cpu/report.json").read_text())
+    text = " ".join(README.split())
+    one, ten = ({part: f"{100 * of['share']:.0f} %" for part, of in e["parts"].items()} for e in report["decomposition"])
+    assert f"the method makes {one['method']} of the variance" in text
+    assert f"the protocol {one['protocol']} and their interaction {one['interaction']}" in text
+    assert f"method {ten['method']}, protocol {ten['protocol']}, interaction {ten['interaction']}" in text
+    [spread] = [e["spread"] for e in report["before_after"] if e["ipc"] == 10]
+    before, after = (f"{100 * spread[when]['spread']:.1f}" for when in ("before", "after"))
+    assert f"{before} points apart under their own recipes and {after} under `rd3-v1`" in text
+    missing = report["cells_planned"] - report["cells_there"]
+    assert f"{missing} of its {report['cells_planned']} cells" in text
 
 
 def test_lrs_and_ars_of_the_readme_are_those_of_the_committed_report():
