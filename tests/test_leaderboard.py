@@ -616,6 +616,17 @@ def test_the_front_is_what_no_point_beats():
         assert (any((q.x, q.mean) == (p.x, p.mean) for q in front)) == (not beaten)
 
 
+def test_names_of_points_that_lie_close_together_do_not_cover_one_another():
+    """Of twelve entries of one cost, half of them all but equal, every name has a line of its own, in the drawn picture."""
+    tops = [0.5 + 0.001 * i for i in range(6)] + [0.1 * i for i in range(1, 5)] + [0.47, 0.53]
+    points = [pareto.Point(2.0, top, None, f"set {i}", "", f"#{i}", str(i)) for i, top in enumerate(tops)]
+    drawn = pareto.figure(points, [str(i) for i in range(len(points))], "MB", "close", "p")
+    places = re.findall(r'<text x="([\d.]+)" y="([\d.]+)"[^>]*>set \d+', drawn)
+    lines = sorted(float(y) for _, y in places)
+    assert len(lines) == len(points) and len({x for x, _ in places}) == 1
+    assert min(b - a for a, b in zip(lines, lines[1:])) > pareto.SMALL
+
+
 def test_a_plot_has_no_style_and_its_text_is_text():
     points = [pareto.Point(x, 0.1 * x, 0.01, f"{HOSTILE} {x}", HOSTILE, f"#row{x}", str(x)) for x in range(1, 13)]
     drawn = pareto.figure(points, [str(x) for x in range(1, 13)], "MB", HOSTILE, "p")

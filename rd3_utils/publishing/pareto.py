@@ -10,6 +10,7 @@ import xml.etree.ElementTree as xml
 from dataclasses import dataclass
 
 SERIES = 8  # colours that the style sheet has; further methods are drawn in the last one
+SMALL = 9  # size of names, in typographic points
 LABELS = 14  # points of the front that are named in the picture
 COLOURS = {"#010101": "ink", "#020202": "muted", "#030303": "line", "#040404": "paper"}
 COLOURS |= {f"#0505{10 + k}": f"series-{k}" for k in range(SERIES)}
@@ -84,22 +85,6 @@ def draw(axes, points, series, x_label):
             between = [100 * (point.mean - point.std), 100 * (point.mean + point.std)]
             axes.plot([point.x] * 2, between, color=colour, linewidth=1.2)
         axes.plot([point.x], [100 * point.mean], "o", color=colour, markersize=7, gid=f"point{i}", zorder=3)
-    ends_at = [axes.transScale.transform((x, 0))[0] for x in (min(p.x for p in points), max(p.x for p in points))]
-    for point in points if len(points) <= LABELS else best[:LABELS]:
-        place = axes.transScale.transform((point.x, 0))[0]
-        left = place > ends_at[0] + 0.7 * (ends_at[1] - ends_at[0])  # no room to the right of it
-        named = axes.annotate(
-            point.label,
-            (point.x, 100 * point.mean),
-            (-9, -3) if left else (7, 5),
-            textcoords="offset points",
-            ha="right" if left else "left",
-            fontsize=9,
-            color=OF["ink"],
-            parse_math=False,
-            annotation_clip=False,
-        )
-        named.set_in_layout(False)  # a long name does not shrink the picture
     axes.set_xlabel(x_label, color=OF["muted"])
     axes.set_ylabel("top-1 %", color=OF["muted"])
     axes.margins(x=0.14, y=0.16)
@@ -107,6 +92,44 @@ def draw(axes, points, series, x_label):
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(OF["line"])
     axes.tick_params(which="both", color=OF["line"], labelcolor=OF["muted"])
+    named = points if len(points) <= LABELS else best[:LABELS]
+    for point, (x, y, side) in zip(named, beside(axes, named)):
+        text = axes.annotate(
+            point.label,
+            (point.x, 100 * point.mean),
+            (x, y),
+            textcoords="offset points",
+            ha=side,
+            fontsize=SMALL,
+            color=OF["ink"],
+            parse_math=False,
+            annotation_clip=False,
+        )
+        text.set_in_layout(False)  # a long name does not shrink the picture
+
+
+def beside(axes, points):
+    """[(x, y, "left" | "right")]: where the names of `points` go, in typographic points from each, the highest first served.
+
+    A name stands to the right of its point, where there is no room to the left, and below one that it would cover.
+    """
+    axes.autoscale_view()  # the limits are otherwise found when it is drawn
+    scale = 72 / axes.figure.dpi
+    at = [tuple(scale * axes.transData.transform((point.x, 100 * point.mean))) for point in points]
+    first, last = min(x for x, _ in at), max(x for x, _ in at)
+    found, taken = {}, []  # taken: (left, right, baseline) of names
+    for i in sorted(range(len(points)), key=lambda i: -at[i][1]):
+        x, y = at[i]
+        to_left = x > first + 0.7 * (last - first)
+        width = 0.6 * SMALL * len(points[i].label)
+        span = (x - 9 - width, x - 9) if to_left else (x + 7, x + 7 + width)
+        base = y + (-3 if to_left else 5)
+        for left, right, other in taken:  # from top to bottom
+            if left < span[1] and span[0] < right and abs(other - base) < SMALL + 1:
+                base = other - SMALL - 1
+        taken = sorted([*taken, (*span, base)], key=lambda one: -one[2])
+        found[i] = (-9 if to_left else 7, base - y, "right" if to_left else "left")
+    return [found[i] for i in range(len(points))]
 
 
 def cleaned(text, points, name, prefix):
