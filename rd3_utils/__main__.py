@@ -230,7 +230,7 @@ def study(options):
     config = studies.read_config(config_path)
     where = options.data_dir, studies.precision_of(config), options.soft_labels
     plan = studies.Plan(studies.load(options.study), options.out, *where)
-    mine, failed = set(studies.share(studies.cells(plan.study), index, count)), 0  # of all: sets may come while others train
+    mine, failed = set(studies.share(plan.asked, index, count)), 0  # of all: sets may come while others train
     chosen = [cell for cell in plan.cells if cell in mine]
     if not options.report_only:
         progress.show(plan, plan.place(False, chosen), config_path.name)

@@ -85,15 +85,15 @@ def load(source, benchmark):
 def is_default(described, benchmark):
     """Whether a teacher that a Run describes is the benchmark's: by name or, where that comes with the project, by its bits."""
     source = benchmark.defaults.teacher
-    return described["source"] == source or described["sha256"] == (embedded_sha256(source) or "none comes with the project")
+    return described["source"] == source or described["sha256"] == embedded_sha256(source)
 
 
 @cache
 def embedded_sha256(source):
-    """SHA-256 of the teacher local-dir:embedded/..., that comes with the project; None of any other source."""
+    """SHA-256 of the teacher local-dir:embedded/..., that comes with the project; "" of any other source."""
     folder = image_sets.PACKAGE / source.removeprefix("local-dir:")
     if not source.startswith("local-dir:") or not students.is_saved(folder):
-        return None
+        return ""
     return weights_sha256(timm.create_model(f"local-dir:{folder}", pretrained=True))
 
 

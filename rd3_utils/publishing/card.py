@@ -321,7 +321,7 @@ def provenance_section(runs):
         if label["kind"] in protocols.TAUGHT:
             keys = ("epochs", "bytes", "label_dtype", "forward_batch", "device")
             origin = label.get("source", "made here"), label.get("commit")
-            share = reports.percent(label["recognised"]) if "recognised" in label else "-"
+            share = reports.percent(label.get("recognised"))
             labels.append([of["name"], store_of(run), *(label[key] for key in keys), *origin, share])
         for t in run["teachers"]:
             teachers.append([t["source"], t["architecture"], t["commit"], t["sha256"], reports.percent(t["top1"])])

@@ -111,7 +111,7 @@ def draw(axes, points, series, x_label):
 def beside(axes, points):
     """[(x, y, "left" | "right")]: where the names of `points` go, in typographic points from each, the highest first served.
 
-    A name stands to the right of its point, where there is no room to the left, and below one that it would cover.
+    A name stands to the right of its point, or to the left where there is no room, and below one that it would cover.
     """
     axes.autoscale_view()  # the limits are otherwise found when it is drawn
     scale = 72 / axes.figure.dpi

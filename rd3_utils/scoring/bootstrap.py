@@ -36,12 +36,12 @@ def means(clusters, generator, chosen=None):
     """[R]: the mean in every resample of `clusters`, a list of arrays, its deviation from the mean of all values widened.
 
     Of several clusters whole ones are drawn again, of one its values: what a cluster's mean varies by holds what its values do
-    (Davison & Hinkley, Bootstrap Methods and their Application, 1997, sec. 3.8). `chosen` [R, clusters] says which clusters
-    each resample holds, so that several samples can share that.
+    (Davison & Hinkley, Bootstrap Methods and their Application, 1997, sec. 3.8). `chosen` [R, clusters] says which of several
+    clusters each resample holds, so that several samples can share that.
     """
     units = [np.asarray(values, float) for values in clusters] if len(clusters) > 1 else np.asarray(clusters[0], float)[:, None]
     sums, sizes = (np.array([f(values) for values in units], float) for f in (np.sum, len))
-    chosen = drawn(len(units), generator) if chosen is None or len(clusters) == 1 else chosen  # [R, units]
+    chosen = drawn(len(units), generator) if chosen is None else chosen  # [R, units]
     mean = sums.sum() / sizes.sum()
     return mean + widening(len(units)) * (sums[chosen].sum(1) / sizes[chosen].sum(1) - mean)
 

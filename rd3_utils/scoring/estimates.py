@@ -28,7 +28,7 @@ def resampled(runs):
         return None
     by_draw = run_files.grouped(sorted(runs, key=lambda run: run["seed"]), draw_of)
     draws = sorted(by_draw, key=lambda draw: -1 if draw is None else draw)
-    chosen = bootstrap.drawn(len(draws), bootstrap.generator("draws", *draws))  # [R, D]
+    chosen = bootstrap.drawn(len(draws), bootstrap.generator("draws", *draws)) if len(draws) > 1 else None  # [R, D]
     clusters = [[run["top1"] for run in by_draw[draw]] for draw in draws]
     return bootstrap.means(clusters, bootstrap.generator("seeds", runs[0]["arm"]), chosen).clip(0, 1)
 

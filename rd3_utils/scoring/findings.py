@@ -7,6 +7,7 @@ import contextlib
 import json
 import math
 import statistics
+from functools import cache, partial
 from itertools import combinations
 from pathlib import Path
 
@@ -264,7 +265,7 @@ def image_facts(placed, known, stores="soft_labels"):
     recognised: {teachers: share of the images that they put into their own class}, of the Runs and of the label stores in the
     folder `stores`, as long as the images are the same; a set that nobody labelled has none.
     """
-    found = {key: dict(facts) for key, facts in known.items()}
+    found, stated = {key: dict(facts) for key, facts in known.items()}, cache(partial(recognised_in_stores, Path(stores)))
     for one in placed:
         key, folder = fact_key(one), one.folder
         if folder is None and (image_sets.EMBEDDED / one.source).is_dir():
@@ -279,28 +280,33 @@ def image_facts(placed, known, stores="soft_labels"):
             size = one.known.images * 3 * benchmarks.load(one.cell.benchmark).image.size ** 2
             real = one.arm.startswith(("random-", "full-"))
             found[key] = {"bytes": size, "bytes_are": "pixels", "seconds": 0.0 if real else None}
-        identity = f"{one.run['images']['name']}@{one.run['images']['fingerprint'][:8]}" if one.run else one.known.identity
+        identity = run_files.identity_of_images(one.run) if one.run else one.known.identity
         if identity and found[key].get("images", identity) != identity:  # others lay there before
             del found[key]["images"], found[key]["recognised"]
-        shares = found[key].get("recognised", {}) | shares_recognised(one.run, Path(stores), identity)
-        if shares:
+        in_run = recognised_by(one.run["teachers"], one.run["labels"]) if one.run else {}
+        in_stores = stated(identity) if identity else {}
+        if shares := found[key].get("recognised", {}) | in_run | in_stores:
             found[key] |= {"images": identity, "recognised": shares}
     return found
 
 
-def shares_recognised(run, stores, identity):
-    """{teachers, by architecture and weights: "recognised"} that a Run or None, and the label stores of its images, state."""
-    described = [(run["teachers"], run["labels"])] if run else []
-    for path in sorted((stores / identity).glob("*/index.json")) if identity else ():
+def recognised_in_stores(stores, identity):
+    """{teachers: "recognised"} that the label stores of a set in the folder `stores` state."""
+    found = {}
+    for path in sorted((stores / identity).glob("*/index.json")):
         with contextlib.suppress(UserError):  # a damaged store is the affair of those who read its labels
             index = soft_labels.read_index(path.parent)
-            described.append((index["teachers"], index))
-    found = {}
-    for teachers, of in described:
-        with contextlib.suppress(TypeError, KeyError):  # so is one that states them in no way of ours
-            name = ", ".join(sorted(f"{t['architecture']} {t['sha256'][:8]}" for t in teachers))
-            found[name] = soft_labels.recognised(of)["recognised"]
+            found |= recognised_by(index["teachers"], index)
     return found
+
+
+def recognised_by(teachers, labels):
+    """{teachers, by architecture and weights: "recognised"} of the labels of a Run or an index; {} where none is stated."""
+    try:
+        name = ", ".join(sorted(f"{t['architecture']} {t['sha256'][:8]}" for t in teachers))
+        return {name: soft_labels.recognised(labels)["recognised"]}
+    except (TypeError, KeyError):
+        return {}
 
 
 IMAGE_FILES = {".parquet", ".png", ".jpg", ".jpeg", ".webp", ".bmp"}

@@ -23,10 +23,14 @@ def path(root, benchmark, protocol, digest, identity, student, arm, seed, precis
 
 def path_of(root, run):
     """Where `run` itself lies under `root`."""
-    protocol, images = run["protocol"], run["images"]
-    identity = f"{images['name']}@{images['fingerprint'][:8]}"
-    names = run["benchmark"], protocol["name"], protocol["digest"], identity, run["student"], run["arm"]
+    protocol = run["protocol"]
+    names = run["benchmark"], protocol["name"], protocol["digest"], identity_of_images(run), run["student"], run["arm"]
     return path(root, *names, run["seed"], run["environment"]["precision"])
+
+
+def identity_of_images(run):
+    """NAME@FINGERPRINT8 of the images of `run`, as ImageSet.identity."""
+    return f"{run['images']['name']}@{run['images']['fingerprint'][:8]}"
 
 
 def write(where, run):

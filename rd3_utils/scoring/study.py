@@ -324,8 +324,8 @@ class Placed:
 class Plan:
     """The Cells of a study against what lies under `out`.
 
-    `data_dir` as the scripts take it; `precision` of the launch. Cells of optional sets that are neither there nor trained on
-    are not among `cells`; `left_out` {method: [SOURCE]} names those sets.
+    `data_dir` as the scripts take it; `precision` of the launch. `asked` are all Cells; those of optional sets that are
+    neither there nor trained on are not among `cells`, and `left_out` {method: [SOURCE]} names those sets.
     """
 
     def __init__(self, study, out, data_dir=None, precision="fp32", soft_labels="soft_labels"):
@@ -333,11 +333,11 @@ class Plan:
         self.soft_labels = soft_labels
         self.protocol, self.train = cache(self.read_protocol), cache(self.read_train)
         self.known = {}
-        found = [(cell, self.lacks(cell)) for cell in cells(study)]
-        self.cells = [cell for cell, lacking in found if not lacking]
-        kept = {cell.source for cell in self.cells}
-        lacking = {(cell.method, self.located(cell)[0]) for cell, lacking in found if lacking and cell.source not in kept}
-        self.left_out = {method: sorted(source for m, source in lacking if m == method) for method, _ in sorted(lacking)}
+        self.asked = cells(study)
+        self.cells = [cell for cell in self.asked if not self.lacks(cell)]
+        kept, self.left_out = {cell.source for cell in self.cells}, {}
+        for method, source in sorted({(cell.method, self.located(cell)[0]) for cell in self.asked if cell.source not in kept}):
+            self.left_out.setdefault(method, []).append(source)
         if self.left_out and not self.cells:
             [first, *_] = next(iter(self.left_out.values()))
             raise UserError(f"study {study.name}: its optional image sets are all missing; put one into {first}.")
