@@ -6,13 +6,14 @@ from scipy import stats
 
 from rd3_utils.errors import UserError
 from rd3_utils.scoring import bootstrap, ranking
+from rd3_utils.scoring.ranking import Cell
 
 M, P = ["a", "b", "c"], ["x", "y"]
 
 
 def grid(value, rows=M, columns=P, n=3):
-    """{(row, column): [value(i, j, k)]}."""
-    return {(r, c): [value(i, j, k) for k in range(n)] for i, r in enumerate(rows) for j, c in enumerate(columns)}
+    """{(row, column): Cell of value(i, j, k)}."""
+    return {(r, c): Cell([value(i, j, k) for k in range(n)]) for i, r in enumerate(rows) for j, c in enumerate(columns)}
 
 
 def share_of(found):
@@ -40,7 +41,7 @@ def test_a_pure_interaction_has_no_main_effect():
 
 def test_shares_are_the_sums_of_squares_of_two_way_anova():
     cells, (i, j, n) = noisy(), (3, 2, 3)
-    y = np.array([[cells[r, c] for c in P] for r in M])
+    y = np.array([[cells[r, c].values for c in P] for r in M])
     total = ((y - y.mean()) ** 2).sum()
     rows = n * j * ((y.mean((1, 2)) - y.mean()) ** 2).sum()
     columns = n * i * ((y.mean((0, 2)) - y.mean()) ** 2).sum()
@@ -55,13 +56,13 @@ def test_two_cells_agree_with_one_way_anova_of_scipy():
     """F = MS_between / MS_within of all cells as one factor: (1 - seed) / seed * df_within / df_between."""
     cells = noisy()
     seed = ranking.decomposition(cells)["parts"]["seed"]["share"]
-    assert (1 - seed) / seed * 12 / 5 == pytest.approx(stats.f_oneway(*cells.values()).statistic)
+    assert (1 - seed) / seed * 12 / 5 == pytest.approx(stats.f_oneway(*(cell.values for cell in cells.values())).statistic)
 
 
 def test_the_corrected_shares_are_those_of_expected_mean_squares():
     """E MS_method = s^2 + n J S_a with S_a = sum a_i^2 / (I - 1), and so on; here S_a (I-1)/I is the part."""
     cells, (i, j, n) = noisy(3), (3, 2, 3)
-    y = np.array([[cells[r, c] for c in P] for r in M])
+    y = np.array([[cells[r, c].values for c in P] for r in M])
     error = ((y - y.mean(2, keepdims=True)) ** 2).sum() / (i * j * (n - 1))
     rows = n * j * ((y.mean((1, 2)) - y.mean()) ** 2).sum() / (i - 1)
     columns = n * i * ((y.mean((0, 2)) - y.mean()) ** 2).sum() / (j - 1)
@@ -78,12 +79,12 @@ def test_the_correction_finds_no_interaction_where_there_is_none():
     """Noise alone makes the plain interaction share positive; on average the corrected variances hit the truth."""
     generator, excess = np.random.default_rng(0), []
     for _ in range(400):
-        table = [[0.1 * i + 0.2 * j + 0.05 * generator.standard_normal(4) for j in range(3)] for i in range(4)]
-        counts = np.full((4, 3), 4)
+        table = [[Cell(0.1 * i + 0.2 * j + 0.05 * generator.standard_normal(4)) for j in range(3)] for i in range(4)]
         point = ranking.parts(*ranking.moments(table))
-        pooled = np.mean([v.var(ddof=1) for line in table for v in line])
-        excess.append(point[:3] - pooled / 4 * np.array([3, 2, 6]) / 12)
-        assert ranking.corrected(table, counts, point)[3] == pytest.approx(pooled)
+        pooled = np.mean([cell.values.var(ddof=1) for line in table for cell in line])
+        added, spread = ranking.noise(table)
+        assert added == pytest.approx(pooled / 4 * np.array([3, 2, 6]) / 12) and spread == pytest.approx(pooled)
+        excess.append(point[:3] - added)
     truth = [0.1**2 * np.var(range(4)), 0.2**2 * np.var(range(3)), 0]
     assert np.mean(excess, 0) == pytest.approx(truth, abs=4e-4)
 
@@ -91,10 +92,10 @@ def test_the_correction_finds_no_interaction_where_there_is_none():
 def test_unequal_replicates_add_up_to_the_variance_of_a_fair_draw():
     """Cells drawn evenly, then a replicate of the cell evenly: each replicate weighs 1 / (cells * n of its cell)."""
     cells = noisy()
-    cells["a", "x"] += [0.7, 0.6]
+    cells["a", "x"].values.extend([0.7, 0.6])
     found = ranking.decomposition(cells)
-    values = np.concatenate(list(cells.values()))
-    weights = np.concatenate([np.full(len(v), 1 / (6 * len(v))) for v in cells.values()])
+    values = np.concatenate([cell.values for cell in cells.values()])
+    weights = np.concatenate([np.full(len(cell.values), 1 / (6 * len(cell.values))) for cell in cells.values()])
     mean = (weights * values).sum()
     assert found["variance"] == pytest.approx((weights * (values - mean) ** 2).sum())
     assert sum(share_of(found).values()) == pytest.approx(1) and found["replicates"] == [3, 5]
@@ -116,7 +117,7 @@ def test_the_full_part_is_the_one_that_brute_force_finds():
     generator = np.random.default_rng(5)
     for _ in range(30):
         keys = [(r, c) for r in range(5) for c in range(4) if generator.random() < 0.7]
-        rows, columns = ranking.complete(dict.fromkeys(keys, [1.0]))
+        rows, columns = ranking.complete(dict.fromkeys(keys, Cell([1.0])))
         assert all((r, c) in keys for r in rows for c in columns)
         best = 0
         for mask in range(1, 32):
@@ -129,9 +130,9 @@ def test_the_full_part_is_the_one_that_brute_force_finds():
 
 def test_no_table_no_shares():
     assert ranking.decomposition({}) is None
-    assert ranking.decomposition({("a", "x"): [0.1], ("b", "y"): [0.2]}) is None
+    assert ranking.decomposition({("a", "x"): Cell([0.1]), ("b", "y"): Cell([0.2])}) is None
     assert ranking.decomposition(grid(lambda i, j, k: 0.1 * i, columns=["x"])) is None
-    wide = {(i, j): [0.0] for i in range(20) for j in range(20) if i != j}
+    wide = {(i, j): Cell([0.0]) for i in range(20) for j in range(20) if i != j}
     with pytest.raises(UserError, match="20 x 20 with holes"):
         ranking.decomposition(wide)
 
@@ -162,9 +163,9 @@ def test_an_interval_is_that_of_a_loop():
     for _ in range(1500):
         again = {
             key: [np.mean(values) + (5 / 4) ** 0.5 * (value - np.mean(values)) for value in generator.choice(values, 5)]
-            for key, values in cells.items()
+            for key, values in ((key, cell.values) for key, cell in cells.items())
         }
-        table = [[np.array(again[r, c]) for c in P] for r in M]
+        table = [[Cell(again[r, c]) for c in P] for r in M]
         found.append(ranking.shares(ranking.parts(*ranking.moments(table)))[0])
     part = ranking.decomposition(cells)["parts"]["method"]
     assert [part["low"], part["high"]] == pytest.approx(list(np.quantile(found, [0.025, 0.975])), abs=0.02)
@@ -174,7 +175,7 @@ def test_an_interval_is_that_of_a_loop():
 def test_resamples_have_the_moments_that_they_stand_for(n):
     """Their means spread as s^2 / n, with s^2 of divisor n - 1, and their variances are the cell's on average."""
     values = np.random.default_rng(n).standard_normal(n)
-    means, variances = ranking.resampled([[values]])
+    means, variances = ranking.resampled([[Cell(values)]])
     assert means.mean() == pytest.approx(values.mean(), abs=4 * (values.var(ddof=1) / n / bootstrap.RESAMPLES) ** 0.5)
     assert means.var() == pytest.approx(values.var(ddof=1) / n, rel=0.1)
     assert variances.mean() == pytest.approx(values.var(), rel=0.1)
@@ -190,7 +191,7 @@ def test_an_interval_of_three_seeds_covers_the_truth_about_as_often_as_it_says()
     """The difference that protocols make, of many noisy tables: rough with three seeds, and not far from 95 %."""
     generator, hits = np.random.default_rng(0), 0
     for _ in range(300):
-        table = [[0.1 * j + 0.05 * generator.standard_normal(3) for j in range(2)] for _ in range(3)]
+        table = [[Cell(0.1 * j + 0.05 * generator.standard_normal(3)) for j in range(2)] for _ in range(3)]
         means, _ = ranking.resampled(table)
         low, high = bootstrap.interval(means[..., 1].mean(-1) - means[..., 0].mean(-1))
         hits += low <= 0.1 <= high
@@ -209,7 +210,7 @@ def test_tau_of_many_is_scipys_tau_also_with_ties():
 def test_agreement_is_the_tau_of_means_with_an_interval():
     generator = np.random.default_rng(7)
     cells = grid(lambda i, j, k: 0.4 + 0.01 * i + 0.02 * generator.standard_normal(), list("abcde"))
-    means = np.array([[np.mean(cells[r, c]) for c in P] for r in "abcde"])
+    means = np.array([[cells[r, c].mean for c in P] for r in "abcde"])
     found = ranking.agreement(cells, "x", "y")
     assert found["tau"] == pytest.approx(stats.kendalltau(*means.T).statistic)
     assert found["low"] < found["tau"] < found["high"] and found["methods"] == list("abcde")
@@ -226,11 +227,11 @@ def test_tau_is_over_methods_that_both_columns_have():
     cells = noisy()
     del cells["b", "y"]
     assert ranking.agreement(cells, "x", "y")["methods"] == ["a", "c"]
-    assert ranking.agreement({("a", "x"): [0.1], ("a", "y"): [0.1]}, "x", "y")["tau"] is None
+    assert ranking.agreement({("a", "x"): Cell([0.1]), ("a", "y"): Cell([0.1])}, "x", "y")["tau"] is None
 
 
 def test_tau_of_ties_of_one_seed_and_of_constants():
-    tied = {("a", "x"): [0.1], ("b", "x"): [0.1], ("c", "x"): [0.2], ("a", "y"): [0.1], ("b", "y"): [0.2], ("c", "y"): [0.3]}
+    tied = dict(zip([(r, c) for c in P for r in M], map(Cell, ([0.1], [0.1], [0.2], [0.1], [0.2], [0.3]))))
     found = ranking.agreement(tied, "x", "y")
     assert found["tau"] == pytest.approx(2 / np.sqrt(2 * 3)) and found["low"] is found["high"] is None
     assert ranking.agreement(grid(lambda i, j, k: 0.5 + 0.1 * i * j), "x", "y")["tau"] is None
@@ -244,3 +245,65 @@ def test_the_spread_of_the_papers_table_is_27_3_before_and_6_7_after():
     assert ranking.spread(before) == {"spread": pytest.approx(0.273), "best": "edc", "worst": "sre2l"}
     assert ranking.spread(after)["spread"] == pytest.approx(0.067)
     assert ranking.spread({"a": 0.1}) is None and ranking.spread({"a": 0.1, "b": 0.1})["spread"] == 0
+
+
+def drawn(seed=0, methods=3, protocols=2, draws=4, seeds=3, luck=0.05, noise=0.01):
+    """{cell: Cell}: method 0 has `draws` image sets, each with a luck that all protocols share; all others have one."""
+    generator = np.random.default_rng(seed)
+    lucky, cells = luck * generator.standard_normal(draws), {}
+    for i in range(methods):
+        for j in range(protocols):
+            which = [draw for draw in range(draws if i == 0 else 1) for _ in range(seeds)]
+            tops = 0.3 + 0.1 * j + noise * generator.standard_normal(len(which))
+            cells[i, j] = Cell(tops + (lucky[which] if i == 0 else 0), which)
+    return cells
+
+
+def test_a_cell_draws_image_sets_again_where_it_has_several_and_else_replicates():
+    assert [list(unit) for unit in Cell([0.1, 0.2, 0.3], ["b", "a", "b"]).units] == [[0.2], [0.1, 0.3]]
+    assert [list(unit) for unit in Cell([0.1, 0.2], ["a", "a"]).units] == [[0.1], [0.2]]
+    assert Cell([0.1, 0.2]).names == Cell([0.1, 0.2], ["a", "a"]).names == () and Cell([1, 2], ["b", "a"]).names == ("a", "b")
+
+
+def test_sets_of_one_replicate_each_are_drawn_like_replicates():
+    values = [0.31, 0.35, 0.32]
+    for one, other in zip(ranking.resampled([[Cell(values)]]), ranking.resampled([[Cell(values, [0, 1, 2])]])):
+        np.testing.assert_allclose(one, other)
+    assert Cell(values, [0, 1, 2]).variance == pytest.approx(np.var(values, ddof=1)) == pytest.approx(Cell(values).variance)
+
+
+def test_resamples_of_sets_are_those_of_a_loop():
+    """Of every resample of three sets, by hand: sets' means pulled away from the cell's, their replicates with them."""
+    values, sets = [0.1, 0.2, 0.5, 0.55, 0.3, 0.35, 0.4], [0, 0, 1, 1, 2, 2, 2]
+    cell, means, variances = Cell(values, sets), [], []
+    chosen = np.array([(a, b, c) for a in range(3) for b in range(3) for c in range(3)])
+    for picked in chosen:
+        again = [np.array(values)[np.array(sets) == k] for k in picked]
+        centre = np.concatenate(again).mean()  # of these sets, before deviations are scaled
+        moved = cell.mean + 1.5**0.5 * (centre - cell.mean)
+        spread = [moved + 1.5**0.5 * (unit.mean() - centre) + unit - unit.mean() for unit in again]
+        means.append(np.concatenate(spread).mean())
+        variances.append(np.concatenate(spread).var())
+    for found, wanted in zip(cell.again(chosen), (means, variances)):
+        np.testing.assert_allclose(found, wanted)
+
+
+def test_cells_of_a_row_with_the_same_sets_hold_the_same_ones_in_a_resample():
+    """Luck that all protocols share moves their means together, and so cancels in their difference."""
+    cells = drawn(noise=1e-6)
+    means, _ = ranking.resampled([[cells[i, j] for j in range(2)] for i in range(3)])
+    assert np.corrcoef(means[:, 0, 0], means[:, 0, 1])[0, 1] > 0.999
+    assert abs(np.corrcoef(means[:, 1, 0], means[:, 1, 1])[0, 1]) < 0.05
+    assert means[:, 0, 0].std() > 0.005 and (means[:, 0, 1] - means[:, 0, 0]).std() < 1e-5
+
+
+def test_luck_of_draws_is_taken_out_of_the_method():
+    """No method differs: luck adds its variance / 4 draws to a row's mean, so (I - 1) / I^2 of that to the method's part."""
+    raw, left = [], []
+    for cells in map(drawn, range(400)):
+        table = [[cells[i, j] for j in range(2)] for i in range(3)]
+        raw.append(ranking.parts(*ranking.moments(table))[:3])
+        left.append(raw[-1] - ranking.noise(table)[0])
+    error = np.std(left, 0) / 400**0.5
+    assert np.mean(raw, 0)[0] == pytest.approx(0.05**2 / 4 * 2 / 9, rel=0.2)
+    assert (np.abs(np.mean(left, 0) - [0, 0.05**2, 0]) < 4 * error).all() and 8 * error[0] < np.mean(raw, 0)[0]

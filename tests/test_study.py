@@ -22,6 +22,7 @@ from rd3_utils.publishing import study_report
 from rd3_utils.scoring import findings, jobs, ranking
 from rd3_utils.scoring import runs as run_files
 from rd3_utils.scoring import study as studies
+from rd3_utils.scoring.ranking import Cell
 
 STUDIES = sorted((PROJECT / "studies").glob("*.toml"))
 SMOKE = PROJECT / "studies" / "digits-smoke.toml"
@@ -524,10 +525,12 @@ def test_the_report_says_what_the_run_files_say(smoke):
     folder, _ = smoke
     report = json.loads((folder / "results/study/digits-smoke/report.json").read_text())
     text = (folder / "results/study/digits-smoke/report.md").read_text()
-    tops = {}
+    tops, sets = {}, {}
     for run in kept(folder).values():
         method = "dm" if run["arm"].startswith("distilled") else "random"
-        tops.setdefault((method, f"{run['protocol']['name']}, training.epochs=60"), []).append(run["top1"])
+        key = method, f"{run['protocol']['name']}, training.epochs=60"
+        tops.setdefault(key, []).append(run["top1"])
+        sets.setdefault(key, []).append(run["images"]["fingerprint"])
     assert len(tops) == 4 and {len(values) for values in tops.values()} == {2}
     for cell in report["cells"]:
         values = tops[cell["method"], cell["protocol"]]
@@ -535,7 +538,7 @@ def test_the_report_says_what_the_run_files_say(smoke):
         assert cell["std"] == pytest.approx(statistics.stdev(values))
         assert f"{100 * cell['mean']:.2f} +- {100 * cell['std']:.2f} (n = 2)" in text
     (found,) = report["decomposition"]
-    ordered = {(m, p): tops[m, p] for m in found["methods"] for p in found["protocols"]}
+    ordered = {(m, p): Cell(tops[m, p], sets[m, p]) for m in found["methods"] for p in found["protocols"]}
     assert found["parts"] == ranking.decomposition(ordered)["parts"]
     assert sum(part["share"] for part in found["parts"].values()) == pytest.approx(1)
     images = json.loads((folder / "results/study/digits-smoke/images.json").read_text())
@@ -609,10 +612,13 @@ def test_a_study_killed_in_the_middle_and_two_commands_then_leave_the_same_runs(
 def test_the_error_of_a_change_is_welchs():
     from scipy import stats
 
-    a, b = [0.5, 0.52, 0.55], [0.4, 0.43, 0.41, 0.45]
-    t = stats.ttest_ind(a, b, equal_var=False).statistic
-    assert (statistics.fmean(a) - statistics.fmean(b)) / findings.error_of(a, b) == pytest.approx(t)
-    assert findings.error_of([0.5], b) is None
+    a, b = Cell([0.5, 0.52, 0.55]), Cell([0.4, 0.43, 0.41, 0.45])
+    t = stats.ttest_ind(a.values, b.values, equal_var=False).statistic
+    assert (a.mean - b.mean) / findings.error_of(a, b) == pytest.approx(t)
+    assert findings.error_of(Cell([0.5]), b) is None
+    drawn = Cell([0.4, 0.44, 0.41, 0.45, 0.3, 0.32], [0, 0, 1, 1, 2, 2])
+    t = stats.ttest_ind(a.values, [0.42, 0.43, 0.31], equal_var=False).statistic
+    assert (a.mean - drawn.mean) / findings.error_of(a, drawn) == pytest.approx(t)
 
 
 def test_students_and_protocols_are_compared_within_a_place_only():
@@ -621,7 +627,8 @@ def test_students_and_protocols_are_compared_within_a_place_only():
         for s, student in enumerate(("one", "other")):
             for m, method in enumerate("abc"):
                 for name in ("p", "q"):
-                    grid["digits", ipc, student, method, name] = [0.1 * (m if s == 0 else -m) + (0.3 if name == "q" else 0.2)]
+                    top1 = 0.1 * (m if s == 0 else -m) + (0.3 if name == "q" else 0.2)
+                    grid["digits", ipc, student, method, name] = Cell([top1])
     assert [(e["ipc"], e["student"], e["tau"]) for e in findings.tau_protocols(grid)] == [
         (1, "one", 1), (1, "other", 1), (10, "one", 1), (10, "other", 1)]  # fmt: skip
     assert [(e["ipc"], e["protocol"], e["pair"], e["tau"]) for e in findings.tau_students(grid)] == [
@@ -632,12 +639,12 @@ def test_students_and_protocols_are_compared_within_a_place_only():
 def test_an_ablation_is_told_against_its_base(small):
     study = small()
     place = "digits", 10, "convnet3", "dm"
-    values = {
-        (*place, "rd3-v1"): [0.5, 0.6],
-        (*place, "rd3-v1, training.zeta=1.0"): [0.7, 0.72],
-        (*place, "hard-label-v1"): [0.1],
+    cells = {
+        (*place, "rd3-v1"): Cell([0.5, 0.6]),
+        (*place, "rd3-v1, training.zeta=1.0"): Cell([0.7, 0.72]),
+        (*place, "hard-label-v1"): Cell([0.1]),
     }
-    (found,) = findings.ablations(study, values)
+    (found,) = findings.ablations(study, cells)
     assert [row["what"] for row in found["rows"]] == ["base", "training.zeta=1.0"]
     assert found["rows"][1]["change"] == pytest.approx(0.16) and found["rows"][0]["change"] is None
 
@@ -646,7 +653,7 @@ def test_the_report_says_in_a_sentence_how_much_is_recipe():
     """Two places by hand: m_ij = a_i + b_j with a, b in {0, d}, so that a part is d^2 / 4."""
 
     def table(method, protocol):
-        cells = {(i, j): [method * i + protocol * j] * 2 for i in range(2) for j in range(2)}
+        cells = {(i, j): Cell([method * i + protocol * j] * 2) for i in range(2) for j in range(2)}
         return ranking.decomposition(cells)
 
     said = study_report.claim([table(0.1, 0.3), table(0.1, 0.1)])

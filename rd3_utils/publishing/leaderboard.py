@@ -35,8 +35,8 @@ from rd3_utils.learning import synthesis
 from rd3_utils.protocols import protocol as protocols
 from rd3_utils.publishing import claims, pareto, terminal
 from rd3_utils.publishing.markdown import show
+from rd3_utils.scoring import bootstrap, estimates, vetting
 from rd3_utils.scoring import entries as entry_files
-from rd3_utils.scoring import estimates, vetting
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
 
@@ -250,7 +250,9 @@ def environment():
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {"percent": reports.percent, "show": show, "signed": signed, "megabytes": megabytes, "duration": duration}
+    found.filters |= {"percent": reports.percent, "show": show, "signed": signed, "size": reports.size}
+    found.filters["duration"] = reports.duration
+    found.globals["interval_method"] = bootstrap.METHOD
     return found
 
 
@@ -276,24 +278,6 @@ def script():
 def signed(fraction, digits=1):
     """A difference of fractions in points, with its sign; a true minus."""
     return "-" if fraction is None else f"{100 * fraction:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
-
-
-def megabytes(size):
-    """A size for people."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= factor:
-            return f"{size / factor:.3g} {unit}"
-    return f"{size} B"
-
-
-def duration(seconds):
-    """A time for people."""
-    if seconds is None:
-        return "not stated"
-    for unit, factor in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * factor:
-            return f"{seconds / factor:.3g} {unit}"
-    return f"{seconds:.3g} s"
 
 
 class Board:

@@ -10,9 +10,9 @@ import numpy as np
 from rd3_utils.publishing import plots
 from rd3_utils.publishing.markdown import escape, table
 from rd3_utils.publishing.plots import plain
-from rd3_utils.scoring.bootstrap import CONFIDENCE, RESAMPLES
+from rd3_utils.scoring.bootstrap import CONFIDENCE, METHOD, RESAMPLES
 from rd3_utils.scoring.ranking import PARTS
-from rd3_utils.scoring.report import duration, percent
+from rd3_utils.scoring.report import duration, percent, size
 
 # Okabe & Ito, as in plots.py; more series than that get dashes
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#444444", "#F0E442")
@@ -39,9 +39,8 @@ def text(study, report, pictures):
     parts = [f"# {escape(report['title'])}"]
     parts += [escape(study.description)] if study.description else []
     parts.append(f"{report['cells_there']} of {report['cells_planned']} cells. Accuracies are top-1 in percent, of the last "
-                 f"epoch on the whole test split. Intervals: {100 * CONFIDENCE:.0f} %, percentile bootstrap over seeds and "
-                 f"draws, {RESAMPLES} resamples, deviations scaled by sqrt(n / (n - 1)); of a single value there is none, "
-                 "of two or three they are rough.")  # fmt: skip
+                 f"epoch on the whole test split. Intervals: {100 * CONFIDENCE:.0f} %, {METHOD}, {RESAMPLES} "
+                 "resamples; of a single value there is none, of two or three they are rough.")  # fmt: skip
     parts += [f"> {escape(note)}" for note in report["notes"]]
     for title, name, shown, section in SECTIONS:
         if report[name]:
@@ -132,8 +131,8 @@ def decomposition_section(report):
     for entry in report["decomposition"]:
         shares = [entry["parts"][part] for part in PARTS]
         shown = ["-" if s["share"] is None else f"{100 * s['share']:.1f} {between(s)}" for s in shares]
-        size = f"{len(entry['methods'])} x {len(entry['protocols'])}"
-        rows.append([place(entry), size, *shown, f"{1e4 * entry['variance']:.2f}"])
+        shape = f"{len(entry['methods'])} x {len(entry['protocols'])}"
+        rows.append([place(entry), shape, *shown, f"{1e4 * entry['variance']:.2f}"])
         less.append([place(entry), *(percent(s["corrected"], 1) for s in shares)])
         if entry["left_out"]:
             kept, gone = (escape("; ".join(names)) for names in (entry["methods"] + entry["protocols"], entry["left_out"]))
@@ -203,18 +202,14 @@ def cost_section(report):
     for mine in grouped(shown, "benchmark", "ipc", "student").values():
         rows = [["method", "protocol", "top-1 %", "images", "labels", "together", "synthesis", "training of a student"]]
         for e in mine:
-            total, size = megabytes(e["image_bytes"] + e["label_bytes"]), megabytes(e["image_bytes"])
-            size += " (pixels)" if e["image_bytes_are"] == "pixels" else ""
+            total, images = size(e["image_bytes"] + e["label_bytes"]), size(e["image_bytes"])
+            images += " (pixels)" if e["image_bytes_are"] == "pixels" else ""
             made = "-" if e["synthesis_seconds"] is None else duration(e["synthesis_seconds"])
-            label = megabytes(e["label_bytes"]) if e["label_bytes"] else "classes"
-            rows.append([e["method"], e["protocol"], percent(e["mean"]), size, label, total, made,
+            label = size(e["label_bytes"]) if e["label_bytes"] else "classes"
+            rows.append([e["method"], e["protocol"], percent(e["mean"]), images, label, total, made,
                          duration(e["training_seconds"])])  # fmt: skip
         parts += [f"**{escape(place(mine[0]))}**", table(rows)]
     return parts
-
-
-def megabytes(size):
-    return f"{size / 1e6:.3g} MB" if size < 999.5e6 else f"{size / 1e9:.3g} GB"
 
 
 def recognised_section(report):

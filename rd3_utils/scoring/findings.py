@@ -5,11 +5,12 @@ A "place" is a benchmark, a number of images per class and a student: within one
 
 import contextlib
 import json
-import math
 import statistics
 from functools import cache, partial
 from itertools import combinations
 from pathlib import Path
+
+import numpy as np
 
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import soft_labels
@@ -35,9 +36,9 @@ def findings(study, placed, facts, left_out=None):
         groups.setdefault(key_of(one), []).append(one)
     entries = [entry(key, mine, facts, in_grid=key in main) for key, mine in groups.items()]
     known = [e for e in entries if e["n"]]
-    values = {key: [one.run["top1"] for one in mine if one.run] for key, mine in groups.items()}
-    values = {key: tops for key, tops in values.items() if tops}
-    grid = {key: tops for key, tops in values.items() if key in main}
+    cells = {key: cell_of([one.run for one in mine if one.run]) for key, mine in groups.items()}
+    cells = {key: found for key, found in cells.items() if found.values}
+    grid = {key: found for key, found in cells.items() if key in main}
     return {
         "study": study.name,
         "title": study.title,
@@ -50,7 +51,7 @@ def findings(study, placed, facts, left_out=None):
         "decomposition": decompositions(grid),
         "protocols": tau_protocols(grid),
         "students": tau_students(grid),
-        "ablation": ablations(study, values),
+        "ablation": ablations(study, cells),
         "recognised": recognised(placed, facts),
         "notes": notes(placed, left_out),
     }
@@ -101,11 +102,16 @@ def entry(key, mine, facts, in_grid):
     }
 
 
+def cell_of(runs):
+    """The ranking.Cell of the top-1 of `runs`."""
+    return ranking.Cell([run["top1"] for run in runs], [run_files.identity_of_images(run) for run in runs])
+
+
 def places_of(cells):
-    """{(benchmark, ipc, student): {(method, protocol): values}} of {key: values}."""
+    """{(benchmark, ipc, student): {(method, protocol): Cell}} of {key: Cell}."""
     found = {}
-    for (benchmark, ipc, student, method, protocol), values in cells.items():
-        found.setdefault((benchmark, ipc, student), {})[method, protocol] = values
+    for (benchmark, ipc, student, method, protocol), one in cells.items():
+        found.setdefault((benchmark, ipc, student), {})[method, protocol] = one
     return found
 
 
@@ -120,7 +126,7 @@ def before_after(study, grid):
     """
     found = []
     for place, cells in places_of(grid).items():
-        means = {key: statistics.fmean(values) for key, values in cells.items()}
+        means = {key: one.mean for key, one in cells.items()}
         rows, unified = [], study.unified
         for method, own in study.own.items():
             before, after = (variant_of(means, method, name) for name in (own, study.unified))
@@ -145,7 +151,7 @@ def spreads(grid):
     found = []
     for place, cells in places_of(grid).items():
         for protocol in dict.fromkeys(protocol for _, protocol in cells):
-            spread = ranking.spread({m: statistics.fmean(v) for (m, p), v in cells.items() if p == protocol})
+            spread = ranking.spread({m: one.mean for (m, p), one in cells.items() if p == protocol})
             found += [{**named(place), "protocol": protocol, **spread}] if spread else []
     return found
 
@@ -169,8 +175,8 @@ def tau_protocols(grid):
 def tau_students(grid):
     """Per benchmark, ipc and protocol, and pair of students: ranking.agreement of the methods' order (at least 3)."""
     groups, found = {}, []
-    for (benchmark, ipc, student, method, protocol), values in grid.items():
-        groups.setdefault((benchmark, ipc, protocol), {})[method, student] = values
+    for (benchmark, ipc, student, method, protocol), one in grid.items():
+        groups.setdefault((benchmark, ipc, protocol), {})[method, student] = one
     for (benchmark, ipc, protocol), cells in groups.items():
         for pair in combinations(dict.fromkeys(student for _, student in cells), 2):
             result = ranking.agreement(cells, *pair)
@@ -179,27 +185,27 @@ def tau_students(grid):
     return found
 
 
-def ablations(study, values):
+def ablations(study, cells):
     """Per place, method and [[ablation]]: base and variants with mean, std, n; a variant's change and its standard error.
 
-    The error of a difference of means is sqrt(s1^2 / n1 + s2^2 / n2) (Welch, Biometrika 1947); None where one has n = 1.
+    See `error_of`.
     """
     found = []
     for part in study.ablation:
         changes = [(", ".join((protocol, *change)), what) for protocol, change, what in variants(part)]
-        for where in dict.fromkeys(key[:4] for key in values):
+        for where in dict.fromkeys(key[:4] for key in cells):
             benchmark, ipc, _, method = where
             asked = (benchmark, part.benchmarks), (ipc, part.ipc), (method, part.methods)
             if any(chosen and value not in chosen for value, chosen in asked):
                 continue
-            mine = {what: values[*where, variant] for variant, what in changes if (*where, variant) in values}
+            mine = {what: cells[*where, variant] for variant, what in changes if (*where, variant) in cells}
             if "base" not in mine or len(mine) < 2:
                 continue
             base, rows = mine["base"], []
-            for what, tops in mine.items():
-                row = {"what": what, "mean": statistics.fmean(tops), "std": run_files.spread(tops), "n": len(tops)}
-                change = None if what == "base" else row["mean"] - statistics.fmean(base)
-                rows.append({**row, "change": change, "error": None if change is None else error_of(tops, base)})
+            for what, cell in mine.items():
+                row = {"what": what, "mean": cell.mean, "std": run_files.spread(cell.values), "n": len(cell.values)}
+                change = None if what == "base" else cell.mean - base.mean
+                rows.append({**row, "change": change, "error": None if change is None else error_of(cell, base)})
             place = dict(zip(("benchmark", "ipc", "student", "method"), where))
             found.append({**place, "protocol": part.protocol, "rows": rows})
     return found
@@ -219,11 +225,14 @@ def recognised(placed, facts):
     ]
 
 
-def error_of(tops, others):
-    """Standard error of the difference of two means; None where one is of a single value."""
-    if min(len(tops), len(others)) < 2:
+def error_of(cell, other):
+    """Standard error of the difference of two Cells' means; None where one has a single unit.
+
+    sqrt(s1^2 / n1 + s2^2 / n2) (Welch, Biometrika 1947), of the n means of draws where a cell has several.
+    """
+    if min(len(cell.units), len(other.units)) < 2:
         return None
-    return math.sqrt(sum(statistics.variance(values) / len(values) for values in (tops, others)))
+    return float(np.sqrt(sum((one.influence**2).sum() for one in (cell, other))))
 
 
 def notes(placed, left_out):

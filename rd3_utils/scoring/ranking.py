@@ -1,12 +1,15 @@
 """How much of an accuracy is recipe, and whether two recipes rank methods alike: pure functions over fractions.
 
-Everywhere `cells` is {(row, column): [accuracies of its replicates]}, such as {("rded", "rd3-v1"): [0.51, 0.52, 0.52]}.
-Intervals are those of scoring/bootstrap.py: the replicates of each cell are drawn again, and their deviations from the cell's
-mean are scaled by sqrt(n / (n - 1)), without which n = 3 would show two thirds of the noise (the rescaling bootstrap, Rao & Wu,
-JASA 1988). With three replicates they are rough; of a single one there is no interval (None).
+Everywhere `cells` is {(row, column): Cell}, such as {("rded", "rd3-v1"): Cell([0.51, 0.52, 0.52])}. Intervals are those of
+scoring/bootstrap.py, of what a Cell calls its units drawn again. Deviations of units from the cell's mean are scaled by
+sqrt(n / (n - 1)), without which n = 3 would show two thirds of the noise (the rescaling bootstrap, Rao & Wu, JASA 1988). With
+three units they are rough; where no cell has more than one there is no interval (None).
 """
 
 import itertools
+import statistics
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import stats
@@ -16,6 +19,63 @@ from rd3_utils.scoring import bootstrap
 
 SIDE = 16  # the shorter side of a table with holes: its 2^16 subsets are tried
 PARTS = ("method", "protocol", "interaction", "seed")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Accuracies of one cell's replicates; `sets` says which image set each trained on, None that all did on one.
+
+    Units are what is drawn again: where there are several image sets (draws of random images), each with its replicates, and
+    else each replicate. Cells of a row that have the same sets hold the same ones in a resample: a lucky draw is lucky under
+    every recipe.
+    """
+
+    values: list
+    sets: list | None = None
+
+    @cached_property
+    def names(self):
+        """Of the image sets, sorted; () where there is one."""
+        found = tuple(sorted(set(self.sets or ())))
+        return found if len(found) > 1 else ()
+
+    @cached_property
+    def units(self):
+        """[K] of arrays, in the order of `names`."""
+        if not self.names:
+            return [np.array([value]) for value in self.values]
+        return [np.array([value for value, of in zip(self.values, self.sets) if of == name]) for name in self.names]
+
+    @property
+    def mean(self):
+        """Of all replicates."""
+        return statistics.fmean(self.values)
+
+    @property
+    def variance(self):
+        """Of a replicate, unbiased for equal units: within them (divisor n) plus between their means (divisor K - 1)."""
+        sizes, means, within = self.moments
+        return ((sizes * within).sum() + bootstrap.widening(len(sizes)) ** 2 * (sizes * means**2).sum()) / sizes.sum()
+
+    @property
+    def moments(self):
+        """(sizes, means less the cell's, variances of divisor n) of the units, [K] each."""
+        found = [(len(unit), unit.mean() - self.mean, unit.var()) for unit in self.units]
+        return np.array(found, float).T
+
+    @property
+    def influence(self):
+        """[K]: each unit's part of the noise of the cell's mean, which has the sum of their squares as its variance."""
+        sizes, means, _ = self.moments
+        return bootstrap.widening(len(sizes)) * sizes * means / sizes.sum()
+
+    def again(self, chosen):
+        """(means, variances of divisor n) [R] of the cell with the units `chosen` [R, K], deviations of their means scaled."""
+        sizes, means, within = (of[chosen] for of in self.moments)  # [R, K]
+        n, scale = sizes.sum(1), bootstrap.widening(len(self.units))
+        mean = (sizes * means).sum(1) / n
+        between = (sizes * (means - mean[:, None]) ** 2).sum(1) / n
+        return self.mean + scale * mean, (sizes * within).sum(1) / n + scale**2 * between
 
 
 def decomposition(cells):
@@ -29,31 +89,33 @@ def decomposition(cells):
         protocol     mean_j  (m_.j - m..)^2                    all four add up to the variance of a replicate of a cell, both
         interaction  mean_ij (m_ij - m_i. - m_.j + m..)^2      drawn evenly; for equal n they are eta^2 = SS / SS_total
 
-    Cells need not have equally many replicates. Of a table with holes only `complete` is used; "left_out" says what is not.
-    With one replicate everywhere, seed is None and hidden in the interaction.
+    seed is what varies within a cell: seeds, and image sets where a cell has several (draws of random images). Cells need not
+    have equally many replicates. Of a table with holes only `complete` is used; "left_out" says what is not. With one
+    replicate everywhere, seed is None and hidden in the interaction.
 
-    "corrected" takes out what the noise of the cell means adds to the first three, as expected mean squares do (Montgomery,
-    sec. 5.3.2): with s^2 pooled over cells and w = s^2 mean_ij(1 / n_ij), it is w (I-1)/IJ, w (J-1)/IJ and w (I-1)(J-1)/IJ;
-    seed is s^2 itself; what falls below 0 counts as 0, and shares are of the new sum.
+    "corrected" takes out what `noise` of the cell means adds to the first three, and has s^2 as seed; what falls below 0 counts
+    as 0, and shares are of the new sum.
     """
     rows, columns = complete(cells)
     if len(rows) < 2 or len(columns) < 2:
         return None
-    table = [[np.asarray(cells[row, column], float) for column in columns] for row in rows]
-    counts = np.array([[len(values) for values in line] for line in table])  # [I, J]
+    table = [[cells[row, column] for column in columns] for row in rows]
+    counts = np.array([[len(cell.values) for cell in line] for line in table])  # [I, J]
     point = parts(*moments(table))
     total = float(point.sum())
     single = counts.max() == 1
     samples = None if single else shares(parts(*resampled(table)))  # [R, 4]
     found = shares(point)
-    adjusted = None if single else shares(corrected(table, counts, point))
+    if not single:
+        added, spread = noise(table)
+        adjusted = shares(np.append((point[:3] - added).clip(min=0), spread))
     result = {}
     for k, part in enumerate(PARTS):
         unknown = total == 0 or (single and part == "seed")
         low, high = (None, None) if unknown or samples is None else bootstrap.interval(samples[:, k])
         share = None if unknown else float(found[k])
         result[part] = {"share": share, "low": low, "high": high}
-        result[part]["corrected"] = None if unknown or adjusted is None or np.isnan(adjusted[k]) else float(adjusted[k])
+        result[part]["corrected"] = None if unknown or single or np.isnan(adjusted[k]) else float(adjusted[k])
     return {
         "methods": rows,
         "protocols": columns,
@@ -90,8 +152,8 @@ def rank_of(rows, columns):
 
 
 def moments(table):
-    """(means, variances with divisor n), both [I, J], of a table of arrays."""
-    return np.array([[v.mean() for v in line] for line in table]), np.array([[v.var() for v in line] for line in table])
+    """(means, variances with divisor n), both [I, J], of a table of Cells."""
+    return tuple(np.array([[f(cell.values) for cell in line] for line in table]) for f in (np.mean, np.var))
 
 
 def parts(means, variances):
@@ -102,12 +164,44 @@ def parts(means, variances):
     return np.stack([*((effect**2).mean((-2, -1)) for effect in effects), variances.mean((-2, -1))], -1)
 
 
-def corrected(table, counts, point):
-    """[4]: `point` without what noise adds; see `decomposition`."""
-    pooled = sum(((v - v.mean()) ** 2).sum() for line in table for v in line) / (counts - 1).sum()
-    noise, (i, j) = pooled * (1 / counts).mean(), counts.shape
-    added = noise * np.array([i - 1, j - 1, (i - 1) * (j - 1)]) / (i * j)
-    return np.append((point[:3] - added).clip(min=0), pooled)
+def noise(table):
+    """(what noise adds to the first three parts of a table of Cells, [3]; s^2, the variance of a replicate pooled over cells).
+
+    The noise e of cell means adds E parts(e), which is the sum of parts() over the columns of any L with L L^T = cov(e), for
+    parts() is quadratic. e of n independent replicates has the variance s^2 / n: with w = s^2 mean_ij(1 / n_ij) they add
+    w (I-1)/IJ, w (J-1)/IJ and w (I-1)(J-1)/IJ, as expected mean squares say (Montgomery, sec. 5.3.2). e of K image sets has
+    the covariance of the sets' means across the row, over K. As these vary more, s^2 of the others is pooled without them,
+    unless no other cell has two replicates.
+    """
+    cells = [cell for line in table for cell in line]
+    others = [cell for cell in cells if not cell.names and len(cell.units) > 1]
+    columns = []  # of L, each [I, J]
+    for i, line in enumerate(table):
+        for where in together(line):
+            first = line[where[0]]
+            if first.names:
+                spread = np.transpose([line[j].influence for j in where])  # [K, len(where)]
+            else:
+                spread = [[np.sqrt(pooled(others or cells) / len(first.values))]]
+            for values in spread:
+                columns.append(np.zeros((len(table), len(line))))
+                columns[-1][i, where] = values
+    columns = np.array(columns)
+    return parts(columns, np.zeros_like(columns))[:, :3].sum(0), pooled(cells)
+
+
+def pooled(cells):
+    """The variance of a replicate, pooled over cells by their degrees of freedom."""
+    free = np.array([len(cell.units) - 1 for cell in cells])
+    return (free * [cell.variance for cell in cells]).sum() / free.sum()
+
+
+def together(line):
+    """[[column, ...]]: which Cells of a row are drawn again together, those of the same image sets; others alone."""
+    found = {}
+    for j, cell in enumerate(line):
+        found.setdefault(cell.names or j, []).append(j)
+    return list(found.values())
 
 
 def shares(values):
@@ -117,18 +211,19 @@ def shares(values):
 
 
 def resampled(table):
-    """(means, variances), each [R, I, J]: the replicates of every cell drawn again with replacement, and scaled.
+    """(means, variances), each [R, I, J]: the units of every Cell drawn again with replacement, their deviations scaled.
 
-    Over resamples, a mean has variance s^2 / n and expectation m, a variance (divisor n) has the cell's own as expectation.
+    Over resamples, a mean of n equal units has variance s^2 / n and expectation m, a variance (divisor n) has the cell's own as
+    expectation where units are single replicates.
     """
     generator = np.random.default_rng(0)
-
-    def again(v):
-        return v.mean() + bootstrap.widening(len(v)) * (v[bootstrap.drawn(len(v), generator)] - v.mean())
-
-    drawn = [[again(v) for v in line] for line in table]
-    means, variances = ([[f(v, axis=1) for v in line] for line in drawn] for f in (np.mean, np.var))
-    return np.moveaxis(np.array(means), -1, 0), np.moveaxis(np.array(variances), -1, 0)
+    means, variances = np.empty((2, bootstrap.RESAMPLES, len(table), len(table[0])))
+    for i, line in enumerate(table):
+        for where in together(line):
+            chosen = bootstrap.drawn(len(line[where[0]].units), generator)  # [R, K]
+            for j in where:
+                means[:, i, j], variances[:, i, j] = line[j].again(chosen)
+    return means, variances
 
 
 def agreement(cells, first, second):
@@ -142,13 +237,13 @@ def agreement(cells, first, second):
     found = {"tau": None, "low": None, "high": None, "methods": rows}
     if len(rows) < 2:
         return found
-    table = [[np.asarray(cells[row, column], float) for column in (first, second)] for row in rows]
+    table = [[cells[row, column] for column in (first, second)] for row in rows]
     means, _ = moments(table)
     tau = round(float(stats.kendalltau(means[:, 0], means[:, 1], variant="b").statistic), 12)
     if np.isnan(tau):
         return found
     low = high = None
-    if any(len(values) > 1 for line in table for values in line):
+    if any(len(cell.units) > 1 for line in table for cell in line):
         samples, _ = resampled(table)
         low, high = bootstrap.interval(tau_b(samples[..., 0], samples[..., 1]))
     return {**found, "tau": tau, "low": low, "high": high}

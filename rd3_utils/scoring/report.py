@@ -201,7 +201,15 @@ def duration(seconds):
     for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+
+
+def size(of):
+    """Bytes as a person says them."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if of >= 0.9995 * factor:
+            return f"{of / factor:.3g} {unit}"
+    return f"{of:.0f} bytes"
 
 
 def table(report):
