@@ -242,6 +242,11 @@ def study(options):
             print("stopped: what is finished is kept, the same command goes on.", file=sys.stderr, flush=True)
             sys.exit(130)
     placed = plan.place(False)
+    if options.report_only and not any(one.run for one in placed):
+        raise UserError(
+            f"no cell of {plan.study.name} at {plan.precision} ({config_path.name}) is in {options.out}, nothing to report; "
+            "train some, or give the --out and --config of those that are."
+        )
     facts = findings.image_facts(placed, study_report.facts(plan.folder), options.soft_labels)
     text = study_report.write(plan.folder, plan.study, findings.findings(plan.study, placed, facts, plan.left_out), facts)
     print(f"report {text}")

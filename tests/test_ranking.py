@@ -307,3 +307,11 @@ def test_luck_of_draws_is_taken_out_of_the_method():
     error = np.std(left, 0) / 400**0.5
     assert np.mean(raw, 0)[0] == pytest.approx(0.05**2 / 4 * 2 / 9, rel=0.2)
     assert (np.abs(np.mean(left, 0) - [0, 0.05**2, 0]) < 4 * error).all() and 8 * error[0] < np.mean(raw, 0)[0]
+
+
+def test_a_replicates_variance_is_the_mean_over_cells_whatever_their_degrees_of_freedom():
+    many, few = Cell([0.1, 0.3, 0.2, 0.5, 0.4], [0, 1, 2, 3, 4]), Cell([0.30, 0.31, 0.33])
+    _, replicate = ranking.noise([[many, many], [few, few]])
+    assert replicate == pytest.approx((np.var(many.values, ddof=1) + np.var(few.values, ddof=1)) / 2)
+    _, replicate = ranking.noise([[many, many], [few, Cell([0.3])]])  # of a single one: as the others of its kind
+    assert replicate == pytest.approx((np.var(many.values, ddof=1) + np.var(few.values, ddof=1)) / 2)

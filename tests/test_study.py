@@ -19,7 +19,7 @@ from conftest import PROJECT, run_script
 from rd3_utils.data import soft_labels
 from rd3_utils.errors import UserError
 from rd3_utils.publishing import study_report
-from rd3_utils.scoring import findings, jobs, ranking
+from rd3_utils.scoring import findings, jobs, progress, ranking
 from rd3_utils.scoring import runs as run_files
 from rd3_utils.scoring import study as studies
 from rd3_utils.scoring.ranking import Cell
@@ -243,17 +243,38 @@ def test_a_slurm_array_task_does_its_part(tmp_path, monkeypatch):
     for key, value in {"ID": 5, "MIN": 4, "COUNT": 4}.items():
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{key}", str(value))
     assert "2 cells in 1 groups" in run_script(tmp_path, "rd3_utils", "study", SMOKE, "--dry-run").out
+    monkeypatch.setenv("SLURM_ARRAY_TASK_MAX", "10")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_STEP", "2")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "8")
+    assert progress.array_task() == (2, 4)
+    monkeypatch.setenv("SLURM_ARRAY_TASK_STEP", "1")  # as in --array=4,5,8,10
+    with pytest.raises(UserError, match="4 tasks from 4 to 10 has gaps"):
+        progress.array_task()
 
 
-def test_the_cost_is_that_of_the_nearest_kept_runs_scaled(small, tmp_path):
-    """dm at IPC 1 under rd3-v1: 400 epochs x 10 images; half of that took 3, 4 and 8 s, a hundredth 1 s."""
-    for k, (epochs, seconds) in enumerate([(200, 3), (200, 4), (200, 8), (4, 1)]):
+def test_a_part_without_cells_has_nothing_to_do_and_says_so(tmp_path):
+    done = run_script(tmp_path, "rd3_utils", "study", SMOKE, "--dry-run", "--index", "0", "--count", "1000")
+    assert done.code == 0 and "0 cells in 0 groups" in done.out and "to train: 0 students" in done.out
+
+
+def test_a_report_of_nothing_does_not_replace_one(tmp_path):
+    done = run_script(tmp_path, "rd3_utils", "study", SMOKE, "--report-only")
+    assert (
+        done.code == 2
+        and "no cell of digits-smoke at fp32 (cpu.yaml) is in results" in done.err
+        and not list(tmp_path.iterdir())
+    )
+
+
+def test_the_cost_is_by_the_time_per_image_of_the_nearest_kept_runs(small, tmp_path):
+    """dm at IPC 1 under rd3-v1: 400 epochs x 10 images; ten Runs of half of that, and ten of a hundredth, of 1 s."""
+    for k, (epochs, seconds) in enumerate([(200, 3 + k) for k in range(5)] + [(200, 60)] * 5 + [(4, 1)] * 10):
         run = {"schema": 1, "student": "convnet3", "seconds": seconds, "environment": {"precision": "fp32"},
                "recipe": {"training": {"epochs": epochs}, "images": 10}}  # fmt: skip
         run_files.write(tmp_path / f"digits/p-{epochs}/x@y/convnet3/arm/seed{k}.json", run)
     plan = studies.Plan(small(), tmp_path)
     one = next(one for one in plan.place(False) if one.cell.variant == "rd3-v1" and one.cell.ipc == 1)
-    assert plan.seconds(one) == pytest.approx(4 * 2)
+    assert plan.seconds(one) == pytest.approx((7 + 60) / 2 * 2)
     assert studies.Plan(small(), tmp_path / "elsewhere").seconds(one) is None
 
 
@@ -616,9 +637,59 @@ def test_the_error_of_a_change_is_welchs():
     t = stats.ttest_ind(a.values, b.values, equal_var=False).statistic
     assert (a.mean - b.mean) / findings.error_of(a, b) == pytest.approx(t)
     assert findings.error_of(Cell([0.5]), b) is None
-    drawn = Cell([0.4, 0.44, 0.41, 0.45, 0.3, 0.32], [0, 0, 1, 1, 2, 2])
+    luck = [0.4, 0.44, 0.41, 0.45, 0.3, 0.32]
+    drawn = Cell(luck, [0, 0, 1, 1, 2, 2])
     t = stats.ttest_ind(a.values, [0.42, 0.43, 0.31], equal_var=False).statistic
     assert (a.mean - drawn.mean) / findings.error_of(a, drawn) == pytest.approx(t)
+    other = Cell([0.1, 0.2, 0.15, 0.12, 0.03, 0.01], drawn.sets)  # the same draws: by their differences
+    t = stats.ttest_rel([0.42, 0.43, 0.31], [0.15, 0.135, 0.02]).statistic
+    assert (drawn.mean - other.mean) / findings.error_of(drawn, other) == pytest.approx(t)
+
+
+def placed_run(one, top1, fingerprint, teachers=()):
+    """The Placed with a Run of these images, as far as a report reads it."""
+    run = {"top1": top1, "seed": one.cell.seed, "arm": one.arm, "teachers": list(teachers), "monitored_test": False,
+           "views_seed": 0, "seconds": 1.0, "labels": {}, "protocol": {"digest": one.protocol.digest},
+           "recipe": {"image_size": 8}, "environment": {"precision": "fp32", "devices": "cpu"},
+           "images": {"name": "x", "fingerprint": fingerprint, "images": 10, "source": one.source}}  # fmt: skip
+    return dataclasses.replace(one, run=run)
+
+
+def test_draws_of_random_images_are_drawn_again_whole_and_must_be_the_same_under_every_protocol(small, tmp_path):
+    study = small()
+    placed = [one for one in studies.Plan(study, tmp_path).place(False) if one.cell.ipc == 1 and not one.cell.set]
+    placed = [placed_run(one, 0.3 + 0.1 * i, f"{one.cell.method}{one.cell.draw}") for i, one in enumerate(placed)]
+    mine = {}
+    for one in placed:
+        mine.setdefault(findings.key_of(one)[3:], []).append(one.run)
+    assert {len(runs) for (method, _), runs in mine.items() if method == "random"} == {6}
+    units = {key: len(findings.cell_of(runs).units) for key, runs in mine.items()}
+    assert units == {(m, p): 3 if m == "random" else 2 for m in ("dm", "random") for p in ("rd3-v1", "hard-label-v1")}
+    assert not [note for note in findings.notes(placed, None) if "draws" in note]
+    fewer = [one for one in placed if (one.cell.draw, one.cell.protocol) != (2, "rd3-v1")]
+    assert [note for note in findings.notes(fewer, None) if note.startswith("random on digits at ipc 1, convnet3, has not the")]
+
+
+def test_runs_of_another_teacher_than_the_study_names_are_told(small, tmp_path):
+    study = small()
+    one, other = (one for one in studies.Plan(study, tmp_path).place(False) if one.arm == "distilled-soft" and one.cell.ipc == 1
+                  and not one.cell.set)  # fmt: skip
+    [default] = [studies.recorded(name, "digits") for name in one.teachers]
+
+    def notes(*sources):
+        teachers = [[{"source": source, "sha256": sha256}] for source, sha256 in sources]
+        placed = [placed_run(at, 0.5, "f", of) for at, of in zip((one, other), teachers)]
+        return [note for note in findings.notes(placed, None) if "learned from" in note]
+
+    assert not notes((default, "a"), (default, "a")) and not notes((default, "a"), ("local-dir:its-former-name", "a"))
+    [note] = notes((default, "a"), ("torchvision:resnet18", "b"))
+    assert note.startswith(f"1 Runs of rd3-v1 on digits learned from torchvision:resnet18; the study names {default}.")
+
+
+@pytest.mark.parametrize("change", ['unified = "rd3_v1"', '[own]\ndm = "rd3_v1"', '[teachers.digits]\nrd3_v1 = ["default"]'])
+def test_a_misspelt_protocol_is_named(small, change):
+    with pytest.raises(UserError, match="rd3_v1.*rd3-v1"):
+        small(SMALL.replace("\n[[images]]", f"{change}\n\n[[images]]", 1))
 
 
 def test_students_and_protocols_are_compared_within_a_place_only():

@@ -98,7 +98,7 @@ def push(target, cell, cells, finished, benchmark, options, precision):
         with tempfile.TemporaryDirectory() as folder:
             files = assembled(target, cell, cells, finished, benchmark, options, precision, Path(folder))
             size = sum(len(f) if isinstance(f, bytes) else f.stat().st_size for f in files.values())
-            print(f"pushing {len(files)} files, {size / 1e6:.1f} MB, to {target.url}", flush=True)
+            print(f"pushing {len(files)} files, {reports.size(size)}, to {target.url}", flush=True)
 
             def build(commit, there):
                 stale = {path: None for path in there if path.startswith(OURS) and path not in files}

@@ -38,9 +38,10 @@ def text(study, report, pictures):
     """report.md."""
     parts = [f"# {escape(report['title'])}"]
     parts += [escape(study.description)] if study.description else []
-    parts.append(f"{report['cells_there']} of {report['cells_planned']} cells. Accuracies are top-1 in percent, of the last "
-                 f"epoch on the whole test split. Intervals: {100 * CONFIDENCE:.0f} %, {METHOD}, {RESAMPLES} "
-                 "resamples; of a single value there is none, of two or three they are rough.")  # fmt: skip
+    there = ", ".join([f"{report['cells_there']} of {report['cells_planned']} cells", *report["precision"]])
+    parts.append(f"{there}. Accuracies are top-1 in percent, of the last epoch on the whole test split. Intervals: "
+                 f"{100 * CONFIDENCE:.0f} %, {METHOD}, {RESAMPLES} resamples; of a single value there is none, of two or three "
+                 "they are rough.")  # fmt: skip
     parts += [f"> {escape(note)}" for note in report["notes"]]
     for title, name, shown, section in SECTIONS:
         if report[name]:

@@ -18,7 +18,7 @@ from rd3_utils.errors import UserError
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.scoring import ranking
 from rd3_utils.scoring import runs as run_files
-from rd3_utils.scoring.study import variants
+from rd3_utils.scoring.study import combined, recorded, variants
 
 
 def findings(study, placed, facts, left_out=None):
@@ -30,7 +30,8 @@ def findings(study, placed, facts, left_out=None):
     "before_after", "spread", "decomposition", "protocols", "students", "ablation", "recognised": see the functions of those
     names.
     """
-    main = {key_of(one) for one in grid_cells(study, placed)}
+    asked = {cell for part in study.grid for name in part.protocols for cell in combined(study, part, name, part.set)}
+    main = {key_of(one) for one in placed if one.cell in asked}  # not only for an ablation
     groups = {}
     for one in placed:
         groups.setdefault(key_of(one), []).append(one)
@@ -43,6 +44,7 @@ def findings(study, placed, facts, left_out=None):
         "study": study.name,
         "title": study.title,
         "unified": study.unified,
+        "precision": sorted({one.run["environment"]["precision"] for one in placed if one.run}),
         "cells_planned": len(placed),
         "cells_there": sum(one.run is not None for one in placed),
         "cells": known,
@@ -61,19 +63,6 @@ def key_of(one):
     """(benchmark, ipc, student, method, protocol with its changes) of a Placed."""
     cell = one.cell
     return cell.benchmark, cell.ipc, cell.student, cell.method, cell.variant
-
-
-def grid_cells(study, placed):
-    """The Placed that a [[grid]] asks for, not only an ablation."""
-    asked = {(part, name) for part in study.grid for name in part.protocols}
-    for one in placed:
-        cell = one.cell
-        for part, name in asked:
-            wanted = cell.protocol == name and cell.set == part.set and cell.method in (part.methods or (cell.method,))
-            wanted = wanted and (cell.ipc is None or cell.ipc in (part.ipc or (cell.ipc,)))
-            if wanted and cell.benchmark in (part.benchmarks or (cell.benchmark,)):
-                yield one
-                break
 
 
 def entry(key, mine, facts, in_grid):
@@ -228,10 +217,13 @@ def recognised(placed, facts):
 def error_of(cell, other):
     """Standard error of the difference of two Cells' means; None where one has a single unit.
 
-    sqrt(s1^2 / n1 + s2^2 / n2) (Welch, Biometrika 1947), of the n means of draws where a cell has several.
+    sqrt(s1^2 / n1 + s2^2 / n2) (Welch, Biometrika 1947), of the n means of draws where a cell has several; if both have the
+    same draws, that of the draws' differences, which their luck is not in.
     """
     if min(len(cell.units), len(other.units)) < 2:
         return None
+    if cell.names and cell.names == other.names:
+        return float(np.linalg.norm(cell.influence - other.influence))
     return float(np.sqrt(sum((one.influence**2).sum() for one in (cell, other))))
 
 
@@ -251,6 +243,18 @@ def notes(placed, left_out):
     for (benchmark, protocol), kinds in teachers.items():
         if len(kinds) > 1:
             found.append(f"Soft labels of {protocol} on {benchmark} come from {len(kinds)} different teachers or ensembles.")
+    found += other_teachers(placed)
+    drawn = {}
+    for one in placed:
+        if one.run and one.cell.draw is not None:
+            benchmark, ipc, student, method, protocol = key_of(one)
+            drawn.setdefault((benchmark, ipc, student, method), {}).setdefault(protocol, set()).add(one.cell.draw)
+    for (benchmark, ipc, student, method), draws in drawn.items():
+        if len(set(map(frozenset, draws.values()))) > 1:
+            found.append(
+                f"{method} on {benchmark} at ipc {ipc}, {student}, has not the same draws under every protocol: luck of draws "
+                "is then in the differences between them, and in no interval."
+            )
     devices = {run["environment"]["devices"] for run in runs}
     if len(devices) > 1:
         found.append(f"Runs come from different machines: {', '.join(sorted(devices))}.")
@@ -259,6 +263,25 @@ def notes(placed, left_out):
     if len({run["views_seed"] for run in runs}) > 1:
         found.append("Views were drawn from different seeds.")
     return found
+
+
+def other_teachers(placed):
+    """[a note per benchmark and protocol whose Runs learned from other teachers than the study names].
+
+    A file's teacher may have had another name: those that a Run of the stated name has by SHA-256 are the same.
+    """
+    sha256 = {t["source"]: t["sha256"] for one in placed if one.run for t in one.run["teachers"]}
+    counts = {}
+    for one in placed:
+        if one.run and one.teachers:
+            wanted, had = [recorded(teacher, one.cell.benchmark) for teacher in one.teachers], one.run["teachers"]
+            if [t["source"] for t in had] != wanted and [sha256.get(name) for name in wanted] != [t["sha256"] for t in had]:
+                key = one.cell.benchmark, one.cell.protocol, ", ".join(t["source"] for t in had), ", ".join(wanted)
+                counts[key] = counts.get(key, 0) + 1
+    return [
+        f"{n} Runs of {protocol} on {benchmark} learned from {had}; the study names {wanted}. Give another --out for its own."
+        for (benchmark, protocol, had, wanted), n in counts.items()
+    ]
 
 
 def fact_key(one):
@@ -275,16 +298,13 @@ def image_facts(placed, known, stores="soft_labels"):
     folder `stores`, as long as the images are the same; a set that nobody labelled has none.
     """
     found, stated = {key: dict(facts) for key, facts in known.items()}, cache(partial(recognised_in_stores, Path(stores)))
+    measured = cache(facts_of_files)
     for one in placed:
         key, folder = fact_key(one), one.folder
         if folder is None and (image_sets.EMBEDDED / one.source).is_dir():
             folder = image_sets.EMBEDDED / one.source
         if folder is not None and folder.exists():
-            files = [folder] if folder.is_file() else [p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_FILES]
-            about = folder / "distilled.json"
-            seconds = json.loads(about.read_text()).get("seconds") if about.is_file() else None
-            here = {"bytes": sum(p.stat().st_size for p in files), "bytes_are": "files", "seconds": seconds}
-            found[key] = found.get(key, {}) | here
+            found[key] = found.get(key, {}) | measured(folder)
         elif key not in found:
             size = one.known.images * 3 * benchmarks.load(one.cell.benchmark).image.size ** 2
             real = one.arm.startswith(("random-", "full-"))
@@ -297,6 +317,14 @@ def image_facts(placed, known, stores="soft_labels"):
         if shares := found[key].get("recognised", {}) | in_run | in_stores:
             found[key] |= {"images": identity, "recognised": shares}
     return found
+
+
+def facts_of_files(folder):
+    """{"bytes", "bytes_are", "seconds"} of the set in a folder or file; see image_facts."""
+    files = [folder] if folder.is_file() else [p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_FILES]
+    about = folder / "distilled.json"
+    seconds = json.loads(about.read_text()).get("seconds") if about.is_file() else None
+    return {"bytes": sum(p.stat().st_size for p in files), "bytes_are": "files", "seconds": seconds}
 
 
 def recognised_in_stores(stores, identity):

@@ -19,8 +19,8 @@ def show(plan, placed, config_name):
     there, known, unknown = sum(one.run is not None for one in placed), 0.0, 0
     print(f"{plan.study.title}\n{len(placed)} cells in {len(groups)} groups, {plan.precision} ({config_name}): "
           f"{there} are there, {len(placed) - there} are missing\n")  # fmt: skip
-    width = max(len(f"{b} {images}") for b, images, *_ in groups)
-    wide, broad = (max(len(group[k]) for group in groups) for k in (2, 3))
+    width = max((len(f"{b} {images}") for b, images, *_ in groups), default=0)
+    wide, broad = (max((len(group[k]) for group in groups), default=0) for k in (2, 3))
     for (benchmark, images, variant, student), mine in groups.items():
         lacking = [one for one in mine if one.run is None]
         seconds = [plan.seconds(one) for one in lacking]
@@ -33,9 +33,9 @@ def show(plan, placed, config_name):
     for method, sources in plan.left_out.items():
         print(f"  left out: {method}, for {sources[0]} is not there"
               f"{f', nor are {len(sources) - 1} others' if len(sources) > 1 else ''}")  # fmt: skip
-    print("\n+: is there. By name: a plan does not read these images; Runs of a set of that name count as there. Cost: kept "
-          "Runs of the same student whose images x epochs are nearest, scaled; ?: there is none. Starting up, making images "
-          "and labels are not counted.")  # fmt: skip
+    print("\n+: is there. By name: a plan does not read these images; Runs of a set of that name count as there. Cost: median "
+          f"time per image of the {studies.NEAR} kept Runs of the same student whose images x epochs are nearest; ?: there is "
+          "none. Starting up, making images and labels are not counted.")  # fmt: skip
     costs = ([f"about {duration(known)} by one worker"] if known else []) + ([f"{unknown} of unknown cost"] if unknown else [])
     print(", ".join([f"to train: {len(placed) - there} students", *costs]), flush=True)
 
@@ -115,8 +115,15 @@ class Lines:
 
 
 def array_task():
-    """(index from 0, count) of the task of a Slurm job array that this is, or None."""
+    """(index from 0, count) of the task of a Slurm job array that this is, or None; UserError for an array with gaps."""
     if "SLURM_ARRAY_TASK_ID" not in os.environ:
         return None
-    at, first = int(os.environ["SLURM_ARRAY_TASK_ID"]), int(os.environ.get("SLURM_ARRAY_TASK_MIN", 0))
-    return at - first, int(os.environ.get("SLURM_ARRAY_TASK_COUNT", 1))
+    told = {"MIN": 0, "COUNT": 1, "STEP": 1}
+    first, count, step = (int(os.environ.get(f"SLURM_ARRAY_TASK_{name}", value)) for name, value in told.items())
+    at, last = int(os.environ["SLURM_ARRAY_TASK_ID"]), int(os.environ.get("SLURM_ARRAY_TASK_MAX", first + (count - 1) * step))
+    if last - first != (count - 1) * step:
+        raise UserError(
+            f"a job array of {count} tasks from {first} to {last} has gaps, so task {at} could be any part; say "
+            "--index $SLURM_ARRAY_TASK_ID and --count N, the number of parts."
+        )
+    return (at - first) // step, count

@@ -93,8 +93,8 @@ def decomposition(cells):
     have equally many replicates. Of a table with holes only `complete` is used; "left_out" says what is not. With one
     replicate everywhere, seed is None and hidden in the interaction.
 
-    "corrected" takes out what `noise` of the cell means adds to the first three, and has s^2 as seed; what falls below 0 counts
-    as 0, and shares are of the new sum.
+    "corrected" takes out what `noise` of the cell means adds to the first three, and has a replicate's unbiased variance as
+    seed; what falls below 0 counts as 0, and shares are of the new sum.
     """
     rows, columns = complete(cells)
     if len(rows) < 2 or len(columns) < 2:
@@ -165,16 +165,17 @@ def parts(means, variances):
 
 
 def noise(table):
-    """(what noise adds to the first three parts of a table of Cells, [3]; s^2, the variance of a replicate pooled over cells).
+    """(what noise adds to the first three parts of a table of Cells, [3]; the variance of a replicate, mean over cells).
 
     The noise e of cell means adds E parts(e), which is the sum of parts() over the columns of any L with L L^T = cov(e), for
-    parts() is quadratic. e of n independent replicates has the variance s^2 / n: with w = s^2 mean_ij(1 / n_ij) they add
-    w (I-1)/IJ, w (J-1)/IJ and w (I-1)(J-1)/IJ, as expected mean squares say (Montgomery, sec. 5.3.2). e of K image sets has
-    the covariance of the sets' means across the row, over K. As these vary more, s^2 of the others is pooled without them,
-    unless no other cell has two replicates.
+    parts() is quadratic. e of n independent replicates has the variance s^2 / n, s^2 pooled over cells: with
+    w = s^2 mean_ij(1 / n_ij) they add w (I-1)/IJ, w (J-1)/IJ and w (I-1)(J-1)/IJ, as expected mean squares say (Montgomery,
+    sec. 5.3.2). e of K image sets has the covariance of the sets' means across the row, over K. As these vary more, s^2 is
+    pooled without them, unless no other cell has two replicates.
     """
     cells = [cell for line in table for cell in line]
-    others = [cell for cell in cells if not cell.names and len(cell.units) > 1]
+    several = [cell for cell in cells if len(cell.units) > 1]
+    s2 = pooled([cell for cell in several if not cell.names] or several)
     columns = []  # of L, each [I, J]
     for i, line in enumerate(table):
         for where in together(line):
@@ -182,12 +183,13 @@ def noise(table):
             if first.names:
                 spread = np.transpose([line[j].influence for j in where])  # [K, len(where)]
             else:
-                spread = [[np.sqrt(pooled(others or cells) / len(first.values))]]
+                spread = [[np.sqrt(s2 / len(first.values))]]
             for values in spread:
                 columns.append(np.zeros((len(table), len(line))))
                 columns[-1][i, where] = values
     columns = np.array(columns)
-    return parts(columns, np.zeros_like(columns))[:, :3].sum(0), pooled(cells)
+    replicate = np.mean([cell.variance if len(cell.units) > 1 else s2 for cell in cells])
+    return parts(columns, np.zeros_like(columns))[:, :3].sum(0), replicate
 
 
 def pooled(cells):
@@ -214,7 +216,7 @@ def resampled(table):
     """(means, variances), each [R, I, J]: the units of every Cell drawn again with replacement, their deviations scaled.
 
     Over resamples, a mean of n equal units has variance s^2 / n and expectation m, a variance (divisor n) has the cell's own as
-    expectation where units are single replicates.
+    expectation.
     """
     generator = np.random.default_rng(0)
     means, variances = np.empty((2, bootstrap.RESAMPLES, len(table), len(table[0])))

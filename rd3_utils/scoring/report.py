@@ -206,7 +206,7 @@ def duration(seconds):
 
 def size(of):
     """Bytes as a person says them."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if of >= 0.9995 * factor:
             return f"{of / factor:.3g} {unit}"
     return f"{of:.0f} bytes"

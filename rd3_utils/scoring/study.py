@@ -41,6 +41,7 @@ study takes up what is there already, and what it trains serves every other comm
     default = ["default"]
 """
 
+import contextlib
 import itertools
 import json
 import math
@@ -70,6 +71,7 @@ from rd3_utils.scoring.jobs import Job
 PROJECT = Path(__file__).parents[2]
 QUICK = 2e8  # bytes of pixels up to which a dry run reads an image set to learn its fingerprint
 VIEWS_SEED = 0
+NEAR = 9  # kept Runs that tell what a student costs: few follow the load of a machine, all forget what starting up takes
 FOLDER = (".", "/", "~")  # how a source begins that is a folder whether it is there or not
 # glibc's malloc(3): keep freed memory, where each step would return its large buffers to the kernel and ask again; the bits
 # are the same. Measured: python -m bench.memory. MALLOC_MMAP_THRESHOLD_ would not do: mallopt(3) limits it to 32 MiB.
@@ -203,20 +205,28 @@ def load(path):
                 f"{where}: '{images.source}' of {images.method} is optional: that is for folders (./, ../, /, ~) and without "
                 "a make."
             )
-    parts = [*study.grid, *study.ablation]
-    checks = [("method", name, methods) for part in parts for name in part.methods]
-    checks += [("method of [own]", name, methods) for name in study.own]
-    checks += [("benchmark", name, study.benchmarks) for part in [*parts, *study.images] for name in part.benchmarks]
-    checks += [("benchmark of [teachers]", name, study.benchmarks) for name in study.teachers]
-    checks += [("ipc", ipc, ipcs) for part in parts for ipc in part.ipc]
-    for kind, name, known in checks:
-        if name not in known:
-            raise UserError(f"{where}: {unknown(kind, name, map(str, known))}")
     for name, of in study.teachers.items():
         if not isinstance(of, dict) or not all(isinstance(v, list) and all(isinstance(s, str) for s in v) for v in of.values()):
             raise UserError(
                 f"{where} [teachers.{name}] wants default = [SOURCE, ...], or a protocol's name instead of default."
             )
+    parts = [*study.grid, *study.ablation]
+    checks = [("method", name, methods) for part in parts for name in part.methods]
+    checks += [("method of [own]", name, methods) for name in study.own]
+    checks += [("benchmark", name, study.benchmarks) for part in [*parts, *study.images] for name in part.benchmarks]
+    checks += [("benchmark of [teachers]", name, study.benchmarks) for name in study.teachers]
+    trained = {name for part in study.grid for name in part.protocols}
+    trained |= {name for part in study.ablation for name in (part.protocol, *part.protocols)}
+    trained |= set(protocols.names())  # of these, a table of the study has nothing to say, which is no mistake
+    checks += [("protocol of [own]", name, trained) for name in study.own.values()]
+    checks += [("unified protocol", study.unified, trained)] if study.unified else []
+    checks += [
+        (f"protocol of [teachers.{at}]", name, ["default", *trained]) for at, of in study.teachers.items() for name in of
+    ]
+    checks += [("ipc", ipc, ipcs) for part in parts for ipc in part.ipc]
+    for kind, name, known in checks:
+        if name not in known:
+            raise UserError(f"{where}: {unknown(kind, name, map(str, known))}")
     for part in study.ablation:
         for knob, values in part.knobs.items():
             if not isinstance(values, list):
@@ -381,6 +391,11 @@ class Plan:
         protocol = self.protocol(cell.protocol, cell.set)
         side = source.partition(":")[0] if selections.is_selection(source) and folder is None else "distilled"
         kind = "hard" if protocol.labels.kind == "hard" else "soft"
+        if protocol.labels.kind == "learned" and side != "distilled":
+            raise UserError(
+                f"study {self.study.name}: {cell.variant} trains on labels that come with a set, and {cell.method}, real "
+                "images, has none; state the methods of that grid."
+            )
         recipe = protocol.resolve(bench, cell.student, known.ipc, known.images, kind)
         arm = f"{side}-{kind}"
         path = run = None
@@ -422,7 +437,12 @@ class Plan:
             self.known[key] = by_name
             return by_name
 
-        images = selections.image_set(source, bench, lambda: self.train(cell.benchmark))
+        try:
+            images = selections.image_set(source, bench, lambda: self.train(cell.benchmark))
+        except UserError:
+            if fetch:
+                raise
+            return by_name  # what is wrong with it is said when its cells are to be trained
         self.known[key] = Known(images.identity, images.nominal_ipc, len(images))
         return self.known[key]
 
@@ -455,15 +475,19 @@ class Plan:
         return tuple(given[: recipe.labels.teachers])
 
     def seconds(self, placed):
-        """About how long a cell trains, or None: the kept Runs of its benchmark and student whose work is nearest, scaled."""
-        work = {}
+        """About how long a cell trains, or None: by the median seconds per image of the NEAR kept Runs of nearest work.
+
+        Of its benchmark, student and precision; a Run as near as the last of them counts, too.
+        """
+        rates = []
         for _, run in self.runs[placed.cell.benchmark]:
             if (run["student"], run["environment"]["precision"]) == (placed.cell.student, self.precision):
-                work.setdefault(run["recipe"]["training"]["epochs"] * run["recipe"]["images"], []).append(run["seconds"])
-        if not work:
+                work = run["recipe"]["training"]["epochs"] * run["recipe"]["images"]
+                rates.append((abs(math.log(work / placed.work)), run["seconds"] / work))
+        if not rates:
             return None
-        nearest = min(work, key=lambda other: abs(math.log(other / placed.work)))
-        return statistics.median(work[nearest]) * placed.work / nearest
+        furthest = sorted(rates)[:NEAR][-1][0]
+        return statistics.median(rate for distance, rate in rates if distance <= furthest) * placed.work
 
 
 def is_made(folder):
@@ -618,9 +642,10 @@ def has_store(plan, one, epochs):
     """Whether a finished store with `epochs` epochs labels the views of a cell with its teachers, as far as names tell."""
     wanted = [recorded(teacher, one.cell.benchmark) for teacher in one.teachers]
     for folder in soft_labels.candidates(plan.soft_labels, one.known, one.recipe, VIEWS_SEED):
-        index = soft_labels.read_index(folder)
-        if index["epochs"] >= epochs and [teacher["source"] for teacher in index["teachers"]] == wanted:
-            return True
+        with contextlib.suppress(UserError):  # said by the command that is to use it
+            index = soft_labels.read_index(folder)
+            if index["epochs"] >= epochs and [teacher["source"] for teacher in index["teachers"]] == wanted:
+                return True
     return False
 
 
