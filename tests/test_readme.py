@@ -105,6 +105,11 @@ def test_shares_of_the_variance_and_spreads_of_the_readme_are_those_of_the_repor
     [spread] = [e["spread"] for e in report["before_after"] if e["ipc"] == 10]
     before, after = (f"{100 * spread[when]['spread']:.1f}" for when in ("before", "after"))
     assert f"{before} points apart under their own recipes and {after} under `rd3-v1`" in text
+    hard, soft = (f"{100 * e['spread']:.1f}" for p in ("hard-label-v1", "rd3-v1") for e in report["spread"]
+                  if (e["ipc"], e["protocol"]) == (50, p))  # fmt: skip
+    assert f"At 50 they are {hard} points apart with hard labels and {soft} under `rd3-v1`" in text
+    for method in ("RDED", "SRe2L"):
+        assert re.search(rf"\b{method}(?: has)? {stated(measured('rd3-v1', 50, method.lower()))} ", text)
     missing = report["cells_planned"] - report["cells_there"]
     assert f"{missing} of its {report['cells_planned']} cells" in text
 

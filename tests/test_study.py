@@ -735,6 +735,14 @@ def test_the_report_says_in_a_sentence_how_much_is_recipe():
     assert study_report.claim([table(0, 0)]) == "All accuracies are the same."
 
 
+def test_a_table_with_single_students_says_that_its_intervals_are_too_narrow():
+    place = {"benchmark": "digits", "ipc": 1, "student": "convnet3"}
+    for tops, said in (([0.3], 1), ([0.3, 0.4], 0)):
+        cells = {(i, j): Cell([0.1 * i, 0.2 * j]) for i in range(2) for j in range(2)} | {(0, 0): Cell(tops)}
+        text = "\n".join(study_report.decomposition_section({"decomposition": [{**place, **ranking.decomposition(cells)}]}))
+        assert text.count("cells have 1 to 2 students") == said
+
+
 def test_a_method_has_the_same_colour_in_every_picture_and_ablations_are_drawn(small, tmp_path, monkeypatch):
     """What is drawn, from a report of two methods of which only the second has an own protocol."""
     seen = {}

@@ -139,11 +139,19 @@ def decomposition_section(report):
             kept, gone = (escape("; ".join(names)) for names in (entry["methods"] + entry["protocols"], entry["left_out"]))
             left.append(f"- {escape(place(entry))}: not every method has a score under every protocol; this is of {kept} only, "
                         f"without {gone}.")  # fmt: skip
+        fewest, most = entry["replicates"]
+        if fewest == 1 < most:
+            left.append(f"- {escape(place(entry))}: cells have 1 to {most} students; those of a single one show none of their "
+                        "noise, so intervals are too narrow.")  # fmt: skip
     parts = [f"> {claim(report['decomposition'])}",
              "Two-way analysis of variance, every cell of a method and a protocol weighing the same; seed: seeds and draws "
              "within a cell. With one value per cell, seed cannot be told from interaction.", table(rows)]  # fmt: skip
     parts += ["\n".join(left)] if left else []
-    return [*parts, "The same without what seed noise adds to the first three (expected mean squares):", table(less)]
+    return [
+        *parts,
+        "The same without what noise within the cells adds to the first three (expected mean squares):",
+        table(less),
+    ]
 
 
 def claim(entries):
