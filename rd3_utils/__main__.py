@@ -30,6 +30,12 @@ from rd3_utils.scoring import findings, progress, transfer
 from rd3_utils.scoring import study as studies
 
 
+def add_data_dirs(command):
+    """--data-dir of a command for several benchmarks."""
+    command.add_argument("--data-dir", action="append", default=[], metavar="[NAME=]DIR", help="read a benchmark's real data "
+                         "from here; repeatable")  # fmt: skip
+
+
 def parse():
     parser = argparse.ArgumentParser(prog="python -m rd3_utils", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -67,7 +73,7 @@ def parse():
     add_how(publish)
     study = commands.add_parser("study", help="image sets x protocols x students x seeds: plan, run what is missing, report")
     study.add_argument("study", metavar="STUDY.toml", help="such as studies/digits-smoke.toml")
-    study.add_argument("--data-dir", metavar="DIR", help="read the benchmark's real data from here")
+    add_data_dirs(study)
     study.add_argument("--out", metavar="DIR", default="results", help="folder of results (default: %(default)s)")
     study.add_argument("--soft-labels", metavar="DIR", default="soft_labels", help="folder of stores (default: %(default)s)")
     study.add_argument("--workers", type=positive, default=1, help="cells at a time, each on a GPU of its own where there are "
@@ -96,8 +102,7 @@ def add_transfer(commands):
     carry.add_argument("--to", required=True, metavar="NAME[,NAME]", help="benchmarks, or .toml files that state one")
     carry.add_argument("--against", nargs="+", default=[], metavar="STUDENT", help="random-images students of the same recipe "
                        "(default: those kept beside a student by --keep-weights all)")  # fmt: skip
-    carry.add_argument("--data-dir", action="append", default=[], metavar="[NAME=]DIR", help="read a benchmark's real data "
-                       "from here; repeatable")  # fmt: skip
+    add_data_dirs(carry)
     carry.add_argument("--train-per-class", type=positive, metavar="N", help="train images of each class (default: all)")
     carry.add_argument("--neighbours", type=positive, default=5, metavar="K", help="of k-NN (default: %(default)s)")
     carry.add_argument("--seed", type=seed, default=0, help="of the train and held-out images (default: %(default)s)")
@@ -228,8 +233,9 @@ def study(options):
     name = "single_gpu_bf16.yaml" if torch.cuda.is_available() else "cpu.yaml"
     config_path = Path(options.config or studies.PROJECT / "accelerate_configs" / name)
     config = studies.read_config(config_path)
-    where = options.data_dir, studies.precision_of(config), options.soft_labels
-    plan = studies.Plan(studies.load(options.study), options.out, *where)
+    read = studies.load(options.study)
+    where = tables.data_dirs(options.data_dir, read.benchmarks), studies.precision_of(config), options.soft_labels
+    plan = studies.Plan(read, options.out, *where)
     mine, failed = set(studies.share(plan.asked, index, count)), 0  # of all: sets may come while others train
     chosen = [cell for cell in plan.cells if cell in mine]
     if not options.report_only:
@@ -258,7 +264,7 @@ def carry_over(options):
     """Score frozen features on other benchmarks and print what they gain."""
     texts = list(dict.fromkeys(options.to.split(",")))
     to = [benchmark.read(Path(text)) if text.endswith(".toml") else benchmark.load(text) for text in texts]
-    folders = transfer.data_dirs(options.data_dir, [bench.name for bench in to])
+    folders = tables.data_dirs(options.data_dir, [bench.name for bench in to])
     settings = options.train_per_class, options.neighbours, options.seed
     targets = [partial(transfer.target, bench, folders.get(bench.name), *settings) for bench in to]
     for found in transfer.transfer(options.students, options.against, targets, options.out):

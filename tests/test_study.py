@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import PROJECT, run_script
 
-from rd3_utils.data import soft_labels
+from rd3_utils.data import soft_labels, tables
 from rd3_utils.errors import UserError
 from rd3_utils.publishing import study_report
 from rd3_utils.scoring import findings, jobs, progress, ranking
@@ -250,6 +250,20 @@ def test_a_slurm_array_task_does_its_part(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_ARRAY_TASK_STEP", "1")  # as in --array=4,5,8,10
     with pytest.raises(UserError, match="4 tasks from 4 to 10 has gaps"):
         progress.array_task()
+
+
+def test_every_benchmark_of_a_study_has_a_folder_of_its_own(small, tmp_path):
+    study = small(SMALL.replace('["digits"]', '["digits", "cifar10"]').replace('"digits-dm', '"{benchmark}-dm', 1))
+    folders = tables.data_dirs(["digits=here", "cifar10=there"], study.benchmarks)
+    plan = studies.Plan(study, tmp_path, folders)
+    plan.known = {(name, f"{name}-dm-ipc1"): studies.Known("x@1", 1, 10) for name in study.benchmarks}  # none is read
+    cells = [cell for cell in plan.asked if cell.method == "dm" and cell.ipc == 1]
+    _, of = studies.train_jobs(plan, [plan.placed(cell, False) for cell in cells], "cpu.yaml")
+    for job, one in of.items():
+        assert job.command[job.command.index("--data-dir") + 1] == {"digits": "here", "cifar10": "there"}[one.cell.benchmark]
+    assert {one.cell.benchmark for one in of.values()} == {"digits", "cifar10"}
+    done = run_script(tmp_path, "rd3_utils", "study", PROJECT / "studies/rd3-small-table.toml", "--data-dir", "x", "--dry-run")
+    assert done.code == 2 and "write NAME=DIR" in done.err
 
 
 def test_a_part_without_cells_has_nothing_to_do_and_says_so(tmp_path):

@@ -146,6 +146,21 @@ def real(benchmark, split, data_dir=None, workers=None):
     return table
 
 
+def data_dirs(texts, names):
+    """{benchmark: folder} of options NAME=DIR; a DIR alone is that of the only benchmark."""
+    found = {}
+    for text in texts:
+        name, separator, path = text.partition("=")
+        if not separator or name not in names:
+            if len(names) > 1 or (separator and not Path(text).exists()):
+                raise UserError(f"--data-dir {text} is of none of the benchmarks {', '.join(names)}; write NAME=DIR.")
+            name, path = names[0], text
+        if name in found:
+            raise UserError(f"--data-dir names two folders for {name}: {found[name]} and {path}; give one.")
+        found[name] = path
+    return found
+
+
 def published(source, benchmark, path, workers=None):
     """The Table of the image set at `source`: the existing `path`, or OWNER/REPO[@REVISION][:CONFIG] where that is None."""
     if path is not None:

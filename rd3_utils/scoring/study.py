@@ -334,12 +334,12 @@ class Placed:
 class Plan:
     """The Cells of a study against what lies under `out`.
 
-    `data_dir` as the scripts take it; `precision` of the launch. `asked` are all Cells; those of optional sets that are
+    `data_dirs` {benchmark: --data-dir}; `precision` of the launch. `asked` are all Cells; those of optional sets that are
     neither there nor trained on are not among `cells`, and `left_out` {method: [SOURCE]} names those sets.
     """
 
-    def __init__(self, study, out, data_dir=None, precision="fp32", soft_labels="soft_labels"):
-        self.study, self.out, self.data_dir, self.precision = study, Path(out), data_dir, precision
+    def __init__(self, study, out, data_dirs=None, precision="fp32", soft_labels="soft_labels"):
+        self.study, self.out, self.data_dirs, self.precision = study, Path(out), data_dirs or {}, precision
         self.soft_labels = soft_labels
         self.protocol, self.train = cache(self.read_protocol), cache(self.read_train)
         self.known = {}
@@ -426,7 +426,7 @@ class Plan:
         if folder is not None:
             here = is_made(folder)
         elif selections.is_selection(source):
-            here = self.data_dir is not None or bench.data.repo.startswith("sklearn:")
+            here = bench.name in self.data_dirs or bench.data.repo.startswith("sklearn:")
         else:
             embedded = source if "/" not in source else ""
             here = bool(embedded) and embedded in image_sets.embedded_sets()
@@ -448,7 +448,7 @@ class Plan:
 
     def read_train(self, name):
         """The Table of a benchmark's train split."""
-        return tables.real(benchmarks.load(name), "train", self.data_dir)
+        return tables.real(benchmarks.load(name), "train", self.data_dirs.get(name))
 
     def by_name(self, cell, source, folder, bench, protocol, arm):
         """The Run of a cell whose images were not read: that of a set of the same name or source; None without one."""
@@ -562,7 +562,7 @@ def make_jobs(plan, placed):
             "--out",
             one.source,
         ]
-        command += ["--data-dir", plan.data_dir] if plan.data_dir else []
+        command += data_dir(plan, cell.benchmark)
         claim = folder.with_name(f"{folder.name}.claim")
         log = plan.folder / "logs" / f"make-{cell.benchmark}-{folder.name}.log"
         jobs[folder] = Job(
@@ -630,7 +630,12 @@ def what(plan, one):
     words = ["--benchmark", cell.benchmark, "--protocol", name, "--distilled", one.source, "--student", cell.student]
     words += [word for change in cell.set for word in ("--set", change)]
     words += [word for teacher in one.teachers for word in ("--teacher", teacher)]
-    return words + (["--data-dir", str(plan.data_dir)] if plan.data_dir else [])
+    return words + data_dir(plan, cell.benchmark)
+
+
+def data_dir(plan, benchmark):
+    """The option of a command for one benchmark."""
+    return ["--data-dir", str(plan.data_dirs[benchmark])] if benchmark in plan.data_dirs else []
 
 
 def drawn(source):

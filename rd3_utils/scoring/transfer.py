@@ -213,21 +213,6 @@ def beside(one):
 # --- which images
 
 
-def data_dirs(texts, names):
-    """{benchmark: folder} of options NAME=DIR; a DIR alone is that of the only benchmark."""
-    found = {}
-    for text in texts:
-        name, separator, path = text.partition("=")
-        if not separator or name not in names:
-            if len(names) > 1 or (separator and not Path(text).exists()):
-                raise UserError(f"--data-dir {text} is of none of the benchmarks {', '.join(names)}; write NAME=DIR.")
-            name, path = names[0], text
-        if name in found:
-            raise UserError(f"--data-dir names two folders for {name}: {found[name]} and {path}; give one.")
-        found[name] = path
-    return found
-
-
 def target(benchmark, data_dir, train_per_class, neighbours, seed, workers=None):
     """A function that reads the Target; what can be wrong with it is checked here, before an image is decoded."""
     train, test = (tables.real(benchmark, split, data_dir, workers) for split in ("train", "test"))
