@@ -110,6 +110,14 @@ def test_shares_of_the_variance_and_spreads_of_the_readme_are_those_of_the_repor
     assert f"At 50 they are {hard} points apart with hard labels and {soft} under `rd3-v1`" in text
     for method in ("RDED", "SRe2L"):
         assert re.search(rf"\b{method}(?: has)? {stated(measured('rd3-v1', 50, method.lower()))} ", text)
+    means = {
+        (m, n): run_files.summary(measured(n, 50, m))["mean"]
+        for m in ("random", "rded", "dm")
+        for n in ("hard-label-v1", "rd3-v1")
+    }
+    gains = {m: [100 * (means[m, n] - means["random", n]) for n in ("hard-label-v1", "rd3-v1")] for m in ("dm", "rded")}
+    assert "DM is {:.0f} points above random images with hard labels and {:.1f} under `rd3-v1`".format(*gains["dm"]) in text
+    assert "RDED {:.1f} and {:.1f}.".format(*gains["rded"]) in text
     missing = report["cells_planned"] - report["cells_there"]
     assert f"{missing} of its {report['cells_planned']} cells" in text
 
