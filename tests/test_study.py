@@ -266,6 +266,23 @@ def test_every_benchmark_of_a_study_has_a_folder_of_its_own(small, tmp_path):
     assert done.code == 2 and "write NAME=DIR" in done.err
 
 
+def test_real_images_have_no_learned_labels_and_a_plan_says_so(small, tmp_path):
+    study = small(SMALL.replace('["rd3-v1", "hard-label-v1"]', '["datm-v1"]'))
+    with pytest.raises(UserError, match="datm-v1 trains on labels that come with a set, and random, real images, has none"):
+        studies.Plan(study, tmp_path).place(False)
+
+
+def test_a_broken_set_stops_its_own_cells_only(small, tmp_path):
+    shutil.copytree(PROJECT / "rd3_utils/embedded/digits-dm-ipc1", tmp_path / "sets/dm-ipc1")
+    (tmp_path / "sets/dm-ipc1/train-00000-of-00001.parquet").write_bytes(b"broken")
+    plan = studies.Plan(small(SMALL.replace('"digits-dm-ipc{ipc}"', '"./sets/dm-ipc{ipc}"')), tmp_path / "out")
+    placed = [one for one in plan.place(False) if one.cell.ipc == 1]
+    assert {one.known.identity is None for one in placed if one.cell.method == "dm"} == {True}
+    assert {one.known.identity is None for one in placed if one.cell.method == "random"} == {False}
+    with pytest.raises(UserError, match="dm-ipc1"):
+        plan.place(True, [placed[0].cell])
+
+
 def test_a_part_without_cells_has_nothing_to_do_and_says_so(tmp_path):
     done = run_script(tmp_path, "rd3_utils", "study", SMOKE, "--dry-run", "--index", "0", "--count", "1000")
     assert done.code == 0 and "0 cells in 0 groups" in done.out and "to train: 0 students" in done.out
