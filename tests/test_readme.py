@@ -1,5 +1,6 @@
 """The README is true: its commands parse and run, its tree is the tree, its pictures are there."""
 
+import itertools
 import json
 import re
 import shlex
@@ -75,6 +76,9 @@ def test_the_tables_of_the_study_are_those_of_the_committed_runs(method, ipc):
     for name, cell in zip(names[:-1], row[1:-1]):
         found = measured(name, ipc, method.lower())
         assert cell == stated(found)
+        drawn = {None} if method != "random" else {0} if (ipc, name) == (50, "rd3-v1") else {0, 1, 2}
+        seeds = {0} if ipc == 50 or (method == "random" and ipc > 1) else {0, 1, 2}
+        assert sorted((run_files.draw_of(run), run["seed"]) for run in found) == sorted(itertools.product(drawn, seeds))
         wanted = {"ipc": ipc, "method": method.lower(), "protocol": name}
         [told] = [e for e in report["cells"] if {key: e[key] for key in wanted} == wanted]
         assert told["n"] == len(found) and (told["missing"] == 0 or ipc == 50)

@@ -250,8 +250,8 @@ def environment():
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {"percent": reports.percent, "show": show, "signed": signed, "size": reports.size}
-    found.filters["duration"] = reports.duration
+    found.filters |= {"percent": reports.percent, "size": reports.size, "duration": reports.duration}
+    found.filters |= {"show": show, "signed": signed}
     found.globals["interval_method"] = bootstrap.METHOD
     return found
 

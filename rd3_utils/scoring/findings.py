@@ -18,7 +18,7 @@ from rd3_utils.errors import UserError
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.scoring import ranking
 from rd3_utils.scoring import runs as run_files
-from rd3_utils.scoring.study import combined, recorded, variants
+from rd3_utils.scoring.study import grid_cells, teacher_names, variants
 
 
 def findings(study, placed, facts, left_out=None):
@@ -30,7 +30,7 @@ def findings(study, placed, facts, left_out=None):
     "before_after", "spread", "decomposition", "protocols", "students", "ablation", "recognised": see the functions of those
     names.
     """
-    asked = {cell for part in study.grid for name in part.protocols for cell in combined(study, part, name, part.set)}
+    asked = set(grid_cells(study))
     main = {key_of(one) for one in placed if one.cell in asked}  # not only for an ablation
     groups = {}
     for one in placed:
@@ -243,18 +243,7 @@ def notes(placed, left_out):
     for (benchmark, protocol), kinds in teachers.items():
         if len(kinds) > 1:
             found.append(f"Soft labels of {protocol} on {benchmark} come from {len(kinds)} different teachers or ensembles.")
-    found += other_teachers(placed)
-    drawn = {}
-    for one in placed:
-        if one.run and one.cell.draw is not None:
-            benchmark, ipc, student, method, protocol = key_of(one)
-            drawn.setdefault((benchmark, ipc, student, method), {}).setdefault(protocol, set()).add(one.cell.draw)
-    for (benchmark, ipc, student, method), draws in drawn.items():
-        if len(set(map(frozenset, draws.values()))) > 1:
-            found.append(
-                f"{method} on {benchmark} at ipc {ipc}, {student}, has not the same draws under every protocol: luck of draws "
-                "is then in the differences between them, and in no interval."
-            )
+    found += other_teachers(placed) + unequal_draws(placed)
     devices = {run["environment"]["devices"] for run in runs}
     if len(devices) > 1:
         found.append(f"Runs come from different machines: {', '.join(sorted(devices))}.")
@@ -263,6 +252,21 @@ def notes(placed, left_out):
     if len({run["views_seed"] for run in runs}) > 1:
         found.append("Views were drawn from different seeds.")
     return found
+
+
+def unequal_draws(placed):
+    """[a note per set whose protocols were not all tried on the same draws]."""
+    drawn = {}  # {(benchmark, ipc, student, method): {protocol: draws}}
+    for one in placed:
+        if one.run and one.cell.draw is not None:
+            *where, protocol = key_of(one)
+            drawn.setdefault(tuple(where), {}).setdefault(protocol, set()).add(one.cell.draw)
+    return [
+        f"{method} on {benchmark} at ipc {ipc}, {student}, has not the same draws under every protocol: luck of draws is then "
+        "in the differences between them, and in no interval."
+        for (benchmark, ipc, student, method), draws in drawn.items()
+        if len(set(map(frozenset, draws.values()))) > 1
+    ]
 
 
 def other_teachers(placed):
@@ -274,7 +278,7 @@ def other_teachers(placed):
     counts = {}
     for one in placed:
         if one.run and one.teachers:
-            wanted, had = [recorded(teacher, one.cell.benchmark) for teacher in one.teachers], one.run["teachers"]
+            wanted, had = teacher_names(one), one.run["teachers"]
             if [t["source"] for t in had] != wanted and [sha256.get(name) for name in wanted] != [t["sha256"] for t in had]:
                 key = one.cell.benchmark, one.cell.protocol, ", ".join(t["source"] for t in had), ", ".join(wanted)
                 counts[key] = counts.get(key, 0) + 1

@@ -57,7 +57,7 @@ class Cell:
         sizes, means, within = self.moments
         return ((sizes * within).sum() + bootstrap.widening(len(sizes)) ** 2 * (sizes * means**2).sum()) / sizes.sum()
 
-    @property
+    @cached_property
     def moments(self):
         """(sizes, means less the cell's, variances of divisor n) of the units, [K] each."""
         found = [(len(unit), unit.mean() - self.mean, unit.var()) for unit in self.units]

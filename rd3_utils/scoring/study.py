@@ -215,13 +215,13 @@ def load(path):
     checks += [("method of [own]", name, methods) for name in study.own]
     checks += [("benchmark", name, study.benchmarks) for part in [*parts, *study.images] for name in part.benchmarks]
     checks += [("benchmark of [teachers]", name, study.benchmarks) for name in study.teachers]
-    trained = {name for part in study.grid for name in part.protocols}
-    trained |= {name for part in study.ablation for name in (part.protocol, *part.protocols)}
-    trained |= set(protocols.names())  # of these, a table of the study has nothing to say, which is no mistake
-    checks += [("protocol of [own]", name, trained) for name in study.own.values()]
-    checks += [("unified protocol", study.unified, trained)] if study.unified else []
+    recipes = {name for part in study.grid for name in part.protocols}
+    recipes |= {name for part in study.ablation for name in (part.protocol, *part.protocols)}
+    recipes |= set(protocols.names())  # of these, a table of the study has nothing to say, which is no mistake
+    checks += [("protocol of [own]", name, recipes) for name in study.own.values()]
+    checks += [("unified protocol", study.unified, recipes)] if study.unified else []
     checks += [
-        (f"protocol of [teachers.{at}]", name, ["default", *trained]) for at, of in study.teachers.items() for name in of
+        (f"protocol of [teachers.{at}]", name, ["default", *recipes]) for at, of in study.teachers.items() for name in of
     ]
     checks += [("ipc", ipc, ipcs) for part in parts for ipc in part.ipc]
     for kind, name, known in checks:
@@ -244,7 +244,7 @@ def resolved(text, where, ipc, draw, benchmark):
 
 def cells(study):
     """All Cells of a study, each once, in the order of the file; neighbours share images, then the protocol."""
-    found = [cell for part in study.grid for name in part.protocols for cell in combined(study, part, name, part.set)]
+    found = grid_cells(study)
     for part in study.ablation:
         for protocol, changes, _ in variants(part):
             found += combined(study, part, protocol, changes)
@@ -258,6 +258,11 @@ def cells(study):
         return cell.benchmark, cell.ipc or 0, order[cell.method], draw, *of_training
 
     return sorted(dict.fromkeys(found), key=place)
+
+
+def grid_cells(study):
+    """The Cells that a [[grid]] asks for, whether an ablation does as well."""
+    return [cell for part in study.grid for name in part.protocols for cell in combined(study, part, name, part.set)]
 
 
 def variants(part):
@@ -645,13 +650,18 @@ def drawn(source):
 
 def has_store(plan, one, epochs):
     """Whether a finished store with `epochs` epochs labels the views of a cell with its teachers, as far as names tell."""
-    wanted = [recorded(teacher, one.cell.benchmark) for teacher in one.teachers]
+    wanted = teacher_names(one)
     for folder in soft_labels.candidates(plan.soft_labels, one.known, one.recipe, VIEWS_SEED):
         with contextlib.suppress(UserError):  # said by the command that is to use it
             index = soft_labels.read_index(folder)
             if index["epochs"] >= epochs and [teacher["source"] for teacher in index["teachers"]] == wanted:
                 return True
     return False
+
+
+def teacher_names(one):
+    """How stores and Runs name the teachers of a Placed, as far as the study's text tells."""
+    return [recorded(teacher, one.cell.benchmark) for teacher in one.teachers]
 
 
 def recorded(teacher, benchmark):
