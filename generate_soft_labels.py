@@ -16,7 +16,7 @@ import shlex
 import time
 from pathlib import Path
 
-from rd3_utils import hub, launch
+from rd3_utils import hub, launch, units
 from rd3_utils import options as shared
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import selections, soft_labels, tables
@@ -65,8 +65,8 @@ def main(options):
     say = accelerator.print
     say(f"{images.identity}: {len(images)} images, {plan.epochs} epochs of {protocol.label}, teacher "
         f"{', '.join(t.source for t in found)}")  # fmt: skip
-    size = plan.epochs * plan.epoch_bytes / 1e6
-    say(f"{plan.epochs * plan.rows} views, {size:.1f} MB in {len(plan.shards)} shards -> {where}")
+    volume = units.size(plan.epochs * plan.epoch_bytes)
+    say(f"{plan.epochs * plan.rows} views, {volume} in {len(plan.shards)} shards -> {where}")
     if options.dry_run:
         say(json.dumps(recipe.as_dict(), indent=1))
         return

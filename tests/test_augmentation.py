@@ -387,7 +387,7 @@ def test_teachers_are_not_asked_about_whitened_images(digits):
 
 def test_whitening_large_images_is_refused_with_the_size_before_anything_is_read():
     hard = protocol.load("hard-label-v1").override(["views.zca=0.1"])
-    with pytest.raises(UserError, match="needs a matrix of 91 GB; it is for at most 64 px"):
+    with pytest.raises(UserError, match="needs a matrix of 90.6 GB; it is for at most 64 px"):
         hard.resolve(benchmarks.load("imagenette"), "convnet3", 1, 10, "hard")
 
 

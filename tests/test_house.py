@@ -8,7 +8,7 @@ import pytest
 from conftest import PROJECT
 
 FLOORS = ["protocols", "data", "learning", "scoring", "publishing"]
-GROUND = {"errors", "hub", "launch", "options"}
+GROUND = {"errors", "hub", "launch", "options", "units"}
 
 
 def imported(path):

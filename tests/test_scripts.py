@@ -171,7 +171,7 @@ def test_a_dry_run_says_everything_and_writes_nothing(script, tmp_path):
     ):
         assert text in done.out
     done = script("generate_soft_labels", "--dry-run")
-    assert done.code == 0 and "4000 views, 0.1 MB in 16 shards" in done.out and not list(tmp_path.iterdir())
+    assert done.code == 0 and "4000 views, 148 kB in 16 shards" in done.out and not list(tmp_path.iterdir())
 
 
 def test_monitoring_the_test_split_is_recorded_and_never_the_score(script, tmp_path):

@@ -222,7 +222,7 @@ def test_a_damaged_entry_is_decoded_again(small, tmp_path, mapped, damage):
 def test_a_full_disk_is_said_before_anything_is_decoded(small, tmp_path, mapped, monkeypatch):
     folders(tmp_path / "test", small.classes)
     monkeypatch.setattr(decoded.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 100}))
-    with pytest.raises(UserError, match="20 decoded images take 0.0 GB, 0.0 GB are free where HF_HOME lies"):
+    with pytest.raises(UserError, match="20 decoded images take 3.84 kB, 100 bytes are free where HF_HOME lies"):
         image_sets.test_split(small, tmp_path)
 
 
@@ -232,7 +232,7 @@ def test_the_whole_of_imagenet_is_refused_with_its_size_before_it_is_looked_for(
     def train():
         raise AssertionError("the train split was asked for")
 
-    with pytest.raises(UserError, match="1281167 images of imagenet-1k are 193 GB as 8-bit pixels.*pretrained network"):
+    with pytest.raises(UserError, match="1281167 images of imagenet-1k are 193 GB as 8-bit pixels, more than 64 GB.*pretrained network"):
         selections.select("full", imagenet, train)
     with pytest.raises(UserError, match="500000 images of imagenet-1k are 75 GB"):
         selections.select("random:ipc=500,seed=0", imagenet, train)

@@ -18,7 +18,7 @@ from filelock import FileLock
 from huggingface_hub import constants
 from PIL import features
 
-from rd3_utils import hub
+from rd3_utils import hub, units
 from rd3_utils.errors import UserError
 
 FOLDER = Path(constants.HF_HOME) / "rd3" / "decoded"
@@ -81,7 +81,7 @@ def write(table, picked, fingerprint, folder, shape):
     room = shutil.disk_usage(folder).free
     if room < size:
         raise UserError(
-            f"{table.name}: {len(picked)} decoded images take {size / 1e9:.1f} GB, {room / 1e9:.1f} GB are "
+            f"{table.name}: {len(picked)} decoded images take {units.size(size)}, {units.size(room)} are "
             "free where HF_HOME lies; free some, or set HF_HOME to another disk."
         )
     for abandoned in folder.glob("*.partial"):  # of a killed command: whoever holds the lock is the only writer

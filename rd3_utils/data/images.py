@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from rd3_utils import units
 from rd3_utils.data import decoded, tables
 from rd3_utils.errors import UserError
 
@@ -126,7 +127,7 @@ def check_size(count, benchmark):
     size = count * 3 * benchmark.image.size**2
     if size > LIMIT:
         raise UserError(
-            f"{count} images of {benchmark.name} are {size / 1e9:.0f} GB as 8-bit pixels, more than {LIMIT / 1e9:.0f} GB: "
+            f"{count} images of {benchmark.name} are {units.size(size)} as 8-bit pixels, more than {units.size(LIMIT)}: "
             "they are not trained on here. A teacher of the full data is a pretrained network (--teacher default)."
         )
 

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock
 from huggingface_hub import constants
 
-from rd3_utils import hub
+from rd3_utils import hub, units
 from rd3_utils.errors import UserError
 from rd3_utils.hub import TRIES, file_sha256
 
@@ -94,7 +94,7 @@ class HubFolder:
                 return coming.result(timeout=PATIENCE)
             except TimeoutError:
                 if is_first_here():
-                    print(f"waiting for {entry['file']} ({entry['bytes'] / 1e6:.0f} MB) of {self}", file=sys.stderr, flush=True)
+                    print(f"waiting for {entry['file']} ({units.size(entry['bytes'])}) of {self}", file=sys.stderr, flush=True)
 
     def index(self):
         """The local copy of index.json, fetched again where it came damaged."""

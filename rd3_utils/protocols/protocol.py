@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from rd3_utils import units
 from rd3_utils.errors import UserError, unknown
 from rd3_utils.protocols.strict import build, coerce, read_toml
 
@@ -459,9 +460,9 @@ def check_recipe(recipe, name):
             "two; set another N."
         )
     if views.zca and recipe.image_size > LARGEST_WHITENED:
-        size = (3 * recipe.image_size**2) ** 2 * 4 / 1e9
+        size = (3 * recipe.image_size**2) ** 2 * 4
         raise UserError(
-            f"{name}: views.zca at {recipe.image_size} px needs a matrix of {size:.0f} GB; it is for at most "
+            f"{name}: views.zca at {recipe.image_size} px needs a matrix of {units.size(size)}; it is for at most "
             f"{LARGEST_WHITENED} px."
         )
     if recipe.image_size % views.patch_shuffle:

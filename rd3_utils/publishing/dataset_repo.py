@@ -20,7 +20,7 @@ from pathlib import Path
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from rd3_utils import hub, launch
+from rd3_utils import hub, launch, units
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import selections, soft_labels, tables
 from rd3_utils.errors import UserError
@@ -100,7 +100,7 @@ def publish_labels(target, where, images, about, benchmark, words):
     store = in_repo(where)
     shards = [where / entry["file"] for entry in index["shards"]]
     size = sum(entry["bytes"] for entry in index["shards"])
-    print(f"pushing {len(shards)} shards, {reports.size(size)}, to {target.url}", flush=True)
+    print(f"pushing {len(shards)} shards, {units.size(size)}, to {target.url}", flush=True)
     with tempfile.TemporaryDirectory() as folder, said_how_to_repeat():
         files = {f"{store}/{path.name}": path for path in (*shards, where / "index.json")}
         files[f"{store}/card.md"] = label_section(index, store, benchmark, words).encode()
@@ -117,7 +117,7 @@ def publish_images(target, images, about, benchmark):
     with tempfile.TemporaryDirectory() as folder, said_how_to_repeat():
         files = image_files(target, images, about, benchmark, Path(folder))
         size = sum(len(f) if isinstance(f, bytes) else f.stat().st_size for f in files.values())
-        print(f"pushing {len(images)} images, {reports.size(size)}, to {target.url}", flush=True)
+        print(f"pushing {len(images)} images, {units.size(size)}, to {target.url}", flush=True)
         tags = {"rd3", *(["dataset-distillation"] if about else []), f"benchmark-{benchmark.name}", f"ipc-{images.nominal_ipc}"}
         done(hub.push(target, building(target, files, tags), f"{images.name}: {len(images)} images"))
 
@@ -265,7 +265,7 @@ def label_section(index, store, benchmark, words):
         ["images from", f"commit {images['commit']}" if images.get("commit") else "not on the Hub when they were labelled"],
         ["benchmark", f"{benchmark.name}: {benchmark.title}"],
         ["epochs", index["epochs"]],
-        ["size", f"{reports.size(size)} in {len(index['shards'])} files"],
+        ["size", f"{units.size(size)} in {len(index['shards'])} files"],
         ["stored as", f"logits at temperature 1, {index['label_dtype']}"],
         ["views", f"{index['views_digest']}, seed {index['views_seed']}"],
         ["views per teacher pass", f"{index['forward_batch']} on {index['device']}"],

@@ -29,7 +29,7 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
-from rd3_utils import hub
+from rd3_utils import hub, units
 from rd3_utils.errors import UserError
 from rd3_utils.learning import synthesis
 from rd3_utils.protocols import protocol as protocols
@@ -88,7 +88,7 @@ def of_repo(repo, revision, named, most):
         wanted, rest = sorted(wanted)[:most], len(wanted) - most
         small = [path for path in wanted if sizes[path] <= vetting.MOST_BYTES]
         files = dict(zip(small, hub.copies(repo, commit, small)))
-        large = {path: vetting.Refused(f"{sizes[path] / 1e6:.0f} MB, a Run has less") for path in wanted if path not in files}
+        large = {path: vetting.Refused(f"{units.size(sizes[path])}, a Run has less") for path in wanted if path not in files}
         more = {"runs": vetting.Refused(f"{rest} further Runs are not read")} if rest > 0 else {}
         none = {} if wanted or more else {"": vetting.Refused("no Runs in it")}
         return origin, [*files.items(), *large.items(), *more.items(), *none.items()]
@@ -250,7 +250,7 @@ def environment():
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {"percent": reports.percent, "size": reports.size, "duration": reports.duration}
+    found.filters |= {"percent": reports.percent, "size": units.size, "duration": units.duration}
     found.filters |= {"show": show, "signed": signed}
     found.globals["interval_method"] = bootstrap.METHOD
     return found

@@ -18,7 +18,7 @@ from pathlib import Path
 from huggingface_hub import EvalResultEntry, ModelCard, constants, eval_result_entries_to_yaml
 from huggingface_hub.utils import yaml_dump
 
-from rd3_utils import hub, launch
+from rd3_utils import hub, launch, units
 from rd3_utils.errors import UserError
 from rd3_utils.publishing import card
 from rd3_utils.publishing.markdown import escape
@@ -98,7 +98,7 @@ def push(target, cell, cells, finished, benchmark, options, precision):
         with tempfile.TemporaryDirectory() as folder:
             files = assembled(target, cell, cells, finished, benchmark, options, precision, Path(folder))
             size = sum(len(f) if isinstance(f, bytes) else f.stat().st_size for f in files.values())
-            print(f"pushing {len(files)} files, {reports.size(size)}, to {target.url}", flush=True)
+            print(f"pushing {len(files)} files, {units.size(size)}, to {target.url}", flush=True)
 
             def build(commit, there):
                 stale = {path: None for path in there if path.startswith(OURS) and path not in files}

@@ -12,7 +12,8 @@ from rd3_utils.publishing.markdown import escape, table
 from rd3_utils.publishing.plots import plain
 from rd3_utils.scoring.bootstrap import CONFIDENCE, METHOD, RESAMPLES
 from rd3_utils.scoring.ranking import PARTS
-from rd3_utils.scoring.report import duration, percent, size
+from rd3_utils.scoring.report import percent
+from rd3_utils.units import duration, size
 
 # Okabe & Ito, as in plots.py; more series than that get dashes
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#444444", "#F0E442")

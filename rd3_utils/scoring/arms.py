@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from rd3_utils import hub
+from rd3_utils import hub, units
 from rd3_utils.data import selections, shards, soft_labels, tables, whitening
 from rd3_utils.data.images import ImageSet
 from rd3_utils.errors import UserError, unknown
@@ -375,12 +375,12 @@ def describe(cells, options, precision):
         if cell.seed != options.seeds[0]:
             continue
         recipe, images = cell.recipe, cell.images
-        size = images.images.numel()
         lines += [
             "",
             f"{cell.arm}: {cell.student} on {images.identity}, seeds {', '.join(map(str, options.seeds))}",
             f"  protocol  {cell.protocol.label}, digest {cell.protocol.digest}",
-            f"  images    {len(images)} ({images.ipc or 'various'} per class) from {images.source}, {size / 1e6:.2f} MB",
+            f"  images    {len(images)} ({images.ipc or 'various'} per class) from {images.source}, "
+            f"{units.size(images.images.numel())}",
         ]
         if recipe.labels.kind in protocols.TAUGHT:
             source = ", ".join(options.teacher) if options.teacher else f"the store under {options.soft_labels}"
@@ -388,7 +388,7 @@ def describe(cells, options, precision):
             epochs, digest = recipe.labelled.label_epochs, recipe.labelled.views_digest
             label_bytes = 0 if options.online else epochs * len(images) * (2 * recipe.classes + 17)
             lines.append(f"  labels    {epochs} epochs of {recipe.labels.teachers} teacher(s): {source}, "
-                         f"{label_bytes / 1e6:.2f} MB, views {digest}")  # fmt: skip
+                         f"{units.size(label_bytes)}, views {digest}")  # fmt: skip
         elif recipe.labels.kind == "learned":
             lines.append("  labels    those that come with the images")
         else:

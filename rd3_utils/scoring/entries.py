@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from rd3_utils import units
 from rd3_utils.errors import UserError
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.scoring import estimates, significance, vetting
@@ -190,7 +191,7 @@ def contents(where):
         if not stat.S_ISREG(about.st_mode):
             raise Refused("no regular file")
         if about.st_size > vetting.MOST_BYTES:
-            raise Refused(f"{about.st_size / 1e6:.0f} MB, a Run has at most {vetting.MOST_BYTES / 1e6:g}")
+            raise Refused(f"{units.size(about.st_size)}, a Run has at most {units.size(vetting.MOST_BYTES)}")
         with open(where, "rb") as file:
             return file.read(vetting.MOST_BYTES + 1)
     except OSError as error:

@@ -8,7 +8,8 @@ from pathlib import Path
 from rd3_utils.errors import UserError
 from rd3_utils.scoring import jobs as work
 from rd3_utils.scoring import study as studies
-from rd3_utils.scoring.report import duration, percent
+from rd3_utils.scoring.report import percent
+from rd3_utils.units import duration
 
 
 def show(plan, placed, config_name):

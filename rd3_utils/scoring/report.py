@@ -196,22 +196,6 @@ def percent(fraction, digits=2):
     return show(fraction, 100, digits)
 
 
-def duration(seconds):
-    """Seconds as a person says them."""
-    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
-
-
-def size(of):
-    """Bytes as a person says them."""
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if of >= 0.9995 * factor:
-            return f"{of / factor:.3g} {unit}"
-    return f"{of:.0f} bytes"
-
-
 def table(report):
     """The arms as rows of text: header, then one row per student and arm; accuracies in percent."""
     rows = [["student", "arm", "top-1 %", "95 % interval", "std", "n", "std over seeds", "std over draws"]]

@@ -11,6 +11,7 @@ import math
 import re
 from functools import lru_cache
 
+from rd3_utils import units
 from rd3_utils.errors import UserError
 from rd3_utils.learning import search
 from rd3_utils.protocols import benchmark as benchmarks
@@ -39,7 +40,7 @@ def shown(value):
 def parse(data):
     """The JSON value in the bytes `data`; Refused for what is not plain JSON of finite numbers with each key once."""
     if len(data) > MOST_BYTES:
-        raise Refused(f"more than {MOST_BYTES / 1e6:g} MB, a Run has less")
+        raise Refused(f"more than {units.size(MOST_BYTES)}, a Run has less")
     try:
         return json.loads(
             data.decode("utf-8"), object_pairs_hook=each_once, parse_constant=no_number, parse_float=finite, parse_int=whole
