@@ -560,6 +560,7 @@ def test_claims_are_the_published_numbers():
         "10": [0.371, 0.003],
         "50": [0.621, 0.001],
     }
+    assert found["rded", "cifar10", "convnet3_bn", "rded-v1"]["10"] == [0.502, 0.003]
     assert found["edc", "imagenet-1k", "resnet18", "rd3-v1"] == {"10": [0.469], "50": [0.601]}
     assert found["random", "cifar10", "convnet3", "hard-label-v1"] == {
         "1": [0.144, 0.02],
@@ -625,6 +626,14 @@ def test_names_of_points_that_lie_close_together_do_not_cover_one_another():
     lines = sorted(float(y) for _, y in places)
     assert len(lines) == len(points) and len({x for x, _ in places}) == 1
     assert min(b - a for a, b in zip(lines, lines[1:])) > pareto.SMALL
+
+
+@pytest.mark.parametrize("costs, least", [((1.8, 1.84), 3), ((0.2, 9.0), 5), ((0, 30, 31), 2), ((3.0, 3.0), 1)])
+def test_an_axis_of_costs_has_numbers_however_near_they_are(costs, least):
+    points = [pareto.Point(x, 0.5 + 0.01 * i, None, f"set {i}", "", f"#{i}", str(i)) for i, x in enumerate(costs)]
+    drawn = pareto.figure(points, [str(i) for i in range(len(points))], "MB", "near", "p")
+    numbers = re.findall(r">([\d.]+)</text>", drawn.split(">MB</text>")[0])  # of the axis below; that of top-1 is drawn later
+    assert len(numbers) == len(set(numbers)) >= least
 
 
 def test_a_plot_has_no_style_and_its_text_is_text():

@@ -61,7 +61,7 @@ def figure(points, series, x_label, name, prefix):
 
 def draw(axes, points, series, x_label):
     """Points, the front as steps, and names: of all points where they are few, else of those on the front."""
-    from matplotlib.ticker import FixedLocator, LogLocator
+    from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator
 
     axes.patch.set_visible(False)
     if min(point.x for point in points) > 0:
@@ -71,9 +71,13 @@ def draw(axes, points, series, x_label):
         axes.set_xscale("symlog", linthresh=least / 2, linscale=0.3)
     positive = [point.x for point in points if point.x > 0] or [1]
     ticks = LogLocator(subs=(1, 2, 5), numticks=9).tick_values(min(positive) / 1.5, 1.5 * max(positive))
-    zero = [0] if len(positive) < len(points) else []
-    axes.xaxis.set_major_locator(FixedLocator([*zero, *(t for t in ticks if min(positive) / 2 <= t <= 2 * max(positive))]))
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    ticks = [tick for tick in ticks if min(positive) / 2 <= tick <= 2 * max(positive)]
+    if len(positive) < len(points):
+        ticks = [0, *ticks]
+    elif sum(min(positive) <= tick <= max(positive) for tick in ticks) < 2:  # costs that are all but equal
+        ticks = MaxNLocator(4).tick_values(min(positive), max(positive)) if max(positive) > min(positive) else positive[:1]
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
     axes.xaxis.set_minor_formatter(lambda value, _: "")
     best = front(points)
     end = max(point.x for point in points)
