@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import tables
 from rd3_utils.errors import UserError
+from rd3_utils.protocols import benchmark as benchmarks
 
 
 def test_digits_are_the_fixed_stratified_split_of_scikit_learn(digits, train, test_set):
@@ -52,6 +53,19 @@ def test_classes_in_another_order_are_mapped_by_name(digits, ten, tmp_path):
     table = datasets.Dataset.from_dict({"img": pictures, "fine_label": labels}, features=features)
     table.to_parquet(str(tmp_path / "train.parquet"))
     assert image_sets.read(str(tmp_path), digits).fingerprint == ten.fingerprint
+
+
+@pytest.mark.parametrize("form", ["new{:03d}", "{:05d}"])
+def test_folders_that_number_the_classes_are_in_the_order_of_the_benchmark(digits, ten, tmp_path, form):
+    """As SRe2L's (new000) and RDED's (00000) code writes them; one number too many, and none is taken for a number."""
+    for image, label in zip(ten.images, ten.labels):
+        folder = tmp_path / "set" / form.format(label)
+        folder.mkdir(parents=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / "a.png")
+    assert image_sets.read(str(tmp_path / "set"), digits).fingerprint == ten.fingerprint
+    (tmp_path / "set" / form.format(3)).rename(tmp_path / "set" / form.format(10))
+    with pytest.raises(UserError, match=f"has class '{form.format(0)}' .10 such of 10., which digits has not"):
+        image_sets.read(str(tmp_path / "set"), digits)
 
 
 def test_grey_images_become_three_equal_channels_exactly(digits, ten, tmp_path):
@@ -98,6 +112,12 @@ def parquet(tmp_path, ten, names, labels=None, picture=None):
 def test_a_wrong_set_is_refused_in_one_line(digits, ten, tmp_path, change, wanted):
     with pytest.raises(UserError, match=wanted):
         image_sets.read(parquet(tmp_path, ten, **change), digits)
+
+
+def test_a_set_of_another_benchmark_is_refused_with_its_name(digits, ten, tmp_path):
+    names = list(benchmarks.load("cifar10").classes)
+    with pytest.raises(UserError, match="has class 'airplane' .10 such of 10., which digits has not.*give --benchmark cifar10"):
+        image_sets.read(parquet(tmp_path, ten, names), digits)
 
 
 def test_several_sets_in_one_folder_are_not_merged(digits, ten, tmp_path):

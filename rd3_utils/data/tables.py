@@ -8,6 +8,7 @@ import glob
 import io
 import json
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -373,18 +374,27 @@ def benchmark_labels(table, column, benchmark, source, photographs):
 
 
 def class_index(names, benchmark, source, photographs):
-    """For each of a file's class `names` its index in the benchmark, int64; -1 for one of a benchmark that this is part of."""
+    """For each of a file's class `names` its index in the benchmark, int64; -1 for one of a benchmark that this is part of.
+
+    A distilled set may number its classes in the benchmark's order instead: new007 or 00007, as released code writes folders.
+    """
     whole = benchmarks.load(benchmark.data.part_of) if photographs and benchmark.data.part_of else benchmark
     count, renames = len(benchmark.classes), benchmark.data.renames
     renamed = [renames.get(name, name) for name in names]
     ambiguous = set(renames) & {*benchmark.classes, *benchmark.titles}
     names = renamed if not ambiguous or (photographs and renamed == list(benchmark.classes)) else names
     meaning = {**dict(zip(benchmark.titles, range(count))), **dict(zip(benchmark.classes, range(count)))}
+    if not photographs and not set(names) & set(meaning):
+        names = numbered(names, benchmark.classes) or names
     stray = sorted(set(names) - set(meaning) - set(whole.classes) - set(whole.titles))
     if stray:
+        others = (benchmarks.load(name) for name in benchmarks.names())
+        fitting = [other for other in others if set(names) <= {*other.classes, *other.titles}]
+        nearest = min(fitting, key=lambda other: len(other.classes), default=None)
         raise UserError(
             f"{source} has class '{stray[0]}' ({len(stray)} such of {len(names)}), which {benchmark.name} has "
-            f"not: its classes are {', '.join(benchmark.classes[:3])} ... {benchmark.classes[-1]}; rename the classes."
+            f"not: its classes are {', '.join(benchmark.classes[:3])} ... {benchmark.classes[-1]}; "
+            + (f"give --benchmark {nearest.name}." if nearest else "rename the classes.")
         )
     index = np.array([meaning.get(name, -1) for name in names], np.int64)
     own, times = np.unique(index[index >= 0], return_counts=True)
@@ -392,6 +402,14 @@ def class_index(names, benchmark, source, photographs):
         twice = benchmark.classes[own[times.argmax()]]
         raise UserError(f"{source} has two classes that both mean '{twice}'; merge them.")
     return index
+
+
+def numbered(names, classes):
+    """The classes that `names` mean by their numbers; None unless every one of them is the number of a class."""
+    found = [re.fullmatch(r"(?:new)?([0-9]{1,9})", name) for name in names]
+    if all(found) and all(int(one[1]) < len(classes) for one in found):
+        return [classes[int(one[1])] for one in found]
+    return None
 
 
 def content(cell, where, roots):
