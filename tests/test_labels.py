@@ -328,6 +328,18 @@ def test_wrong_columns_of_a_set_are_named(digits, ten, tmp_path, field, value, w
 LEARNED = "--set", "labels.kind=learned", "--set", "loss.name=soft_ce", "--set", "loss.temperature=1.0"
 
 
+@pytest.mark.parametrize("mix", ["cutmix", "mixup", "none"])
+def test_a_learned_label_is_mixed_as_its_view_is(recipe, learned, mix):
+    r = recipe("rd3-v1", learned, "labels.kind=learned", "loss.name=soft_ce", f"views.mix={mix}")
+    for epoch in (0, 4):
+        v, logits = soft_labels.LearnedLabels(r, 0, learned).epoch(epoch)
+        for row in range(10):
+            share = float(v.own_share(torch.tensor([row]), 8))
+            z = learned.soft_labels
+            assert torch.allclose(logits[row], share * z[row] + (1 - share) * z[v.mix_partner[row]], atol=1e-6)
+    assert torch.allclose(logits, learned.soft_labels) == (mix == "none")
+
+
 def test_a_student_learns_from_the_sets_own_labels(script, learned, tmp_path):
     image_sets.save(learned, tmp_path / "mine")
     done = script("train_student", *SHORT, *LEARNED, "--distilled", "mine", "--set", "views.mix=none")

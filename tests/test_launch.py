@@ -12,6 +12,10 @@ import torch
 from conftest import PROJECT
 from safetensors.torch import load_file
 
+from rd3_utils.data import views
+from rd3_utils.learning import students, training
+from rd3_utils.protocols import protocol as protocols
+
 SHORT = "--set", "training.epochs=20"
 
 
@@ -74,10 +78,25 @@ def test_bf16_is_recorded_and_kept_apart(launched, tmp_path):
     assert json.loads(path.read_text())["environment"]["precision"] == "bf16"
 
 
-def test_a_multi_gpu_file_runs_on_a_machine_without_gpus(launched, tmp_path):
-    ok(launched("ddp_fp16.yaml", "train_student.py", "--arms", "distilled-hard", *SHORT, processes=2))
+def test_a_multi_gpu_file_runs_on_a_machine_without_gpus(launched, tmp_path, digits, ten):
+    """One step of ten digits on two processes; under local batch norm, what is kept has the mean of their statistics."""
+    knobs = ["training.epochs=1", "training.batch_norm=local"]
+    what = "--arms", "distilled-hard", "--distilled", "random:ipc=1,seed=0", "--student", "convnet2_bn"
+    words = [word for knob in knobs for word in ("--set", knob)]
+    ok(launched("ddp_fp16.yaml", "train_student.py", *what, *words, processes=2))
     run = run_of(tmp_path)
     assert (run["environment"]["precision"], run["environment"]["processes"]) == ("fp32", 2)
+    recipe = protocols.load("rd3-v1").override(knobs).resolve(digits, "convnet2_bn", 1, 10, "hard")
+    drawn, statistics = views.draw(recipe, 0, 0), []
+    (rows,) = training.batches(recipe, drawn.order, 0, 0)
+    for mine in (rows[:5], rows[5:]):
+        network = students.create("convnet2_bn", digits, 0).train()
+        network(views.apply(ten.images, drawn, mine, recipe.mean, recipe.std))
+        statistics.append({name: b for name, b in network.named_buffers() if b.is_floating_point()})
+    kept = load_file(next(tmp_path.rglob("seed0/model.safetensors")))
+    for name, first in statistics[0].items():
+        second = statistics[1][name]
+        assert torch.allclose(kept[name], (first + second) / 2, atol=1e-6) and not torch.allclose(first, second, atol=1e-3)
 
 
 def test_two_processes_train_online_the_student_of_a_store(launched, tmp_path):

@@ -137,6 +137,32 @@ def test_a_first_step_is_adams_and_stays_a_picture(digits, teacher):
     assert torch.allclose(moved, wanted, atol=1e-4)
 
 
+def test_steps_are_those_of_torchs_adam_under_its_cosine(digits, teacher):
+    loss = recovery.TeacherLoss(teachers.load(teacher, digits).network)
+    recipe = dataclasses.replace(recovery.SRE2L[32], iterations=4)
+    x, labels = recovery.noise(10, 8, views.Stream(0, "a test")), torch.arange(10)
+    leaf = x.clone().requires_grad_()
+    optimizer = torch.optim.Adam([leaf], recipe.learning_rate, betas=(0.5, 0.9), eps=1e-8)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 4)
+    for _ in range(4):
+        cross_entropy, batch_norm = loss(leaf, labels)
+        optimizer.zero_grad()
+        (cross_entropy + recipe.bn_weight * batch_norm).backward()
+        optimizer.step(), schedule.step()
+    limits = torch.full((3, 1, 1), -100.0), torch.full((3, 1, 1), 100.0)
+    moved = recovery.optimised(x.clone(), labels, loss, recipe, [([0, 0, 8, 8], False, [0, 0])] * 4, limits, Counter())
+    assert torch.allclose(moved, leaf.detach(), atol=1e-4) and not torch.allclose(moved, x, atol=0.1)
+
+
+def test_batch_norms_that_an_image_does_not_reach_in_eval_mode_do_not_count(digits, teacher):
+    """Auxiliary heads, as GoogLeNet has."""
+    network = teachers.load(teacher, digits).network
+    x, labels = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(5)
+    wanted = recovery.TeacherLoss(network)(x, labels)
+    network.head = nn.BatchNorm2d(3)
+    assert recovery.TeacherLoss(network)(x, labels) == wanted
+
+
 class Counter:
     def update(self):
         pass

@@ -9,6 +9,7 @@ from rd3_utils.data import images as image_sets
 from rd3_utils.data import tables
 from rd3_utils.errors import UserError
 from rd3_utils.learning import search
+from rd3_utils.scoring import vetting
 
 GRID = "training.learning_rates=[0.01, 0.00001, 1e30]"
 SHORT = "--protocol", "hard-label-v1", "--distilled", "random:ipc=10", "--student", "convnet1", "--set", "training.epochs=8"
@@ -75,11 +76,36 @@ def test_a_searched_run_is_the_run_at_the_winning_rate_and_all_seeds_share_the_s
     assert two["learning_rate_search"] == found and found["seed"] == 0
     assert accuracy[1e30] is None and accuracy[0.01] > accuracy[0.00001] and found["learning_rate"] == 0.01
     assert found["images"]["source"] == f"held-out:ipc={found['images']['ipc']}"
+    for top1 in (accuracy[0.01], accuracy[0.00001]):  # scored on these images, and not on the 500 of the test split
+        assert top1 * found["images"]["images"] == pytest.approx(round(top1 * found["images"]["images"]))
     assert one["recipe"]["training"]["learning_rate"] == 0.01 == one["history"][0]["learning_rate"]
     script("train_student", *SHORT, "--set", "training.learning_rate=0.01", "--seeds", "1", "--out", "stated")
     (stated,) = recorded(tmp_path / "stated")
     assert stated["history"] == one["history"] and stated["top1"] == one["top1"] and "learning_rate_search" not in stated
     assert not list(tmp_path.rglob("*.checkpoint"))
+
+
+LIES = {
+    "does not say which of the grid won": {"learning_rate": 0.5},
+    "chose 1e-05, and 0.01 scored best": {"learning_rate": 0.00001},
+    "does not say what each candidate scored": {"candidates": [{"learning_rate": 0.01}]},
+    "tried other rates": {"candidates": [{"learning_rate": 0.01, "top1": 0.5}]},
+    "no candidate that finished": {"candidates": [{"learning_rate": rate, "top1": None} for rate in (0.01, 0.00001, 1e30)]},
+    "not scored on held-out train images": {"images": {"source": "test", "images": 120, "fingerprint": "0" * 64}},
+    "scored on the test split": "test",
+    "no whole number of 7 images": {"images": {"source": "held-out:ipc=1", "images": 7, "fingerprint": "0" * 64}},
+}
+
+
+def test_a_strangers_search_is_checked(script, tmp_path):
+    assert script("train_student", *SHORT, "--set", GRID).code == 0
+    (run,) = recorded(tmp_path)
+    vetting.vetted(json.dumps(run).encode())
+    for reason, lie in LIES.items():
+        lie = {"images": {**run["test"], "source": "held-out:ipc=50"}} if lie == "test" else lie
+        told = {**run, "learning_rate_search": {**run["learning_rate_search"], **lie}}
+        with pytest.raises(vetting.Refused, match=reason):
+            vetting.vetted(json.dumps(told).encode())
 
 
 def test_a_search_is_found_again_in_a_kept_run(script, tmp_path):

@@ -1,16 +1,21 @@
 """Losses, learning rates, optimizer groups and the rows of a step, each against a closed form or a loop."""
 
 import dataclasses
+import json
 import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from rd3_utils import launch
+from rd3_utils.data import images as image_sets
 from rd3_utils.data import views
 from rd3_utils.errors import UserError
 from rd3_utils.learning import losses, students, training
+from rd3_utils.protocols import benchmark as benchmarks
+from rd3_utils.protocols import protocol as protocols
 from rd3_utils.protocols.protocol import CHOICES, Loss
 
 
@@ -148,9 +153,19 @@ def test_the_step_schedule_drops_tenfold_at_half(recipe, hundred):
     assert rates[:150] == [0.01] * 150 and rates[150:] == pytest.approx([0.001] * 150)
 
 
+def test_a_step_drops_in_the_epoch_that_its_milestone_says(recipe, hundred):
+    """0.55 * 100 is 55.000000000000007 in floating point."""
+    changes = "training.schedule=step", "training.milestones=[0.55]", "training.drop=0.1", "training.epochs=100"
+    r = recipe("rd3-v1", hundred, *changes)
+    rates = [training.learning_rate(r, epoch * r.steps_per_epoch) for epoch in range(100)]
+    assert rates == pytest.approx([0.001] * 55 + [0.0001] * 45)
+
+
 def test_linear_and_warm_up(recipe, hundred):
     r = recipe("rd3-v1", hundred, "training.schedule=linear", "training.zeta=1.0", "training.schedule_unit=step")
     assert training.learning_rate(r, r.steps // 4) == pytest.approx(0.75 * r.training.learning_rate)
+    r = recipe("rd3-v1", hundred, "training.schedule=linear", "training.zeta=2.0", "training.schedule_unit=step")
+    assert training.learning_rate(r, r.steps // 2) == pytest.approx(0.75 * r.training.learning_rate)
     r = recipe("rd3-v1", hundred, "training.schedule=constant", "training.warmup_epochs=5")
     rates = [training.learning_rate(r, step) / r.training.learning_rate for step in range(12)]
     assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1, 1])
@@ -206,15 +221,94 @@ def test_a_training_that_is_all_warm_up_is_the_warm_up(recipe, hundred):
     assert rates == pytest.approx([0.01, 0.208, 0.406])
 
 
-def test_norms_and_biases_are_not_decayed_under_ndim_over_1(recipe, hundred, digits):
-    network = students.create("resnet18", digits, 0)
+@pytest.mark.parametrize("student", ["resnet18", "vit_base_cifar", "swin_tiny_cifar"])
+def test_norms_biases_and_position_embeddings_are_not_decayed_under_ndim_over_1(recipe, hundred, student):
+    network = students.create(student, benchmarks.load("cifar10"), 0)
     groups = training.optimizer(recipe("rd3-v1", hundred), network).param_groups
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     for name, p in network.named_parameters():
         assert decay[id(p)] == (0.01 if name.endswith("weight") and p.ndim > 1 else 0.0), name
+    assert set(decay.values()) == {0.01, 0.0}
     groups = training.optimizer(recipe("hard-label-v1", hundred, labels="hard"), network).param_groups
     assert [group["weight_decay"] for group in groups] == [0.0005]
     assert len(groups[0]["params"]) == len(list(network.parameters()))
+
+
+@pytest.mark.parametrize(
+    "knobs, of, settings",
+    [
+        (["optimizer=adamw", "betas=[0.8, 0.9]", "eps=0.01"], torch.optim.AdamW, {"betas": (0.8, 0.9), "eps": 0.01}),
+        (["optimizer=adam", "betas=[0.8, 0.9]", "eps=0.01"], torch.optim.Adam, {"betas": (0.8, 0.9), "eps": 0.01}),
+        (["optimizer=sgd", "momentum=0.5"], torch.optim.SGD, {"momentum": 0.5}),
+        (["optimizer=sgd", "momentum=0.5", "nesterov=true"], torch.optim.SGD, {"momentum": 0.5, "nesterov": True}),
+    ],
+)
+def test_an_optimizer_moves_as_torchs_does_with_the_same_knobs(recipe, hundred, knobs, of, settings):
+    shared = ["learning_rate=0.1", "weight_decay=0.3", "decay=all"]
+    networks = [nn.Linear(4, 3) for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    r = recipe("rd3-v1", hundred, *(f"training.{knob}" for knob in shared + knobs))
+    ours, theirs = training.optimizer(r, networks[0]), of(networks[1].parameters(), lr=0.1, weight_decay=0.3, **settings)
+    for step in range(3):
+        for network, optimizer in zip(networks, (ours, theirs)):
+            optimizer.zero_grad()
+            network(logits(step, 5, 4)).square().sum().backward()
+            optimizer.step()
+    for p, q in zip(*(network.parameters() for network in networks)):
+        assert torch.allclose(p, q, rtol=1e-6)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_training_is_the_loop_written_out(script, tmp_path, digits, test_set, select, weighted):
+    """Every epoch's loss, the network that is kept, and its score.
+
+    CutMix of twenty digits, cross-entropy with both classes, batches of 16 and 4, batch norm in groups of 8 (the last smaller),
+    weights of the images, a moving average of the network's.
+    """
+    images = select("random:ipc=2,seed=0")
+    w = torch.linspace(0.2, 1.8, 20) if weighted else torch.ones(20)
+    image_sets.save(
+        image_sets.make("set", images.images, images.labels, images.class_names, "set", weights=w), tmp_path / "set"
+    )
+    knobs = ["training.epochs=3", "training.batch_size=16", "training.batch_norm=groups:8", "training.ema_decay=0.5",
+             "views.mix=cutmix", "views.group=16", "views.mix_probability=1.0", "loss.name=ce_mixed",
+             f"loss.image_weights={str(weighted).lower()}"]  # fmt: skip
+    words = [word for knob in knobs for word in ("--set", knob)]
+    done = script("train_student", "--protocol", "hard-label-v1", "--distilled", "set", "--student", "convnet2_bn", *words)
+    assert done.code == 0, done.err
+    run = json.loads(next(tmp_path.glob("results/**/seed0.json")).read_text())
+    kept = load_file(next(tmp_path.glob("results/**/seed0/model.safetensors")))
+
+    r = protocols.load("hard-label-v1").override(knobs).resolve(digits, "convnet2_bn", 2, 20, "hard")
+    network = students.create("convnet2_bn", digits, 0).train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=0.0005)
+    average, losses_of_epochs = None, []
+    for epoch, rate in enumerate([0.01, 0.01, 0.001]):
+        optimizer.param_groups[0]["lr"] = rate  # tenfold less from half of the three epochs on
+        v, total = views.draw(r, 0, epoch), 0
+        for batch in training.batches(r, v.order, 0, epoch):
+            optimizer.zero_grad()
+            for rows in batch.split(8):
+                output = network(views.apply(images.images, v, rows, r.mean, r.std))
+                top, left, bottom, right = v.mix_box[rows].T
+                shown = 1 - (bottom - top) * (right - left) / 64
+                mine, other = (nn.functional.cross_entropy(output, images.labels[of], reduction="none")
+                               for of in (rows, v.mix_partner[rows]))  # fmt: skip
+                loss = ((shown * mine + (1 - shown) * other) * w[rows]).sum() / w[batch].mean() / len(batch)
+                loss.backward()
+                total += float(loss.detach())
+            optimizer.step()
+            now = {name: p.detach().clone() for name, p in network.named_parameters()}
+            average = {name: (average[name] + now[name]) / 2 for name in now} if average else now
+        losses_of_epochs.append(total / 2)
+    assert (v.mix_partner != torch.arange(20)).sum() > 10
+    assert float((average["classifier.weight"] - now["classifier.weight"]).abs().max()) > 1e-4
+    assert [entry["loss"] for entry in run["history"]] == pytest.approx(losses_of_epochs, rel=1e-5)
+    wanted = {**average, **dict(network.named_buffers())}
+    assert all(torch.allclose(kept[name].float(), wanted[name].float(), atol=1e-6) for name in wanted)
+    network.load_state_dict(wanted)
+    x = (test_set.images / 255 - torch.tensor(r.mean)[:, None, None]) / torch.tensor(r.std)[:, None, None]
+    assert run["top1"] == float((network.eval()(x).argmax(1) == test_set.labels).double().mean())
 
 
 @pytest.mark.parametrize("batch", [50, 25, 7, 100])

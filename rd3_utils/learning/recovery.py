@@ -184,7 +184,8 @@ class TeacherLoss:
 
     def __call__(self, x, labels):
         cross_entropy = F.cross_entropy(self.network(x), labels)
-        distances = torch.stack([distance(layer, self.inputs.pop(layer)) for layer in self.layers])
+        reached = [layer for layer in self.layers if layer in self.inputs]  # auxiliary heads are not, in eval mode
+        distances = torch.stack([distance(layer, self.inputs.pop(layer)) for layer in reached])
         return cross_entropy, distances.sum() + (FIRST_LAYER - 1) * distances[0]
 
 

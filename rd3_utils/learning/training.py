@@ -60,7 +60,7 @@ SCHEDULES = {
     "cosine": cosine,
     "linear": lambda t, e, n: 1 - e / (t.zeta * n),
     "ssrs": ssrs,
-    "step": lambda t, e, n: t.drop ** sum(e >= milestone * n for milestone in t.milestones),
+    "step": lambda t, e, n: t.drop ** sum(e >= milestone * n - 1e-9 for milestone in t.milestones),
     "constant": lambda t, e, n: 1.0,
 }
 
@@ -68,13 +68,14 @@ SCHEDULES = {
 def optimizer(recipe, network):
     """AdamW, Adam or SGD over decayed and undecayed parameters; the learning rate is set before every step.
 
-    decay "ndim>1": matrices and kernels only (get_parameters, VILA-Lab/SRe2L SRe2L/validate/utils.py:59-73).
+    decay "ndim>1": matrices and kernels named weight, so no position embedding or class token of a transformer (get_parameters,
+    VILA-Lab/SRe2L SRe2L/validate/utils.py:59-73).
     """
     t = recipe.training
-    everything = [p for p in network.parameters() if p.requires_grad]
-    decayed = [p for p in everything if t.decay == "all" or p.ndim > 1]
-    undecayed = [p for p in everything if not (t.decay == "all" or p.ndim > 1)]
-    groups = [{"params": decayed, "weight_decay": t.weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
+    groups = [{"params": [], "weight_decay": t.weight_decay}, {"params": [], "weight_decay": 0.0}]
+    for name, p in network.named_parameters():
+        if p.requires_grad:
+            groups[0 if t.decay == "all" or ("weight" in name and p.ndim > 1) else 1]["params"].append(p)
     groups = [group for group in groups if group["params"]]
     if t.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=t.learning_rate, momentum=t.momentum, nesterov=t.nesterov)

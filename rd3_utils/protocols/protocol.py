@@ -170,7 +170,7 @@ class Recipe:
     @property
     def label_epochs(self):
         """How many epochs of views and labels the training reads before it cycles."""
-        return self.labels.distinct_epochs or self.training.epochs
+        return min(self.labels.distinct_epochs or self.training.epochs, self.training.epochs)
 
     @property
     def labelled(self):
@@ -403,6 +403,8 @@ def check_knob(key, value, where):
         raise UserError(f"{where} {key} is {value}, wanted different numbers above 0.")
     if key == "views.dsa" and value != "none" and not set(value.split("_")) <= set(DSA):
         raise UserError(f"{where} {key} is '{value}', wanted none or some of {'_'.join(DSA)}.")
+    if key == "training.ema_decay" and value == 1:
+        raise UserError(f"{where} {key} is {value}, wanted less than 1: the average would stay the first step's.")
     if key == "training.betas" and not all(0 <= beta < 1 for beta in value):
         raise UserError(f"{where} {key} is {value}, wanted two numbers from 0 to below 1.")
     return value
@@ -424,8 +426,11 @@ def check_recipe(recipe, name):
     training, views, labels, loss = recipe.training, recipe.views, recipe.labels, recipe.loss
     if training.optimizer == "sgd" and training.nesterov and not training.momentum:
         raise UserError(f"{name}: training.nesterov needs a training.momentum above 0.")
-    if training.schedule == "linear" and training.zeta < 1:
-        raise UserError(f"{name}: a linear schedule with zeta {training.zeta} < 1 makes the learning rate negative.")
+    if training.schedule in ("cosine", "linear", "ssrs") and training.zeta < 1:
+        wrong = "makes the learning rate negative" if training.schedule == "linear" else "lets the learning rate rise again"
+        raise UserError(f"{name}: a {training.schedule} schedule with zeta {training.zeta} < 1 {wrong}.")
+    if training.schedule == "step" and (not training.milestones or training.drop == 1):
+        raise UserError(f"{name}: training.schedule=step never drops; set training.milestones and training.drop.")
     if (training.warmup_start or training.warmup_apart) and not training.warmup_epochs:
         raise UserError(f"{name}: training.warmup_start or training.warmup_apart without training.warmup_epochs.")
     if training.learning_rates and labels.kind in TAUGHT:
@@ -435,12 +440,24 @@ def check_recipe(recipe, name):
         )
     if loss.hard_target == "mixed" and loss.name not in ("mse_gt", "joint_ce"):
         raise UserError(f"{name}: loss.hard_target=mixed with loss '{loss.name}'; it is for mse_gt and joint_ce.")
+    if loss.hard_weight and loss.name not in ("mse_gt", "joint_ce", "cosine"):
+        raise UserError(
+            f"{name}: loss.hard_weight={loss.hard_weight} with loss '{loss.name}', which has no hard term; set it to 0, or use "
+            "mse_gt, joint_ce or cosine."
+        )
+    if loss.t_squared and loss.name not in ("kl", "soft_ce", "joint_ce"):
+        raise UserError(f"{name}: loss.t_squared with loss '{loss.name}', which has no temperature; set it to false.")
     if labels.kind == "hard" and loss.name not in ("ce", "ce_mixed"):
         raise UserError(f"{name}: hard labels with loss '{loss.name}', which reads teacher logits; use ce or ce_mixed.")
     if labels.kind != "hard" and loss.name in ("ce", "ce_mixed"):
         raise UserError(f"{name}: {labels.kind} labels with loss '{loss.name}', which ignores them; use kl, soft_ce or mse_gt.")
     if views.mix != "none" and loss.name == "ce":
         raise UserError(f"{name}: images are mixed ({views.mix}) but the labels of loss 'ce' are not; use ce_mixed.")
+    if views.mix != "none" and recipe.images > 1 and (views.group < 2 or not views.mix_probability):
+        raise UserError(
+            f"{name}: views.mix={views.mix} mixes nothing with views.group={views.group} and views.mix_probability="
+            f"{views.mix_probability}; set the rows to mix among (such as views.group=50) and a probability above 0."
+        )
     if views.randaugment_magnitude != Views.randaugment_magnitude and not views.randaugment:
         raise UserError(f"{name}: views.randaugment_magnitude={views.randaugment_magnitude} without views.randaugment.")
     if views.randaugment_kind == "timm" and not views.randaugment:

@@ -307,6 +307,34 @@ def check_images(run, bench):
         raise Refused(f"arm full-hard under {run['protocol']['name']}, wanted {TEACHER_PROTOCOL} as it is")
 
 
+def check_search(run, rates):
+    """The learning rate that won on held-out real images; Refused unless every one of the grid is told and it is the best."""
+    found = run.get("learning_rate_search")
+    if not is_table(found) or found.get("learning_rate") not in rates:
+        raise Refused("its protocol searches a learning rate, and it does not say which of the grid won")
+    candidates, images = found.get("candidates"), found.get("images")
+    if not isinstance(candidates, list) or not all(
+        is_table(one) and is_number(one.get("learning_rate")) and or_none(is_fraction)(one.get("top1")) for one in candidates
+    ):
+        raise Refused("its learning-rate search does not say what each candidate scored")
+    if sorted(one["learning_rate"] for one in candidates) != sorted(rates):
+        raise Refused("its learning-rate search tried other rates than its protocol's grid")
+    finished = [one for one in candidates if one["top1"] is not None]
+    if not finished:
+        raise Refused("its learning-rate search has no candidate that finished")
+    best = max(finished, key=lambda one: (one["top1"], -one["learning_rate"]))
+    if best["learning_rate"] != found["learning_rate"]:
+        raise Refused(f"its learning-rate search chose {found['learning_rate']:g}, and {best['learning_rate']:g} scored best")
+    told = is_table(images) and is_text(images.get("source")) and is_count(images.get("images"))
+    if not told or not images["source"].startswith("held-out:"):
+        raise Refused("its learning-rate search was not scored on held-out train images")
+    if images.get("fingerprint") == run["test"]["fingerprint"]:
+        raise Refused("its learning-rate search was scored on the test split")
+    for one in finished:
+        check_share(one["top1"], images["images"], "of its learning-rate search top1")
+    return found["learning_rate"]
+
+
 def check_recipe(run, protocol, bench):
     """The Recipe that the protocol makes for this student and these images; Refused where the Run has another one."""
     images, labels = run["images"], run["arm"].partition("-")[2]
@@ -317,10 +345,7 @@ def check_recipe(run, protocol, bench):
         raise Refused(f"its protocol makes no recipe for it: {str(error)[:160]}") from None
     rates = recipe.training.learning_rates
     if rates:
-        found = run.get("learning_rate_search")
-        if not is_table(found) or found.get("learning_rate") not in rates:
-            raise Refused("its protocol searches a learning rate, and it does not say which of the grid won")
-        recipe = search.with_rate(recipe, found["learning_rate"])
+        recipe = search.with_rate(recipe, check_search(run, rates))
     mine, wanted = run["recipe"], json.loads(json.dumps(recipe.as_dict()))
     if mine != wanted:
         for key in {**wanted, **mine}:
@@ -350,14 +375,19 @@ def check_labels(run, recipe):
         shaped(teacher, TEACHER, "a teacher")
 
 
+def check_share(value, n, name):
+    """Refused unless `value` is a share of n images."""
+    if abs(value * n - round(value * n)) > 1e-3:
+        raise Refused(f"{name} is {shown(value)}, which is no whole number of {n} images")
+
+
 def check_score(run, bench):
     """Refused unless the whole test split was scored and top-1 and top-5 are shares of it."""
     n = run["images_scored"]
     if n != bench.data.test_images or run["test"]["images"] != n:
         raise Refused(f"scored {n} test images of {run['test']['images']}, {bench.name} has {bench.data.test_images}")
     for key in ("top1", "top5"):
-        if abs(run[key] * n - round(run[key] * n)) > 1e-3:
-            raise Refused(f"{key} is {shown(run[key])}, which is no whole number of {n} images")
+        check_share(run[key], n, key)
     if run["top5"] < run["top1"]:
         raise Refused(f"top5 is {run['top5']}, less than top1, {run['top1']}")
 
