@@ -179,6 +179,8 @@ EPOCH = {
     "loss": (is_number, "a finite number"),
     "learning_rate": (is_number, "a finite number"),
 }
+SEARCH = {"candidates": (lambda value: isinstance(value, list), "a list"), "images": IMAGES}
+CANDIDATE = {"learning_rate": (is_number, "a finite number"), "top1": (or_none(is_fraction), "a fraction from 0 to 1 or null")}
 
 
 def shaped(value, shape, where="the file"):
@@ -309,29 +311,25 @@ def check_images(run, bench):
 
 def check_search(run, rates):
     """The learning rate that won on held-out real images; Refused unless every one of the grid is told and it is the best."""
-    found = run.get("learning_rate_search")
+    found, where = run.get("learning_rate_search"), "learning_rate_search"
     if not is_table(found) or found.get("learning_rate") not in rates:
         raise Refused("its protocol searches a learning rate, and it does not say which of the grid won")
-    candidates, images = found.get("candidates"), found.get("images")
-    if not isinstance(candidates, list) or not all(
-        is_table(one) and is_number(one.get("learning_rate")) and or_none(is_fraction)(one.get("top1")) for one in candidates
-    ):
-        raise Refused("its learning-rate search does not say what each candidate scored")
-    if sorted(one["learning_rate"] for one in candidates) != sorted(rates):
-        raise Refused("its learning-rate search tried other rates than its protocol's grid")
-    finished = [one for one in candidates if one["top1"] is not None]
+    shaped(found, SEARCH, where)
+    for candidate in found["candidates"]:
+        shaped(candidate, CANDIDATE, f"a candidate of {where}")
+    if sorted(one["learning_rate"] for one in found["candidates"]) != sorted(rates):
+        raise Refused(f"{where} tried other rates than its protocol's grid")
+    finished = [one for one in found["candidates"] if one["top1"] is not None]
     if not finished:
-        raise Refused("its learning-rate search has no candidate that finished")
+        raise Refused(f"{where} has no candidate that finished")
     best = max(finished, key=lambda one: (one["top1"], -one["learning_rate"]))
     if best["learning_rate"] != found["learning_rate"]:
-        raise Refused(f"its learning-rate search chose {found['learning_rate']:g}, and {best['learning_rate']:g} scored best")
-    told = is_table(images) and is_text(images.get("source")) and is_count(images.get("images"))
-    if not told or not images["source"].startswith("held-out:"):
-        raise Refused("its learning-rate search was not scored on held-out train images")
-    if images.get("fingerprint") == run["test"]["fingerprint"]:
-        raise Refused("its learning-rate search was scored on the test split")
+        raise Refused(f"{where} chose {found['learning_rate']:g}, and {best['learning_rate']:g} scored best")
+    images = found["images"]
+    if not images["source"].startswith("held-out:") or images["fingerprint"] == run["test"]["fingerprint"]:
+        raise Refused(f"{where} was not scored on held-out train images")
     for one in finished:
-        check_share(one["top1"], images["images"], "of its learning-rate search top1")
+        check_share(one["top1"], images["images"], f"top1 of a candidate of {where}")
     return found["learning_rate"]
 
 
