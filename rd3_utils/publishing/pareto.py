@@ -61,7 +61,7 @@ def figure(points, series, x_label, name, prefix):
 
 def draw(axes, points, series, x_label):
     """Points, the front as steps, and names: of all points where they are few, else of those on the front."""
-    from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator
+    from matplotlib.ticker import FixedLocator, LogLocator
 
     axes.patch.set_visible(False)
     if min(point.x for point in points) > 0:
@@ -70,14 +70,13 @@ def draw(axes, points, series, x_label):
         least = min((point.x for point in points if point.x > 0), default=1)
         axes.set_xscale("symlog", linthresh=least / 2, linscale=0.3)
     positive = [point.x for point in points if point.x > 0] or [1]
-    ticks = LogLocator(subs=(1, 2, 5), numticks=9).tick_values(min(positive) / 1.5, 1.5 * max(positive))
-    ticks = [tick for tick in ticks if min(positive) / 2 <= tick <= 2 * max(positive)]
-    if len(positive) < len(points):
-        ticks = [0, *ticks]
-    elif sum(min(positive) <= tick <= max(positive) for tick in ticks) < 2:  # costs that are all but equal
-        ticks = MaxNLocator(4).tick_values(min(positive), max(positive)) if max(positive) > min(positive) else positive[:1]
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
+    low, high = min(positive) / 2.5, 2.5 * max(positive)  # at least two of 1, 2, 5, 10, ... lie between them
+    ticks = LogLocator(subs=(1, 2, 5), numticks=9).tick_values(low, high)
+    zero = [0] if len(positive) < len(points) else []
+    axes.xaxis.set_major_locator(FixedLocator([*zero, *(tick for tick in ticks if low <= tick <= high)]))
+    if not zero and high < 2.5**3 * low:  # costs that are all but equal
+        axes.set_xlim(low, high)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(lambda value, _: "")
     best = front(points)
     end = max(point.x for point in points)
