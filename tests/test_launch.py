@@ -112,18 +112,17 @@ def test_two_processes_train_online_the_student_of_a_store(launched, tmp_path):
     assert weights[0] == weights[1]
 
 
-@pytest.mark.parametrize("labels", [("--arms", "distilled-hard", "--set", "training.epochs=400"),
-                                    ("--teacher", "default", "--online", "--set", "training.epochs=150")])  # fmt: skip
-def test_a_killed_training_ends_with_the_bits_of_an_undisturbed_one(tmp_path, labels):
+def killed_and_again(tmp_path, options, variables=()):
+    """Train one student undisturbed, and once more killed after its first checkpoint and started again: the same bits."""
     code = (
         "import sys, train_student; from rd3_utils import launch\n"
         "train_student.CHECKPOINT_SECONDS = 0\n"
         "launch.run(train_student.main, train_student.parse())"
     )
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", **dict(variables)}
 
     def start(out):
-        command = [sys.executable, "-c", code, *labels, "--out", out]
+        command = [sys.executable, "-c", code, *options, "--out", out]
         return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
     whole = start("whole")
@@ -140,3 +139,10 @@ def test_a_killed_training_ends_with_the_bits_of_an_undisturbed_one(tmp_path, la
     assert one["history"] == two["history"] and one["top1"] == two["top1"]
     weights = [next((tmp_path / out).rglob("model.safetensors")).read_bytes() for out in ("whole", "killed")]
     assert weights[0] == weights[1] and not list(tmp_path.rglob("*.checkpoint"))
+    return one
+
+
+@pytest.mark.parametrize("labels", [("--arms", "distilled-hard", "--set", "training.epochs=400"),
+                                    ("--teacher", "default", "--online", "--set", "training.epochs=150")])  # fmt: skip
+def test_a_killed_training_ends_with_the_bits_of_an_undisturbed_one(tmp_path, labels):
+    killed_and_again(tmp_path, labels)

@@ -452,15 +452,19 @@ def test_workers_share_the_cores(monkeypatch):
     assert studies.precision_of(studies.read_config(PROJECT / "accelerate_configs/single_gpu_bf16.yaml")) == "bf16"
 
 
-def test_every_worker_on_gpus_gets_one_of_its_own(monkeypatch):
+def test_every_worker_on_gpus_gets_one_of_its_own_and_a_share_of_the_cores(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(studies, "cores", lambda: 16)
+    for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
     config = studies.read_config(PROJECT / "accelerate_configs/single_gpu_bf16.yaml")
-    assert studies.places(4, config) == [{"CUDA_VISIBLE_DEVICES": str(i)} for i in range(4)]
+    assert studies.places(4, config) == [{"CUDA_VISIBLE_DEVICES": str(i), "OMP_NUM_THREADS": "4"} for i in range(4)]
     assert studies.places(1, config) == [{}]  # accelerate takes the first that this process sees
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-ab")  # what a scheduler gave
-    assert studies.places(3, config) == [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in ("5", "GPU-ab", "5")]
+    places = studies.places(3, config)
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in places] == ["5", "GPU-ab", "5"]  # two share the first
+    assert {place["OMP_NUM_THREADS"] for place in places} == {"5"}
 
 
 def test_a_plan_and_its_tables_keep_the_order_of_the_file(small):

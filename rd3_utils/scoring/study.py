@@ -522,10 +522,10 @@ def precision_of(config):
 
 
 def places(workers, config):
-    """[variables of each place where a cell can run]: a GPU each where there are GPUs, else a share of the cores.
+    """[variables of each place where a cell can run]: a share of the cores each, and of the GPUs where there are any.
 
-    UserError where several workers would each start several processes. OMP_NUM_THREADS that is set already stays, and so do
-    glibc's variables.
+    More workers than GPUs share them: small students leave most of one idle. UserError where several workers would each start
+    several processes. OMP_NUM_THREADS that is set already stays, and so do glibc's variables.
     """
     processes = config.num_processes or 1
     if workers > 1 and processes > 1:
@@ -536,7 +536,9 @@ def places(workers, config):
         memory = {} if stated else KEEP_MEMORY
         return [{"OMP_NUM_THREADS": threads, **memory}] * workers
     gpus = visible(torch.cuda.device_count())
-    return [{"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if workers > 1 else {} for i in range(workers)]
+    return [
+        {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)], "OMP_NUM_THREADS": threads} if workers > 1 else {} for i in range(workers)
+    ]
 
 
 def visible(count):
