@@ -251,6 +251,14 @@ def test_a_wrong_input_gets_one_clear_line(script, tmp_path, case):
     assert "Traceback" not in done.err and not list(tmp_path.rglob("*.json"))
 
 
+def test_set_without_anything_that_follows_it_is_refused(script, tmp_path):
+    """full-hard is teacher-v1 whatever --protocol says, so --set would change nothing."""
+    done = script("train_student", "--arms", "full-hard", "--set", "training.epochs=1")
+    assert done.code == 2 and "add --protocol teacher-v1." in done.err and not any(tmp_path.iterdir())
+    done = script("train_student", "--arms", "full-hard", "--set", "training.epochs=1", "--protocol", "teacher-v1", "--dry-run")
+    assert done.code == 0 and "epochs=1," in done.out
+
+
 def test_the_command_that_an_error_names_is_the_one_that_helps(script):
     done = script("train_student", *SHORT, "--distilled", "random:ipc=1,seed=3")
     command = done.err.split("or make them with: ")[1].split()

@@ -148,6 +148,11 @@ def plan(options, benchmark, protocol, students):
         wanted = [arm for arm in wanted if arm != "full-hard"]
         if not wanted:
             raise UserError("--full-hard cited leaves nothing to train: name other --arms, such as lrs.")
+    if options.set and wanted == ["full-hard"] and protocol.name != TEACHER_PROTOCOL:
+        raise UserError(
+            f"--set changes {protocol.name}, which nothing follows here: full-hard is always {TEACHER_PROTOCOL}; add "
+            f"--protocol {TEACHER_PROTOCOL}."
+        )
     for arm in wanted:
         side, labels = arm.split("-")
         of_arm = protocols.load(TEACHER_PROTOCOL) if side == "full" and protocol.name != TEACHER_PROTOCOL else protocol
