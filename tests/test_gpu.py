@@ -74,7 +74,7 @@ def test_fp32_on_a_gpu_follows_the_cpu(digits, ten):
 @pytest.mark.parametrize("method", ["sre2l", "rded"])
 def test_images_are_made_with_the_same_bits_every_time(launched, tmp_path, method, script):
     ok(launched("single_gpu_bf16.yaml", "train_student.py", "--protocol", "teacher-v1", "--arms", "full-hard", "--distilled",
-                "full", "--student", "convnet2_bn", "--set", "training.epochs=2", "--out", "teacher"))  # fmt: skip
+                "full", "--student", "convnet2_bn", "--out", "teacher"))  # fmt: skip
     (teacher,) = (path.parent for path in (tmp_path / "teacher").rglob("model.safetensors"))
     more = ("--iterations", "30") if method == "sre2l" else ()
     for out in ("one", "two"):
