@@ -10,6 +10,7 @@ import torch
 from test_launch import killed_and_again, ok
 from test_views import MEAN, STD, noise
 
+from rd3_utils import launch
 from rd3_utils.data import views
 from rd3_utils.learning import students
 
@@ -59,7 +60,8 @@ def test_a_killed_training_ends_with_the_bits_of_an_undisturbed_one(tmp_path, pr
 
 
 def test_fp32_on_a_gpu_follows_the_cpu(digits, ten):
-    """One forward and backward pass of a ResNet-18: no TF32 where a Run says fp32."""
+    """One forward and backward pass of a ResNet-18 as launched: no TF32 where a Run says fp32."""
+    launch.accelerator()
     x = (ten.images / 255 - digits.image.mean[0]) / digits.image.std[0]
     found = []
     for device in ("cpu", DEVICE):
