@@ -1,6 +1,6 @@
 """On a GPU: the views of the CPU, the same bits of the same command, stored as online labels, every precision.
 
-Skipped where there is none. `python -m pytest tests/test_gpu.py` takes about two minutes.
+Skipped where there is none. `python -m pytest tests/test_gpu.py` takes a few minutes.
 """
 
 import json

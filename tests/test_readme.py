@@ -62,18 +62,25 @@ def test_random_images_with_hard_labels_are_those_of_the_committed_runs(ipc):
     assert f"| {ipc} | {stated(found)} (3 draws" in README
 
 
-def study_report():
-    return json.loads((PROJECT / "measured/study/cifar10-cpu/report.json").read_text())
+def study_report(name="cifar10-cpu"):
+    return json.loads((PROJECT / f"measured/study/{name}/report.json").read_text())
+
+
+def rows_of(heading):
+    """The cells of the README's table whose first cell is `heading`: a list of names, then one list per row."""
+    table = README.split(f"| {heading} |")[1].split("\n\n")[0]
+    names, _, *rows = ([cell.strip(" `") for cell in line.strip("|").split("|")] for line in table.splitlines())
+    return names, rows
 
 
 @pytest.mark.parametrize("ipc", [1, 10, 50])
 @pytest.mark.parametrize("method", ["random", "RDED", "DM", "SRe2L", "CDA"])
 def test_the_tables_of_the_study_are_those_of_the_committed_runs(method, ipc):
-    report, table = study_report(), README.split(f"| {ipc} image{'s' if ipc > 1 else ''} per class, top-1 % |")[1]
-    names, *rows = ([cell.strip(" `") for cell in line.strip("|").split("|")] for line in table.split("\n\n")[0].splitlines())
+    report = study_report()
+    names, rows = rows_of(f"{ipc} image{'s' if ipc > 1 else ''} per class, top-1 %")
     [row] = [row for row in rows if row[0] == method]
     assert len(names) == (3 if ipc == 50 else 5)
-    for name, cell in zip(names[:-1], row[1:-1]):
+    for name, cell in zip(names[:-1], row[1:-1], strict=True):
         found = measured(name, ipc, method.lower())
         assert cell == stated(found)
         drawn = {0, 1, 2} if method == "random" else {None}
@@ -88,6 +95,33 @@ def test_the_tables_of_the_study_are_those_of_the_committed_runs(method, ipc):
             assert all(100 * teacher["top1"] == pytest.approx(85.63) for teacher in run["teachers"])
     [share] = [e["recognised"] for e in report["recognised"] if (e["ipc"], e["method"]) == (ipc, method.lower())]
     assert row[-1] == f"{100 * share:.0f} %" and "85.63 % on the test split" in README
+
+
+@pytest.mark.parametrize("method", ["random", "RDED", "DM", "SRe2L", "CDA"])
+def test_the_table_of_resnet18_is_that_of_the_committed_runs(method):
+    report = study_report("cifar10-resnet18")
+    names, rows = rows_of("ten images, ResNet-18, top-1 %")
+    [row] = [row for row in rows if row[0] == method]
+    assert names == ["hard-label-v1", "sre2l-v1", "rded-v1", "rd3-v1", "recognised"]
+    of = "-resnet18" if method in ("RDED", "SRe2L", "CDA") else ""
+    for name, cell in zip(names[:-1], row[1:-1], strict=True):
+        found = measured(name, 1, f"{method.lower()}{of}", "resnet18_cifar-bf16")
+        assert cell == stated(found) and len(found) == 3
+        assert {run["protocol"]["digest"] for run in found} == {protocol.load(name).digest}
+        taught = [teacher["top1"] for run in found for teacher in run["teachers"]]
+        assert all(f"teacher of {100 * top1:.2f} %" in README for top1 in taught)
+    [share] = [e["recognised"] for e in report["recognised"] if e["method"] == method.lower()]
+    assert row[-1] == f"{100 * share:.0f} %"
+    assert report["cells_planned"] == report["cells_there"] and f"{report['cells_there']} students in bf16" in README
+
+
+@pytest.mark.parametrize("name, title", [("cifar10", "CIFAR-10"), ("tiny-imagenet", "Tiny-ImageNet")])
+def test_the_resnet18_teachers_are_those_of_the_committed_runs(name, title):
+    (path,) = (PROJECT / "measured" / name).glob("teacher-v1-*/full@*/resnet18_cifar-bf16/full-hard/seed0.json")
+    run, text = run_files.read(path), (PROJECT / "docs/benchmarks.md").read_text()
+    epochs = run["recipe"]["training"]["epochs"]
+    assert f"{title}: {epochs} epochs, {100 * run['top1']:.2f} %, {run['seconds']:.0f} s" in " ".join(text.split())
+    assert "H200" in run["environment"]["devices"] and "H200" in text
 
 
 @pytest.mark.parametrize("method, own, student, of", [("RDED", "rded-v1", "convnet3_bn", "ConvNet-3 with batch norm"),
