@@ -298,14 +298,19 @@ def test_a_report_of_nothing_does_not_replace_one(tmp_path):
 
 
 def test_the_cost_is_by_the_time_per_image_of_the_nearest_kept_runs(small, tmp_path):
-    """dm at IPC 1 under rd3-v1: 400 epochs x 10 images; ten Runs of half of that, and ten of a hundredth, of 1 s."""
+    """dm at IPC 1 under rd3-v1: 400 epochs x 10 images; ten Runs of half of that, and ten of a hundredth, of 1 s.
+
+    Those of another kind of device tell nothing.
+    """
     for k, (epochs, seconds) in enumerate([(200, 3 + k) for k in range(5)] + [(200, 60)] * 5 + [(4, 1)] * 10):
-        run = {"schema": 1, "student": "convnet3", "seconds": seconds, "environment": {"precision": "fp32"},
+        where = {"precision": "fp32", "devices": "1 x cpu (x)"}
+        run = {"schema": 1, "student": "convnet3", "seconds": seconds, "environment": where,
                "recipe": {"training": {"epochs": epochs}, "images": 10}}  # fmt: skip
         run_files.write(tmp_path / f"digits/p-{epochs}/x@y/convnet3/arm/seed{k}.json", run)
     plan = studies.Plan(small(), tmp_path)
     one = next(one for one in plan.place(False) if one.cell.variant == "rd3-v1" and one.cell.ipc == 1)
     assert plan.seconds(one) == pytest.approx((7 + 60) / 2 * 2)
+    assert studies.Plan(small(), tmp_path, device="cuda").seconds(one) is None
     assert studies.Plan(small(), tmp_path / "elsewhere").seconds(one) is None
 
 
@@ -448,7 +453,7 @@ def test_workers_share_the_cores(monkeypatch):
     assert [place["OMP_NUM_THREADS"] for place in studies.places(3, config)] == ["5"] * 3
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert [place["OMP_NUM_THREADS"] for place in studies.places(1, config)] == ["3"]
-    assert studies.precision_of(config) == "fp32"
+    assert (studies.precision_of(config), studies.device_of(config)) == ("fp32", "cpu")
     assert studies.precision_of(studies.read_config(PROJECT / "accelerate_configs/single_gpu_bf16.yaml")) == "bf16"
 
 

@@ -18,8 +18,8 @@ def show(plan, placed, config_name):
     for one in placed:
         groups.setdefault((one.cell.benchmark, one.cell.images_name, one.cell.variant, one.cell.student), []).append(one)
     there, known, unknown = sum(one.run is not None for one in placed), 0.0, 0
-    print(f"{plan.study.title}\n{len(placed)} cells in {len(groups)} groups, {plan.precision} ({config_name}): "
-          f"{there} are there, {len(placed) - there} are missing\n")  # fmt: skip
+    print(f"{plan.study.title}\n{len(placed)} cells in {len(groups)} groups, {plan.precision} on {plan.device} "
+          f"({config_name}): {there} are there, {len(placed) - there} are missing\n")  # fmt: skip
     width = max((len(f"{b} {images}") for b, images, *_ in groups), default=0)
     wide, broad = (max((len(group[k]) for group in groups), default=0) for k in (2, 3))
     for (benchmark, images, variant, student), mine in groups.items():
@@ -35,8 +35,8 @@ def show(plan, placed, config_name):
         print(f"  left out: {method}, for {sources[0]} is not there"
               f"{f', nor are {len(sources) - 1} others' if len(sources) > 1 else ''}")  # fmt: skip
     print("\n+: is there. By name: a plan does not read these images; Runs of a set of that name count as there. Cost: median "
-          f"time per image of the {studies.NEAR} kept Runs of the same student whose images x epochs are nearest; ?: there is "
-          "none. Starting up, making images and labels are not counted.")  # fmt: skip
+          f"time per image of the {studies.NEAR} kept Runs of the same student and device whose images x epochs are nearest; "
+          "?: there is none. Starting up, making images and labels are not counted.")  # fmt: skip
     costs = ([f"about {duration(known)} by one worker"] if known else []) + ([f"{unknown} of unknown cost"] if unknown else [])
     print(", ".join([f"to train: {len(placed) - there} students", *costs]), flush=True)
 

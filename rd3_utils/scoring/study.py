@@ -339,13 +339,14 @@ class Placed:
 class Plan:
     """The Cells of a study against what lies under `out`.
 
-    `data_dirs` {benchmark: --data-dir}; `precision` of the launch. `asked` are all Cells; those of optional sets that are
-    neither there nor trained on are not among `cells`, and `left_out` {method: [SOURCE]} names those sets.
+    `data_dirs` {benchmark: --data-dir}; `precision` and `device` (its kind) of the launch. `asked` are all Cells; those of
+    optional sets that are neither there nor trained on are not among `cells`, and `left_out` {method: [SOURCE]} names those
+    sets.
     """
 
-    def __init__(self, study, out, data_dirs=None, precision="fp32", soft_labels="soft_labels"):
+    def __init__(self, study, out, data_dirs=None, precision="fp32", soft_labels="soft_labels", device="cpu"):
         self.study, self.out, self.data_dirs, self.precision = study, Path(out), data_dirs or {}, precision
-        self.soft_labels = soft_labels
+        self.soft_labels, self.device = soft_labels, device
         self.protocol, self.train = cache(self.read_protocol), cache(self.read_train)
         self.known = {}
         self.asked = cells(study)
@@ -482,11 +483,12 @@ class Plan:
     def seconds(self, placed):
         """About how long a cell trains, or None: by the median seconds per image of the NEAR kept Runs of nearest work.
 
-        Of its benchmark, student and precision; a Run as near as the last of them counts, too.
+        Of its benchmark, student, precision and kind of device; a Run as near as the last of them counts, too.
         """
         rates = []
         for _, run in self.runs[placed.cell.benchmark]:
-            if (run["student"], run["environment"]["precision"]) == (placed.cell.student, self.precision):
+            where, here = run["environment"], f" x {self.device} ("  # of launch.environment
+            if (run["student"], where["precision"]) == (placed.cell.student, self.precision) and here in where["devices"]:
                 work = run["recipe"]["training"]["epochs"] * run["recipe"]["images"]
                 rates.append((abs(math.log(work / placed.work)), run["seconds"] / work))
         if not rates:
@@ -513,10 +515,16 @@ def read_config(path):
         raise UserError(f"--config {path} is no config file of accelerate: {str(error).splitlines()[0]}") from error
 
 
+def device_of(config):
+    """The kind of device that an accelerate config runs on here: cpu, cuda, ..."""
+    here = None if config.use_cpu else torch.accelerator.current_accelerator(check_available=True)
+    return here.type if here else "cpu"
+
+
 def precision_of(config):
     """The precision that runs under an accelerate config: fp32, bf16 or fp16, which a CPU does not have."""
     mixed = str(config.mixed_precision)
-    if mixed == "fp16" and (config.use_cpu or not torch.accelerator.is_available()):
+    if mixed == "fp16" and device_of(config) == "cpu":
         return "fp32"
     return mixed if mixed in ("bf16", "fp16") else "fp32"
 
