@@ -115,6 +115,23 @@ def test_the_table_of_resnet18_is_that_of_the_committed_runs(method):
     assert report["cells_planned"] == report["cells_there"] and f"{report['cells_there']} students in bf16" in README
 
 
+def test_the_sentences_on_resnet18_are_those_of_its_report():
+    report, text = study_report("cifar10-resnet18"), " ".join(README.split())
+    (found,) = report["decomposition"]
+    shares = {part: f"{100 * of['share']:.0f} %" for part, of in found["parts"].items()}
+    told = "Method {method}, protocol {protocol}, interaction {interaction} of the variance, seeds and draws {seed}"
+    assert told.format(**shares) in text
+    for method in found["methods"]:
+        means = {e["protocol"]: e["mean"] for e in report["cells"] if e["method"] == method and e["protocol"] != "dm-v1"}
+        assert max(means, key=means.get) == "sre2l-v1"
+    change = {row["method"]: f"{-100 * row['change']:.1f}" for row in report["before_after"][0]["rows"]}
+    assert f"SRe2L loses {change['sre2l']} points" in text and f"DM {change['dm']} (from `dm-v1`" in text
+    own = {m: stated(measured(p, 1, m, "resnet18_cifar-bf16")) for m, p in
+           (("rded-resnet18", "rded-v1"), ("sre2l-resnet18", "sre2l-v1"), ("dm", "dm-v1"))}  # fmt: skip
+    assert f"RDED has {own['rded-resnet18']} here" in text and f"SRe2L {own['sre2l-resnet18']} (" in text
+    assert f"(from `dm-v1`, {own['dm']})" in text
+
+
 @pytest.mark.parametrize("name, title", [("cifar10", "CIFAR-10"), ("tiny-imagenet", "Tiny-ImageNet")])
 def test_the_resnet18_teachers_are_those_of_the_committed_runs(name, title):
     (path,) = (PROJECT / "measured" / name).glob("teacher-v1-*/full@*/resnet18_cifar-bf16/full-hard/seed0.json")

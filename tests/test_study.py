@@ -183,6 +183,12 @@ def test_what_a_teacher_recognised_is_of_these_images_alone(small, tmp_path):
     assert findings.image_facts(placed, facts, tmp_path / "none") == facts
     [row] = findings.recognised(placed, facts)
     assert (row["method"], row["teachers"], row["recognised"], row["sets"]) == ("mine", "x 0123abcd", 0.5, 1)
+    for sha256, told in (("4567" * 16, {}), (TEACHERS[0]["sha256"], {"x 0123abcd": 0.5})):  # of the Runs, if there are any
+        run = {"images": {"name": "mine-ipc1", "fingerprint": placed[0].known.identity.partition("@")[2] + "0" * 56},
+               "teachers": [{"architecture": "x", "sha256": sha256}], "labels": {}}  # fmt: skip
+        trained = [dataclasses.replace(placed[0], run=run)]
+        for known in ({}, facts):
+            assert findings.image_facts(trained, known, tmp_path / "labels")[key].get("recognised", {}) == told
     shutil.rmtree(tmp_path / "mine-ipc1")
     shutil.copytree(PROJECT / "rd3_utils/embedded/digits-dm-ipc10", tmp_path / "mine-ipc1")
     placed = [one for one in studies.Plan(study, tmp_path / "out").place(False) if one.cell.method == "mine"]

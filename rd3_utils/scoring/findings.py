@@ -299,10 +299,11 @@ def image_facts(placed, known, stores="soft_labels"):
     bytes_are "files": size of the image files of a local set; "pixels": 3 x 8 bits per pixel, for sets without files of
     their own here. seconds: what distilled.json beside the set says its synthesis took; 0 for real images as they are.
     recognised: {teachers: share of the images that they put into their own class}, of the Runs and of the label stores in the
-    folder `stores`, as long as the images are the same; a set that nobody labelled has none.
+    folder `stores`, as long as the images are the same; a set that nobody labelled has none. Of other teachers than those of
+    the Runs, where there are any, nothing is said.
     """
     found, stated = {key: dict(facts) for key, facts in known.items()}, cache(partial(recognised_in_stores, Path(stores)))
-    measured = cache(facts_of_files)
+    measured, taught = cache(facts_of_files), {called(one.run["teachers"]) for one in placed if one.run and one.run["teachers"]}
     for one in placed:
         key, folder = fact_key(one), one.folder
         if folder is None and (image_sets.EMBEDDED / one.source).is_dir():
@@ -314,12 +315,13 @@ def image_facts(placed, known, stores="soft_labels"):
             real = one.arm.startswith(("random-", "full-"))
             found[key] = {"bytes": size, "bytes_are": "pixels", "seconds": 0.0 if real else None}
         identity = run_files.identity_of_images(one.run) if one.run else one.known.identity
-        if identity and found[key].get("images", identity) != identity:  # others lay there before
-            del found[key]["images"], found[key]["recognised"]
+        before, of = found[key].pop("recognised", {}), found[key].pop("images", identity)
+        before = {} if identity and of != identity else before  # others lay there before
         in_run = recognised_by(one.run["teachers"], one.run["labels"]) if one.run else {}
         in_stores = stated(identity) if identity else {}
-        if shares := found[key].get("recognised", {}) | in_run | in_stores:
-            found[key] |= {"images": identity, "recognised": shares}
+        shares = {name: share for name, share in (before | in_run | in_stores).items() if name in taught or not taught}
+        if shares:
+            found[key] |= {"images": identity or of, "recognised": shares}
     return found
 
 
@@ -344,10 +346,14 @@ def recognised_in_stores(stores, identity):
 def recognised_by(teachers, labels):
     """{teachers, by architecture and weights: "recognised"} of the labels of a Run or an index; {} where none is stated."""
     try:
-        name = ", ".join(sorted(f"{t['architecture']} {t['sha256'][:8]}" for t in teachers))
-        return {name: soft_labels.recognised(labels)["recognised"]}
+        return {called(teachers): soft_labels.recognised(labels)["recognised"]}
     except (TypeError, KeyError):
         return {}
+
+
+def called(teachers):
+    """How teachers that a Run or an index describes are told apart here: by architecture and weights."""
+    return ", ".join(sorted(f"{t['architecture']} {t['sha256'][:8]}" for t in teachers))
 
 
 IMAGE_FILES = {".parquet", ".png", ".jpg", ".jpeg", ".webp", ".bmp"}
