@@ -132,6 +132,21 @@ def test_the_sentences_on_resnet18_are_those_of_its_report():
     assert f"(from `dm-v1`, {own['dm']})" in text
 
 
+def test_the_students_on_tiny_imagenet_are_those_of_the_committed_runs():
+    text = " ".join(README.split())
+    for side, method, told in (
+        ("random", "random", "random images {:.2f} %"),
+        ("distilled", "rded-resnet18", "47.10 %, {:.2f} %"),
+    ):
+        (path,) = (PROJECT / "measured/tiny-imagenet").glob(f"hard-label-v1-*/{method}-ipc1*@*/convnet4/{side}-hard/seed*.json")
+        run = run_files.read(path)
+        assert told.format(100 * run["top1"]) in text and run["images_scored"] == 10000
+        assert (
+            run["seconds"] == pytest.approx(18 * 60, abs=30)
+            and run["protocol"]["digest"] == protocol.load("hard-label-v1").digest
+        )
+
+
 @pytest.mark.parametrize("name, title", [("cifar10", "CIFAR-10"), ("tiny-imagenet", "Tiny-ImageNet")])
 def test_the_resnet18_teachers_are_those_of_the_committed_runs(name, title):
     (path,) = (PROJECT / "measured" / name).glob("teacher-v1-*/full@*/resnet18_cifar-bf16/full-hard/seed0.json")
