@@ -33,7 +33,7 @@ def test_a_command_of_the_readme_runs(script, command):
         assert script("generate_soft_labels", "--distilled", "digits-dm-ipc10", *SHORT).code == 0
         arguments += SHORT
     else:
-        arguments += SHORT
+        arguments += SHORT + (["--protocol", "teacher-v1"] if "full-hard" in arguments else [])
     done = script(name.removesuffix(".py"), *arguments)
     assert done.code == 0, done.err
 
