@@ -130,6 +130,7 @@ def train(cell, labels, whitening, benchmark, test, where, options, accelerator)
     result = score(student, average, test, benchmark, whitening, accelerator)
     run = {
         **cell.describe(labels),
+        "network": students.describe(cell.student, accelerator.unwrap_model(student)),
         **result,
         **searched,
         "test": test.describe(),

@@ -44,6 +44,7 @@ class ImageSet:
     fingerprint: str
     soft_labels: torch.Tensor | None = None
     weights: torch.Tensor | None = None
+    train: dict | None = None  # {"fingerprint", "images"} of the train split that random real images were drawn from
 
     def __len__(self):
         return len(self.labels)
@@ -73,6 +74,7 @@ class ImageSet:
             "fingerprint": self.fingerprint,
             "ipc": self.ipc,
             "images": len(self),
+            **({} if self.train is None else {"train": self.train}),
         }
 
 

@@ -1,5 +1,6 @@
 """Image sets that need no file of their own: `random:ipc=K,seed=S` real images, and `full`, the whole train split."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -58,7 +59,8 @@ def random(benchmark, train, source, ipc, seed):
         if len(mine) < ipc:
             raise UserError(f"class '{class_name}' has {len(mine)} images, ipc={ipc} asks for more; use ipc <= {len(mine)}.")
         rows.append(mine[:ipc])
-    return images.of_table(train, np.concatenate(rows), f"random-ipc{ipc}-seed{seed}", f"random:ipc={ipc},seed={seed}")
+    drawn = images.of_table(train, np.concatenate(rows), f"random-ipc{ipc}-seed{seed}", f"random:ipc={ipc},seed={seed}")
+    return dataclasses.replace(drawn, train={"fingerprint": train.split_fingerprint, "images": len(train)})
 
 
 def shuffled(train, seed):

@@ -5,12 +5,14 @@ class. Everything that a file may get wrong is checked here, at the border.
 """
 
 import glob
+import hashlib
 import io
 import json
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import datasets
@@ -32,6 +34,8 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 TEST_NAMES = ("validation", "valid", "val", "test")  # how local copies call the split that a benchmark tests on
 FOLDER = Path(constants.HF_HOME) / "rd3" / "splits"  # which files of a repo are a split, by commit
 DOWNLOADS = 4  # files at once
+PROBED = 1_000  # images of a large split whose pixels are part of its fingerprint
+PROBED_BYTES = 2e7
 MANY = 10_000  # images from which decoding shows its progress
 
 
@@ -59,6 +63,21 @@ class Table:
 
     def __len__(self):
         return len(self.labels)
+
+    @cached_property
+    def split_fingerprint(self):
+        """Hex SHA-256 that tells this split from others: of class names, all labels in order, and pixels of PROBED rows.
+
+        Those rows lie evenly over the split; of one whose pixels are less than PROBED_BYTES all are read.
+        """
+        whole = len(self) * self.image_bytes <= PROBED_BYTES
+        probed = np.arange(len(self)) if whole else np.linspace(0, len(self) - 1, PROBED).astype(np.int64)
+        pixels = np.empty((len(probed), 3, self.size, self.size), np.uint8)
+        self.decode(probed, pixels)
+        sha = hashlib.sha256(json.dumps({"images": len(self), "classes": list(self.class_names)}).encode())
+        sha.update(self.labels.astype("<i8").data)
+        sha.update(pixels.data)
+        return sha.hexdigest()
 
     @property
     def image_bytes(self):

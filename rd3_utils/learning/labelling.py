@@ -35,7 +35,7 @@ def plan(images, recipe, found, views_seed, device, forward_batch=100, label_dty
     """The soft_labels.Plan for labelling `images` under `recipe`."""
     border = round(recipe.views.padding * recipe.image_size) if recipe.views.crop == "pad" else 0
     return soft_labels.Plan(
-        images={key: value for key, value in images.describe().items() if key != "source"},
+        images={key: value for key, value in images.describe().items() if key not in ("source", "train")},
         class_names=images.class_names,
         epochs=recipe.label_epochs,
         rows=len(images),

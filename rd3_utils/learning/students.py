@@ -18,6 +18,7 @@ from torch import nn
 
 from rd3_utils import hub
 from rd3_utils.errors import UserError, unknown
+from rd3_utils.learning import initialisation
 
 SMALL = 64  # pixels: up to this size `resnet18` means the network with the small-image stem
 # what networks raise that do not take an image of some size
@@ -76,7 +77,6 @@ class SmallImageResNet(ResNet):
         super().__init__(*args, in_chans=in_chans, **kwargs)
         self.conv1 = nn.Conv2d(in_chans, 64, 3, 1, 1, bias=False)
         self.maxpool = nn.Identity()
-        self.init_weights(zero_init_last=False)
 
 
 def small_image_vit_base(img_size=32, **arguments):
@@ -187,7 +187,7 @@ def architecture(name, benchmark):
 
 
 def create(name, benchmark, seed):
-    """An untrained network for `benchmark`, its weights drawn from `seed` alone.
+    """An untrained network for `benchmark`, its weights drawn from `seed` alone, by the rules of `initialisation`.
 
     With batch norm its kernels lie channels-last, which CPUs and GPUs compute faster; group norm is slower that way.
     UserError for an unknown name and for a network that does not take the benchmark's images.
@@ -200,6 +200,7 @@ def create(name, benchmark, seed):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = timm.create_model(arch, num_classes=classes, **sized)
+            initialisation.draw(arch, network)
         with torch.no_grad():
             shape = tuple(network.eval()(torch.zeros(2, 3, size, size)).shape)
     except MISFITS as error:
@@ -211,6 +212,22 @@ def create(name, benchmark, seed):
         raise UserError(f"student {arch} answers two images with shape {shape}, wanted (2, {classes}): it is no classifier.")
     flat = all(p.ndim < 5 for p in network.parameters())  # channels-last is for kernels of two dimensions
     return network.to(memory_format=torch.channels_last) if flat and has_batch_norm(network) else network
+
+
+def describe(name, network):
+    """What a Run records of its network: enough to tell it from others of the same name, and to build it again.
+
+    `dropout` and `stochastic_depth` are the largest probabilities in it; `parameters` are numbers, all of them.
+    """
+    depth = [module.drop_prob for module in network.modules() if hasattr(module, "drop_prob")]
+    dropout = [module.p for module in network.modules() if isinstance(module, nn.Dropout)]
+    return {
+        "architecture": name,
+        "initialisation": initialisation.version(name),
+        "dropout": float(max([getattr(network, "drop_rate", 0.0), *dropout])),
+        "stochastic_depth": float(max(depth, default=0.0)),
+        "parameters": sum(p.numel() for p in network.parameters()),
+    }
 
 
 def has_batch_norm(network):

@@ -87,6 +87,7 @@ class Cell:
             "arm": self.arm,
             "student": self.student,
             "seed": self.seed,
+            "views": "shared",
             "views_seed": labels.describe()["views_seed"],
             "images": self.images.describe(),
             "labels": {**labels.describe(), **labels.origin},

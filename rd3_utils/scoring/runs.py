@@ -12,7 +12,8 @@ from pathlib import Path
 
 from rd3_utils.errors import UserError
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = 1, 2
 
 
 def path(root, benchmark, protocol, digest, identity, student, arm, seed, precision="fp32"):
@@ -60,7 +61,7 @@ def read(where):
         return None
     try:
         run = json.loads(where.read_text())
-        if run["schema"] != SCHEMA:
+        if run["schema"] not in READABLE:
             raise ValueError(f"schema {run['schema']}, wanted {SCHEMA}")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{where} is no Run of this project ({type(error).__name__}: {error}); remove the file.") from error

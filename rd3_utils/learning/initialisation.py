@@ -1,0 +1,108 @@
+"""How the weights of a student are drawn: as torchvision draws them, wherever it has the network; else as timm does.
+
+The field trains torchvision's networks. timm builds the same ones and draws some of them otherwise: it switches the residual
+branches of a ResNet off, for one. Each rule here follows the constructor of torchvision's class (torchvision/models/*.py, 0.23),
+and a test compares every tensor with it. Of DenseNet, Swin and ConvNeXt both draw alike; what torchvision lacks keeps timm's.
+"""
+
+import math
+
+from torch import nn
+
+
+def convolutions(network):
+    """He's normal by fan-out for every convolution, no bias; norms that do nothing (torchvision's CNNs, all alike)."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+def resnet(network):
+    """torchvision/models/resnet.py: residual branches are on (zero_init_residual=False); fc as torch draws it."""
+    convolutions(network)
+    network.fc.reset_parameters()
+
+
+def small_image_resnet(network):
+    """The same with the 3x3 stem put in afterwards, as torch draws it: LINs-lab/RDED synthesize/utils.py:193-204."""
+    resnet(network)
+    network.conv1.reset_parameters()
+
+
+def mobilenet(network):
+    """torchvision/models/mobilenetv2.py, mobilenetv3.py: kernels of depthwise convolutions by the fan-out of all channels."""
+    convolutions(network)
+    linear_layers(network, lambda weight: nn.init.normal_(weight, 0, 0.01))
+
+
+def efficientnet(network):
+    """torchvision/models/efficientnet.py: the last layer uniform to 1 / sqrt(classes)."""
+    convolutions(network)
+    linear_layers(network, lambda weight: nn.init.uniform_(weight, -1 / math.sqrt(len(weight)), 1 / math.sqrt(len(weight))))
+
+
+def vgg(network):
+    """torchvision/models/vgg.py. timm writes the first two linear layers as convolutions; they are drawn as linear ones."""
+    convolutions(network)
+    for module in (network.pre_logits.fc1, network.pre_logits.fc2, network.head.fc):
+        nn.init.normal_(module.weight, 0, 0.01)
+        nn.init.zeros_(module.bias)
+
+
+def vision_transformer(network):
+    """torchvision/models/vision_transformer.py: Glorot's uniform inside blocks, and a last layer of zeros."""
+    patches = network.patch_embed.proj
+    nn.init.trunc_normal_(patches.weight, std=math.sqrt(1 / patches.weight[0].numel()))
+    nn.init.zeros_(patches.bias)
+    nn.init.normal_(network.pos_embed, std=0.02)
+    nn.init.zeros_(network.cls_token)
+    for block in network.blocks:
+        nn.init.xavier_uniform_(block.attn.qkv.weight)  # as one matrix [3 d, d]
+        nn.init.kaiming_uniform_(block.attn.proj.weight, a=math.sqrt(5))  # torch's default of a linear layer
+        nn.init.zeros_(block.attn.qkv.bias)
+        nn.init.zeros_(block.attn.proj.bias)
+        for layer in (block.mlp.fc1, block.mlp.fc2):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.normal_(layer.bias, std=1e-6)
+    nn.init.zeros_(network.head.weight)
+    nn.init.zeros_(network.head.bias)
+
+
+def linear_layers(network, draw):
+    """Call `draw` on the weight of every linear layer; biases become 0."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            draw(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+RULES = {  # timm's name -> the rule; `resnet50.a1_in1k` is resnet50
+    **dict.fromkeys(["resnet18_cifar", "resnet34_cifar", "resnet50_cifar", "resnet101_cifar"], small_image_resnet),
+    **dict.fromkeys(["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",
+                     "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"], resnet),  # fmt: skip
+    **dict.fromkeys(["mobilenetv2_100", "mobilenetv3_small_100", "mobilenetv3_large_100"], mobilenet),
+    **{f"efficientnet_b{i}": efficientnet for i in range(8)},
+    **{f"vgg{depth}{norm}": vgg for depth in (11, 13, 16, 19) for norm in ("", "_bn")},
+    **dict.fromkeys(["vit_base_cifar", "vit_base_patch16_224", "vit_base_patch32_224", "vit_large_patch16_224",
+                     "vit_large_patch32_224", "vit_huge_patch14_224"], vision_transformer),  # fmt: skip
+}
+
+
+def draw(name, network):
+    """Draw the weights of `network`, which timm has just built as `name`, again where torchvision has a rule for it."""
+    rule = RULES.get(name.partition(".")[0])
+    if rule is not None:
+        rule(network)
+
+
+def version(name):
+    """Which initialisation students called `name` have: 2 where torchvision's took the place of timm's, 1 where none changed.
+
+    Runs of two versions are of two networks. A Run that states none is of version 1.
+    """
+    return 2 if name.partition(".")[0] in RULES else 1
