@@ -18,6 +18,7 @@ RELEASED = {  # a released file never changes; a correction is a new version
     "datm-v1": "6edb75a56ab2",
     "dc-v1": "dd5df7a75b44",
     "delt-v1": "20c07473cd5b",
+    "delt-v2": "c3577a1fe688",
     "dm-v1": "9680ab37b47d",
     "dsa-v1": "9680ab37b47d",
     "dwa-v1": "479f84214f8a",
@@ -27,12 +28,14 @@ RELEASED = {  # a released file never changes; a correction is a new version
     "gvbsm-v1": "5f5a0a0b9c07",
     "lpld-v1": "9bee01c74d92",
     "minimax-hard-v1": "435e5d0977c5",
+    "minimax-hard-v2": "bcc8003538ca",
     "minimax-v1": "59526d069633",
     "mtt-v1": "bb31fd403972",
     "rd3-hybrid-v1": "1297fc74bbab",
     "rd3-joint-v1": "beacc6f6a781",
     "rd3-patchshuffle-v1": "1518fb266ec4",
     "rded-v1": "59526d069633",
+    "rded-v2": "5c88d8ebfde1",
     "rethinkdc-hard-v1": "5f35c36e9f35",
     "rethinkdc-soft-v1": "15469325e0c3",
     "scdd-v1": "6886493a1b5e",
@@ -173,6 +176,42 @@ def test_minimax_drops_the_rate_in_the_codes_whole_epochs(ipc, classes):
     t = protocol.load("minimax-hard-v1").resolve(bench, "resnet18", ipc, ipc * classes, "hard").training
     first = [next(e for e in range(t.epochs) if e >= m * t.epochs) for m in t.milestones]
     assert first == [2 * t.epochs // 3, 5 * t.epochs // 6]
+
+
+@pytest.mark.parametrize("name", ["rded", "delt"])
+def test_the_second_version_adds_torchvisions_dropout_and_stochastic_depth_and_nothing_else(name):
+    first, second = (protocol.load(f"{name}-v{n}") for n in (1, 2))
+    assert {**second.knobs, "rules": second.knobs["rules"][:-4]} == first.knobs
+    added = [key for rule in second.rules[-4:] for key in rule["set"]]
+    assert set(added) == {"training.dropout", "training.stochastic_depth"}
+    bench, drops = benchmark.load("tiny-imagenet"), {}
+    for student in ("mobilenetv2_100", "efficientnet_b0", "vgg11_bn", "swin_tiny_cifar", "vit_base_cifar", "resnet18_cifar"):
+        drops[student] = tuple(second.resolve(bench, student, 10, 2000, "soft").training.drops.values())
+    assert list(drops.values()) == [(0.2, -1), (0.2, 0.2), (0.5, -1), (-1, 0.2), (-1, -1), (-1, -1)]
+
+
+def test_minimax_tests_at_its_own_zoom_in_its_second_version_and_changes_nothing_else():
+    first, second = (protocol.load(f"minimax-hard-v{n}") for n in (1, 2))
+    assert {**second.knobs, "rules": second.knobs["rules"][:-1]} == first.knobs
+    for name in benchmark.names():
+        bench = benchmark.load(name)
+        training = second.resolve(bench, "resnet18", 10, 10 * len(bench.classes), "hard").training
+        assert training.test_resize == (224 if bench.image.size == 224 else 0), name
+        assert first.resolve(bench, "resnet18", 10, 10 * len(bench.classes), "hard").training.test_resize == 0
+
+
+@pytest.mark.parametrize(
+    "bench, overrides, wanted",
+    [
+        ("cifar10", ["training.test_resize=36"], "cifar10 resizes no image; set it to 0"),
+        ("imagenette", ["training.test_resize=192"], "less than the 224 px .* set 0 .as the benchmark, 256. or 224 and more"),
+        ("imagenette", ["training.test_resize=224", "training.learning_rates=[0.1, 0.01]"], "holds out images as imagenette"),
+    ],
+)
+def test_test_images_that_cannot_be_resized_so_are_refused(bench, overrides, wanted):
+    hard = protocol.load("hard-label-v1").override(overrides)
+    with pytest.raises(UserError, match=wanted):
+        hard.resolve(benchmark.load(bench), "convnet3", 1, 10, "hard")
 
 
 def test_names_that_mean_one_evaluation_have_one_digest():

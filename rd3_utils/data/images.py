@@ -4,6 +4,7 @@ A set is read from wherever it is published (`tables`), decoded exactly, and fin
 mapped from disk (`decoded`).
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -134,8 +135,13 @@ def check_size(count, benchmark):
         )
 
 
-def test_split(benchmark, data_dir=None, workers=None):
-    """The whole official test split of `benchmark`; `data_dir` reads it from local files."""
+def test_split(benchmark, data_dir=None, workers=None, resize=0):
+    """The whole official test split of `benchmark`; `data_dir` reads it from local files.
+
+    `resize` is a recipe's training.test_resize: the shorter side in pixels before the centre crop, 0 as the benchmark states.
+    """
+    if resize:
+        benchmark = dataclasses.replace(benchmark, image=dataclasses.replace(benchmark.image, shorter_side=resize))
     return of_table(tables.real(benchmark, "test", data_dir, workers))
 
 

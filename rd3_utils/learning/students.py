@@ -18,7 +18,8 @@ from torch import nn
 
 from rd3_utils import hub
 from rd3_utils.errors import UserError, unknown
-from rd3_utils.learning import initialisation
+from rd3_utils.learning import dropping, initialisation
+from rd3_utils.protocols.protocol import STOCK
 
 SMALL = 64  # pixels: up to this size `resnet18` means the network with the small-image stem
 # what networks raise that do not take an image of some size
@@ -186,20 +187,25 @@ def architecture(name, benchmark):
     return name
 
 
-def create(name, benchmark, seed):
+def create(name, benchmark, seed, dropout=STOCK, stochastic_depth=STOCK):
     """An untrained network for `benchmark`, its weights drawn from `seed` alone, by the rules of `initialisation`.
 
+    `dropout` and `stochastic_depth` are the protocol's knobs: by default what timm gives the network; weights stay the same.
     With batch norm its kernels lie channels-last, which CPUs and GPUs compute faster; group norm is slower that way.
-    UserError for an unknown name and for a network that does not take the benchmark's images.
+    UserError for an unknown name and for a network that does not take the benchmark's images, or has no place for a knob.
     """
     arch = architecture(name, benchmark)
     size, classes = benchmark.image.size, len(benchmark.classes)
     cfg = timm.get_pretrained_cfg(arch)
     sized = {"img_size": size} if cfg.fixed_input_size else {}  # built for one size, timm's own unless told another
+
+    def make(**rates):
+        torch.manual_seed(seed)
+        return timm.create_model(arch, num_classes=classes, **sized, **rates)
+
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = timm.create_model(arch, num_classes=classes, **sized)
+            network = dropping.built(make, arch, dropout, stochastic_depth)
             initialisation.draw(arch, network)
         with torch.no_grad():
             shape = tuple(network.eval()(torch.zeros(2, 3, size, size)).shape)
@@ -210,6 +216,7 @@ def create(name, benchmark, seed):
         ) from error
     if shape != (2, classes):
         raise UserError(f"student {arch} answers two images with shape {shape}, wanted (2, {classes}): it is no classifier.")
+    dropping.check(network, arch, size, dropout, stochastic_depth)
     flat = all(p.ndim < 5 for p in network.parameters())  # channels-last is for kernels of two dimensions
     return network.to(memory_format=torch.channels_last) if flat and has_batch_norm(network) else network
 

@@ -18,7 +18,34 @@ from rd3_utils.learning.students import has_batch_norm
 
 
 class Diverged(UserError):
-    """A training whose loss is no number any more."""
+    """A network whose loss, weights or outputs are no numbers any more, or images that are none."""
+
+
+def check_loss(mean, epoch, whose):
+    """Diverged unless the epoch's loss is a finite number."""
+    if not math.isfinite(mean):
+        raise Diverged(f"{whose}: the loss is {mean} in epoch {epoch}; the training diverged.")
+
+
+def not_finite(network):
+    """The name of a parameter or buffer of `network` that holds NaN or infinity, or None."""
+    for name, value in (*network.named_parameters(), *network.named_buffers()):
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            return name
+    return None
+
+
+def check_finite(network, whose):
+    """Diverged unless all weights and buffers of `network` are finite numbers; `whose` names it."""
+    name = not_finite(network)
+    if name is not None:
+        raise Diverged(f"{whose}: its weights are no finite numbers (the first in {name}); it diverged and tells nothing.")
+
+
+def check_images(x, method):
+    """Diverged unless the images x [B, 3, S, S] that `method` optimised are finite numbers: eight bits would hide it."""
+    if not bool(x.isfinite().all()):
+        raise Diverged(f"{method}: the images are no finite numbers any more; take a smaller learning rate or another network.")
 
 
 def learning_rate(recipe, step):
@@ -120,13 +147,18 @@ def share(rows, recipe, process, processes, image_weights=None):
     weight = processes / len(rows)
     kind, _, n = recipe.training.batch_norm.partition(":")
     dealt = grouped(rows, int(n)) if kind == "groups" else rows  # whole groups, or single rows
-    first, stop = process * len(dealt) // processes, (process + 1) * len(dealt) // processes
-    mine = dealt[first:stop] if kind == "groups" else [dealt[first:stop]]
+    mine = dealt[part(len(dealt), process, processes)]
+    mine = mine if kind == "groups" else [mine]
     passes = [(some, torch.full((len(some),), weight)) for some in mine if len(some)]
     if image_weights is not None:
         mean = image_weights[rows].mean().clamp(min=1e-12)  # a batch of zeros weighs nothing
         passes = [(some, weights * image_weights[some] / mean) for some, weights in passes]
     return passes or [(rows[:1], torch.zeros(1))]
+
+
+def part(count, process, processes):
+    """Which of `count` things, in order, one of the processes takes: a slice; as even as possible."""
+    return slice(process * count // processes, (process + 1) * count // processes)
 
 
 def grouped(rows, n):
@@ -199,7 +231,12 @@ def seed_epoch(seed, epoch, process):
 
 
 def save_checkpoint(path, epoch, seconds, labels, network, optimizer, scaler, average, history):
-    """Write the state after `epoch` epochs and `seconds`, with the labels it learned from: temporary name, then renamed."""
+    """Write the state after `epoch` epochs and `seconds`, with the labels it learned from: temporary name, then renamed.
+
+    Nothing is written of a network that diverged in the last step: the next loss says so, or the score.
+    """
+    if any(not_finite(kept) for kept in (network, average) if kept):
+        return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {
@@ -220,12 +257,12 @@ def save_checkpoint(path, epoch, seconds, labels, network, optimizer, scaler, av
 def load_checkpoint(path, labels, network, optimizer, scaler, average):
     """(epochs done, seconds, history) after restoring the state at `path`, or (0, 0.0, []) if there is none.
 
-    UserError if it learned from other labels than `labels` (plain data).
+    UserError if it learned from other labels than `labels` (plain data), or if its weights are no numbers.
     """
     if not Path(path).is_file():
         return 0, 0.0, []
     state = torch.load(path, map_location="cpu", weights_only=True)
-    if state["labels"] != labels:
+    if without_bytes(state["labels"]) != without_bytes(labels):
         raise UserError(
             f"{path} is of a training that was stopped and learned from other labels (views seed, teacher or kind); "
             "give another --out, or remove that file."
@@ -236,19 +273,17 @@ def load_checkpoint(path, labels, network, optimizer, scaler, average):
         scaler.load_state_dict(state["scaler"])
     if average:
         average.load_state_dict(state["average"])
+    if any(not_finite(restored) for restored in (network, average) if restored):
+        raise UserError(
+            f"{path}, of a training that was stopped, holds weights that are no finite numbers; remove that file, and the "
+            "same command starts this training again."
+        )
     return state["epoch"], state["seconds"], state["history"]
 
 
-def share_statistics(network, recipe, accelerator):
-    """After a step: give every process the mean of the processes' batch-norm statistics, where each saw other rows.
-
-    Under "global" they are the same already. Without this, what is scored would be the first process's rows alone.
-    """
-    if accelerator.num_processes > 1 and recipe.training.batch_norm != "global":
-        for buffer in network.buffers():
-            if buffer.is_floating_point():
-                torch.distributed.all_reduce(buffer)
-                buffer /= accelerator.num_processes
+def without_bytes(labels):
+    """What identifies labels: the same ones take other bytes in a store that was made longer meanwhile."""
+    return {key: value for key, value in labels.items() if key != "bytes"}
 
 
 def on_device(images, device):

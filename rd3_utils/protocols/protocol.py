@@ -21,6 +21,7 @@ from rd3_utils.errors import UserError, unknown
 from rd3_utils.protocols.strict import build, coerce, read_toml
 
 RELEASED = Path(__file__).parent / "released"
+STOCK = -1.0  # training.dropout, training.stochastic_depth: as timm's network has it
 VIEWS_VERSION = 1  # of the code that draws and applies views: part of a label store's identity
 
 
@@ -49,6 +50,14 @@ class Training:
     warmup_start: float = 0.0  # factor in the first epoch of the warm-up; 0: it rises from the first step on
     warmup_apart: bool = False  # the schedule covers what the warm-up leaves; else the two are multiplied over all epochs
     learning_rates: tuple[float, ...] = ()  # the best of these on held-out real train images replaces learning_rate
+    dropout: float = STOCK  # of the layers before the classifier
+    stochastic_depth: float = STOCK  # of the last block, growing from 0 at the first
+    test_resize: int = 0  # pixels of a test image's shorter side before the centre crop; 0: as the benchmark has it
+
+    @property
+    def drops(self):
+        """What the network is built with, besides its name."""
+        return {"dropout": self.dropout, "stochastic_depth": self.stochastic_depth}
 
 
 @dataclass(frozen=True)
@@ -292,6 +301,7 @@ class Protocol:
             std=benchmark.image.std,
         )
         check_recipe(recipe, self.name)
+        check_resize(recipe, benchmark, self.name)
         return recipe
 
 
@@ -403,6 +413,8 @@ def check_knob(key, value, where):
         raise UserError(f"{where} {key} is {value}, wanted different numbers above 0.")
     if key == "views.dsa" and value != "none" and not set(value.split("_")) <= set(DSA):
         raise UserError(f"{where} {key} is '{value}', wanted none or some of {'_'.join(DSA)}.")
+    if key in ("training.dropout", "training.stochastic_depth") and not (value == STOCK or 0 <= value < 1):
+        raise UserError(f"{where} {key} is {value}, wanted -1 (as timm's network has it) or a fraction from 0 to below 1.")
     if key == "training.ema_decay" and value == 1:
         raise UserError(f"{where} {key} is {value}, wanted less than 1: the average would stay the first step's.")
     if key == "training.betas" and not all(0 <= beta < 1 for beta in value):
@@ -416,7 +428,7 @@ POSITIVE = (
 ).split()
 NOT_NEGATIVE = (
     "training.warmup_epochs training.weight_decay views.padding views.randaugment views.randaugment_magnitude views.zca "
-    "views.color_jitter views.lighting labels.distinct_epochs loss.hard_weight"
+    "views.color_jitter views.lighting labels.distinct_epochs loss.hard_weight training.test_resize"
 ).split()
 FRACTIONS = "training.ema_decay training.momentum training.warmup_start views.flip views.mix_probability".split()
 
@@ -488,6 +500,23 @@ def check_recipe(recipe, name):
         )
     if not (0 < views.crop_scale[0] <= views.crop_scale[1] <= 1 and 0 < views.crop_ratio[0] <= views.crop_ratio[1]):
         raise UserError(f"{name}: crop_scale {views.crop_scale} or crop_ratio {views.crop_ratio} is no range in (0, 1].")
+
+
+def check_resize(recipe, benchmark, name):
+    """UserError where test images of the benchmark cannot be resized as the recipe says."""
+    resize = recipe.training.test_resize
+    if resize and not benchmark.image.shorter_side:
+        raise UserError(f"{name}: training.test_resize={resize}, and {benchmark.name} resizes no image; set it to 0.")
+    if 0 < resize < recipe.image_size:
+        raise UserError(
+            f"{name}: training.test_resize={resize} is less than the {recipe.image_size} px that networks see of "
+            f"{benchmark.name}; set 0 (as the benchmark, {benchmark.image.shorter_side}) or {recipe.image_size} and more."
+        )
+    if resize and recipe.training.learning_rates:
+        raise UserError(
+            f"{name}: training.test_resize with training.learning_rates: the search holds out images as {benchmark.name} has "
+            "them; state one training.learning_rate."
+        )
 
 
 def digest(data):
