@@ -1,6 +1,5 @@
 """How both scripts start: one Accelerator that is right for this machine, reproducible settings, one-line errors."""
 
-import importlib.util
 import os
 import platform
 import subprocess
@@ -21,6 +20,24 @@ from huggingface_hub.utils import disable_progress_bars
 from rd3_utils.errors import TagTaken, UserError, stop
 
 OTHERS_WAIT = 5  # seconds
+NO = ("", "0", "no", "none", "false", "off")
+PRECISIONS = ("no", "fp32", "bf16", "fp16")
+ARITHMETIC = {  # variable, of a launcher or set by hand, that changes what is computed -> values that change nothing
+    "ACCELERATE_MIXED_PRECISION": PRECISIONS,
+    "ACCELERATE_DYNAMO_BACKEND": NO,
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("1",),
+    **{f"ACCELERATE_USE_{plugin}": NO for plugin in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")},
+    **dict.fromkeys(("ACCELERATE_DOWNCAST_BF16", "XLA_USE_BF16", "XLA_DOWNCAST_BF16"), NO),
+    **dict.fromkeys(("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "NVIDIA_TF32_OVERRIDE", "CUBLAS_EMULATE_SINGLE_PRECISION"), NO),
+    **dict.fromkeys(("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"), ("", "strict")),
+    "PYTORCH_MPS_FAST_MATH": NO,
+}
+CONFIG = {  # the same of a config file of accelerate
+    "mixed_precision": PRECISIONS,
+    "distributed_type": ("no", "multi_cpu", "multi_gpu"),
+    "downcast_bf16": NO,
+    "dynamo_backend": NO,
+}
 
 
 def accelerator(**arguments):
@@ -35,8 +52,12 @@ def accelerator(**arguments):
             "the launch asked for several processes but started one (accelerate launch --cpu or MULTI_CPU without mpirun "
             "does that); use --config_file accelerate_configs/cpu_2_processes.yaml."
         )
+    check_arithmetic(ARITHMETIC, os.environ)
     use_cpu = not torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
-    accelerator = Accelerator(cpu=use_cpu, **arguments)
+    try:
+        accelerator = Accelerator(cpu=use_cpu, **arguments)
+    except (ValueError, ImportError, NotImplementedError) as error:
+        raise UserError(f"accelerate cannot start as the launch asks: {' '.join(str(error).split())}") from error
     asked = int(os.environ.get("WORLD_SIZE", 1))
     if accelerator.num_processes != asked:
         raise UserError(f"the launch started {asked} processes but they do not see one another; check its config file.")
@@ -45,9 +66,12 @@ def accelerator(**arguments):
             f"the launch sets gradient_accumulation_steps={accelerator.gradient_accumulation_steps}, which divides the loss; "
             "a protocol's batch size is whole: leave it at 1."
         )
+    state = {"mixed_precision": accelerator.mixed_precision, "dynamo_backend": accelerator.state.dynamo_plugin.backend.value}
+    check_arithmetic(CONFIG, state, "the launch: ")
     if accelerator.distributed_type not in ("NO", "MULTI_CPU", "MULTI_GPU"):
         raise UserError(f"distributed_type {accelerator.distributed_type.value}: the scripts run alone or under DDP only.")
     torch.backends.cudnn.benchmark = False
+    torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     # warn, not fail: a network with an operation that has no deterministic CUDA kernel still trains, and torch names it
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -55,13 +79,22 @@ def accelerator(**arguments):
     return accelerator
 
 
-def tracking(log_with, folder):
-    """Arguments of `accelerator` for an experiment tracker; UserError when its package is not installed."""
-    if log_with is None:
-        return {}
-    if importlib.util.find_spec(log_with) is None:
-        raise UserError(f"--log-with {log_with}: the package is not installed; pip install {log_with}.")
-    return {"log_with": log_with, "project_dir": str(folder)}
+def check_arithmetic(table, stated, where=""):
+    """UserError where a value of `stated` {name: value or None} is not one of those that `table` (ARITHMETIC, CONFIG) names.
+
+    What is computed is the protocol's, in a precision that is recorded; another score would not say why it is one.
+    """
+    for name, harmless in table.items():
+        value = str(harmless[0] if stated.get(name) is None else stated[name])
+        if value.lower() not in harmless:
+            wanted = "leave it out" if harmless is NO else f"use {' or '.join(filter(None, harmless))}"
+            raise UserError(f"{where}{name} is {value[:60]}: it changes what is computed, and no Run would say so; {wanted}.")
+
+
+def check_config(config, where):
+    """UserError where an accelerate config, as read from the file `where`, would be refused once it is launched."""
+    stated = {name: getattr(config, name, None) for name in CONFIG} | (getattr(config, "dynamo_config", None) or {})
+    check_arithmetic(CONFIG, {name: getattr(value, "value", value) for name, value in stated.items()}, f"{where}: ")
 
 
 def environment(accelerator):
@@ -122,15 +155,19 @@ def from_main(accelerator, function):
 
 
 def raise_on_all(accelerator, function):
-    """Call `function()` here; a UserError in any process becomes a UserError in all, so that none waits for ever."""
-    message = None
+    """Call `function()` here; a UserError in any process becomes the same in all, so that none waits for ever.
+
+    All raise that of the first process that has one, of its class.
+    """
+    found = None
     try:
         function()
     except UserError as error:
-        message = str(error)
-    messages = [m for m in gather_object([message]) if m] if accelerator.num_processes > 1 else [message]
-    if messages and messages[0]:
-        raise UserError(messages[0])
+        found = error
+    every = gather_object([found and (type(found), str(found))]) if accelerator.num_processes > 1 else []
+    first = next(filter(None, every), None)
+    if first or found:
+        raise first[0](first[1]) if first else found
 
 
 def again(error, *more):

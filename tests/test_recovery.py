@@ -16,7 +16,7 @@ from rd3_utils import launch
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import tables, views
 from rd3_utils.errors import UserError
-from rd3_utils.learning import real_patches, recovery, students, teachers
+from rd3_utils.learning import real_patches, recovery, students, teachers, training
 
 
 @pytest.fixture(scope="module")
@@ -284,3 +284,9 @@ def test_what_cannot_be_recovered_is_said_in_one_line(script, options, wanted):
 def test_values_that_make_no_sense_are_refused(digits, table, settings, wanted):
     with pytest.raises(UserError, match=wanted):
         recovered("cda", digits, table, "default", **settings)
+
+
+def test_images_that_are_no_numbers_are_not_made(digits, table, teacher):
+    """Rounded to eight bits they would be black squares; a step along an infinite gradient makes them."""
+    with pytest.raises(training.Diverged, match="sre2l: the images are no finite numbers"):
+        recovered("sre2l", digits, table, teacher, iterations=2, bn_weight=1e39)

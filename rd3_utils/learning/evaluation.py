@@ -6,19 +6,22 @@ from pathlib import Path
 
 import evaluate
 import torch
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 
 from rd3_utils.errors import UserError
+from rd3_utils.launch import from_main, raise_on_all
+from rd3_utils.learning.training import Diverged, check_finite
 
 METRIC = Path(__file__).parent / "topk"
 BATCH = 500  # test images of 32 px and less per forward pass; fewer of larger ones
 
 
 @torch.no_grad()
-def predictions(network, images, rows, mean, std, accelerator, top=5, exact=False, whitening=None):
+def predictions(network, images, rows, mean, std, accelerator, top=5, exact=False, whitening=None, whose="the network"):
     """int64 [B, top] (or [B, C] with fewer classes): the most likely classes of `rows`, best first.
 
-    Eval mode, no views; `exact` computes in float32 whatever the launch says.
+    Eval mode, no views; `exact` computes in float32 whatever the launch says. Diverged, with the name `whose`, where an
+    output is no finite number: such classes would be in no order.
     """
     training = network.training
     network.eval()
@@ -29,30 +32,38 @@ def predictions(network, images, rows, mean, std, accelerator, top=5, exact=Fals
         x = x if whitening is None else whitening(x)
         with contextlib.nullcontext() if exact else accelerator.autocast():
             logits = network(x).float()  # [B, C]
+        if not bool(logits.isfinite().all()):
+            raise Diverged(f"{whose}: its outputs are no finite numbers; it diverged and is not scored.")
         best.append(logits.topk(min(top, logits.shape[1]), dim=1).indices.cpu())
     network.train(training)
     return torch.cat(best) if best else torch.empty(0, top, dtype=torch.int64)
 
 
-def accuracy(network, test, benchmark, accelerator, exact=False, whitening=None):
+def accuracy(network, test, benchmark, accelerator, exact=False, whitening=None, whose="the network"):
     """{"top1", "top5" (fractions), "images_scored"} of `network` on the ImageSet `test`, the same in every process.
 
-    Process r scores rows r, r + P, ...; the rows that come back must be each test row exactly once, or UserError.
+    Process r scores rows r, r + P, ...; the rows that come back must be each test row exactly once, or UserError. Diverged,
+    in every process, where weights or outputs are no finite numbers in one of them; `whose` names the network.
     """
-    rows = torch.arange(accelerator.process_index, len(test), accelerator.num_processes)
+    rows, best = torch.arange(accelerator.process_index, len(test), accelerator.num_processes), []
     normalisation = benchmark.image.mean, benchmark.image.std
-    best = predictions(network, test.images, rows, *normalisation, accelerator, exact=exact, whitening=whitening)
-    pairs = [(rows.numpy(), best.numpy())]
+
+    def predict():
+        check_finite(network, whose)
+        how = dict(exact=exact, whitening=whitening, whose=whose)
+        best.append(predictions(network, test.images, rows, *normalisation, accelerator, **how))
+
+    raise_on_all(accelerator, predict)
+    pairs = [(rows.numpy(), best[0].numpy())]
     pairs = gather_object(pairs) if accelerator.num_processes > 1 else pairs
-    scores = [None]
-    if accelerator.is_main_process:
+
+    def compute():
         rows = torch.cat([torch.from_numpy(r) for r, _ in pairs])
         best = torch.cat([torch.from_numpy(b) for _, b in pairs if len(b)])
         rows, places = rows.sort()
         if not torch.equal(rows, torch.arange(len(test))):
             raise UserError(f"{len(rows)} test rows came back, wanted each of {len(test)} once; the score would be wrong.")
         metric = evaluate.load(str(METRIC), keep_in_memory=True, experiment_id=uuid.uuid4().hex)
-        scores = [metric.compute(predictions=best[places].numpy(), references=test.labels.numpy())]
-    if accelerator.num_processes > 1:
-        broadcast_object_list(scores)
-    return scores[0]
+        return metric.compute(predictions=best[places].numpy(), references=test.labels.numpy())
+
+    return from_main(accelerator, compute)

@@ -19,7 +19,7 @@ from rd3_utils import hub
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import tables
 from rd3_utils.errors import UserError
-from rd3_utils.learning import students, teachers
+from rd3_utils.learning import students, teachers, training
 
 BATCH = 500  # images of 32 px and less per forward pass; fewer of larger ones
 RUN = "run.json"  # the Run of a network, where it lies in the network's own folder
@@ -43,8 +43,8 @@ class Frozen:
 def load(source):
     """The Frozen network that was saved at `source`: a folder, local-dir:FOLDER or hf-hub:OWNER/REPO[@REVISION].
 
-    UserError for a folder without config.json or safetensors, files of another network, and one that takes no square
-    images of three channels.
+    UserError for a folder without config.json or safetensors, files of another network, one that takes no square images of
+    three channels, and one whose weights are no finite numbers.
     """
     kind, _, rest = source.partition(":")
     folder, commit, name = Path(rest if kind == "local-dir" else source), None, source
@@ -77,6 +77,7 @@ def load(source):
             f"student {source} takes images of shape {'x'.join(map(str, shape))} (channels x height x width), wanted "
             "3 channels and a square: the benchmarks here have such images."
         )
+    training.check_finite(network, f"student {source}")
     return frozen(network, name, commit, config["architecture"], shape[1], mean, std, folder)
 
 
@@ -112,7 +113,7 @@ def extract(one, images, device, batch=BATCH):
         found.append(y.flatten(1).float().cpu())
     features = torch.cat(found)
     if not torch.isfinite(features).all():
-        raise UserError(f"student {one.source}: its features are not all finite numbers; its training diverged.")
+        raise training.Diverged(f"student {one.source}: its features are not all finite numbers; its training diverged.")
     if bool((features == features[0]).all()):
         raise UserError(f"student {one.source}: its features are the same for all {len(images)} images, so they tell nothing.")
     return features

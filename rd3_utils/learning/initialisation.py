@@ -1,8 +1,8 @@
 """How the weights of a student are drawn: as torchvision draws them, wherever it has the network; else as timm does.
 
 The field trains torchvision's networks. timm builds the same ones and draws some of them otherwise: it switches the residual
-branches of a ResNet off, for one. Each rule here follows the constructor of torchvision's class (torchvision/models/*.py, 0.23),
-and a test compares every tensor with it. Of DenseNet, Swin and ConvNeXt both draw alike; what torchvision lacks keeps timm's.
+branches of a ResNet off, for one. Each rule here follows the constructor of torchvision's class (torchvision/models/*.py), and
+a test compares every tensor with it. Of DenseNet, Swin and ConvNeXt both draw alike; what torchvision lacks keeps timm's.
 """
 
 import math
@@ -82,14 +82,14 @@ def linear_layers(network, draw):
 
 
 RULES = {  # timm's name -> the rule; `resnet50.a1_in1k` is resnet50
-    **dict.fromkeys(["resnet18_cifar", "resnet34_cifar", "resnet50_cifar", "resnet101_cifar"], small_image_resnet),
-    **dict.fromkeys(["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",
-                     "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"], resnet),  # fmt: skip
-    **dict.fromkeys(["mobilenetv2_100", "mobilenetv3_small_100", "mobilenetv3_large_100"], mobilenet),
+    **{f"resnet{depth}_cifar": small_image_resnet for depth in (18, 34, 50, 101)},
+    **{f"resnet{depth}": resnet for depth in (18, 34, 50, 101, 152)},
+    **{name: resnet for name in "resnext50_32x4d resnext101_32x8d resnext101_64x4d wide_resnet50_2 wide_resnet101_2".split()},
+    **{name: mobilenet for name in "mobilenetv2_100 mobilenetv3_small_100 mobilenetv3_large_100".split()},
     **{f"efficientnet_b{i}": efficientnet for i in range(8)},
     **{f"vgg{depth}{norm}": vgg for depth in (11, 13, 16, 19) for norm in ("", "_bn")},
-    **dict.fromkeys(["vit_base_cifar", "vit_base_patch16_224", "vit_base_patch32_224", "vit_large_patch16_224",
-                     "vit_large_patch32_224", "vit_huge_patch14_224"], vision_transformer),  # fmt: skip
+    **{f"vit_{kind}": vision_transformer for kind in "base_cifar base_patch16_224 base_patch32_224".split()},
+    **{f"vit_{kind}": vision_transformer for kind in "large_patch16_224 large_patch32_224 huge_patch14_224".split()},
 }
 
 

@@ -33,7 +33,6 @@ def load_teachers(sources, recipe, benchmark):
 
 def plan(images, recipe, found, views_seed, device, forward_batch=100, label_dtype="fp16", shard_mb=256):
     """The soft_labels.Plan for labelling `images` under `recipe`."""
-    border = round(recipe.views.padding * recipe.image_size) if recipe.views.crop == "pad" else 0
     return soft_labels.Plan(
         images={key: value for key, value in images.describe().items() if key not in ("source", "train")},
         class_names=images.class_names,
@@ -41,7 +40,7 @@ def plan(images, recipe, found, views_seed, device, forward_batch=100, label_dty
         rows=len(images),
         classes=recipe.classes,
         image_size=recipe.image_size,
-        border=border,
+        border=soft_labels.border_of(recipe),
         views=protocol.stated(recipe.views),
         views_digest=recipe.views_digest,
         views_seed=views_seed,
@@ -87,7 +86,7 @@ def make(where, plan, images, recipe, found, benchmark, test, accelerator, finis
     known = soft_labels.known_sha256(where)
     missing = [shard for shard in plan.shards if not soft_labels.is_written(where / shard[0], plan, *shard[1:], known)]
     accelerator.wait_for_everyone()  # every process has seen the same gaps before anyone fills one
-    if missing and accelerator.is_main_process:
+    if accelerator.is_main_process and any(name in known for name, *_ in missing):
         (where / "index.json").unlink(missing_ok=True)  # it names shards that are about to change
     accelerator.wait_for_everyone()
     mine = missing[accelerator.process_index :: accelerator.num_processes]
@@ -117,7 +116,8 @@ def recognised(network, images, benchmark, accelerator):
 
     Images that a teacher takes for other classes have soft labels that speak of those: it is what such labels are worth.
     """
-    return evaluation.accuracy(network, images, benchmark, accelerator, exact=True)["top1"]
+    whose = f"the teacher, shown {images.name}"
+    return evaluation.accuracy(network, images, benchmark, accelerator, exact=True, whose=whose)["top1"]
 
 
 @torch.no_grad()

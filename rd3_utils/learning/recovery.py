@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import selections, views
 from rd3_utils.errors import UserError, unknown
-from rd3_utils.learning import real_patches, teachers
+from rd3_utils.learning import real_patches, teachers, training
 
 CLASSES = 100  # images optimised together, one of each class: --batch-size in all of its scripts
 BETAS, EPSILON = (0.5, 0.9), 1e-8  # Adam's: recover/data_synthesis.py:46
@@ -107,6 +107,7 @@ def recover(method, recipes, train, benchmark, ipc, seed, accelerator, data_dir,
             stream = views.Stream(seed, f"recovery {t} {int(some[0])}")
             x = noise(len(some), size, stream).to(device) if start is None else (start[some, t].to(device) / 255 - mean) / std
             x = optimised(x, some.to(device), loss, recipe, draws(recipe, size, stream), (-mean / std, (1 - mean) / std), bar)
+            training.check_images(x, method)
             made[some, t] = (x * std + mean).mul(255).add(0.5).floor().clamp(0, 255).to(torch.uint8).cpu()
     about = {"teacher": found.describe(), "init": init, "batch": batch, **asdict(recipe)}
     return made.flatten(0, 1), about

@@ -12,7 +12,7 @@ from rd3_utils import launch
 from rd3_utils.data import augmentation, selections, tables
 from rd3_utils.data import images as image_sets
 from rd3_utils.errors import UserError, unknown
-from rd3_utils.learning import real_patches, recovery, students
+from rd3_utils.learning import real_patches, recovery, students, training
 
 # VICO-UoE/DatasetCondensation main_DM.py:15-38: images learn by SGD with momentum 0.5 and learning rate 1.0
 LEARNING_RATE, MOMENTUM = 1.0, 0.5
@@ -55,6 +55,7 @@ def dm(train, benchmark, ipc, seed, accelerator, data_dir, iterations=1000, stud
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    training.check_images(synthetic, "dm")
     pixels = (synthetic.detach() * std + mean).add(0.5).floor().clamp(0, 255).to(torch.uint8).cpu()
     about = {"iterations": iterations, "student": student, "dsa": dsa, "train_fingerprint": everything.fingerprint}
     return pixels, about

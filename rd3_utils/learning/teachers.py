@@ -23,7 +23,7 @@ from rd3_utils import hub
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import tables
 from rd3_utils.errors import UserError, unknown
-from rd3_utils.learning import evaluation, students
+from rd3_utils.learning import evaluation, students, training
 from rd3_utils.protocols import benchmark as benchmarks
 
 MISLOADED = (RuntimeError, OSError, ValueError, KeyError, TypeError, AssertionError, SafetensorError)  # what timm raises
@@ -61,8 +61,8 @@ class Teacher:
 def load(source, benchmark):
     """The Teacher at `source`; `default` is the benchmark's.
 
-    UserError for an unknown source, a network that cannot be had, that does not take the benchmark's images, or that does
-    not know all of its classes.
+    UserError for an unknown source, a network that cannot be had, that does not take the benchmark's images, that does not
+    know all of its classes, or whose weights are no finite numbers.
     """
     source = benchmark.defaults.teacher if source == "default" else source
     if source.startswith("torchvision:"):
@@ -76,6 +76,7 @@ def load(source, benchmark):
     if ":" not in source and Path(source).is_dir():
         source = f"local-dir:{source}"
     network.eval().requires_grad_(False)
+    training.check_finite(network, f"teacher {source}")
     outputs = count_outputs(network, source, benchmark.image.size)
     columns = columns_of(names, outputs, source, benchmark)
     sha256 = weights_sha256(network)
@@ -83,9 +84,9 @@ def load(source, benchmark):
 
 
 def is_default(described, benchmark):
-    """Whether a teacher that a Run describes is the benchmark's: by name or, where that comes with the project, by its bits."""
+    """Whether a Teacher that a Run states is the benchmark's: by name or, where that comes with the project, by its bits."""
     source = benchmark.defaults.teacher
-    return described["source"] == source or described["sha256"] == embedded_sha256(source)
+    return described.source == source or described.sha256 == embedded_sha256(source)
 
 
 @cache
@@ -336,7 +337,8 @@ def examined(teacher, benchmark, test, accelerator):
     if teacher.top1 is not None:
         return teacher
     network = Ensemble([teacher], benchmark).to(accelerator.device)
-    top1 = evaluation.accuracy(network, test, benchmark, accelerator, exact=True)["top1"]
+    whose = f"teacher {teacher.source}"
+    top1 = evaluation.accuracy(network, test, benchmark, accelerator, exact=True, whose=whose)["top1"]
     floor = benchmark.defaults.teacher_floor
     if top1 < floor:
         raise UserError(

@@ -1,0 +1,54 @@
+"""Experiment trackers: every student is a run of its own there, with its recipe as config and a step per epoch."""
+
+import importlib.util
+import json
+
+from rd3_utils.errors import UserError
+
+PROJECT = "rd3"
+KNOBS = "knobs"  # of the protocol: the recipe is what it makes of them
+
+
+def arguments(log_with, folder):
+    """Arguments of `launch.accelerator` for an experiment tracker; UserError when its package is not installed."""
+    if log_with is None:
+        return {}
+    if importlib.util.find_spec(log_with) is None:
+        raise UserError(f"--log-with {log_with}: the package is not installed; pip install {log_with}.")
+    return {"log_with": log_with, "project_dir": str(folder)}
+
+
+def begin(accelerator, path, about):
+    """Start the run of a student whose Run will lie at `path` in the results; the run before ends. Nothing without a tracker.
+
+    Steps of a run never go back, so that no tracker drops the curve of a second student. `about` is what the Run records.
+    """
+    end(accelerator)
+    if not accelerator.log_with:
+        return
+    name, group = path.as_posix(), path.parent.as_posix()
+    about = {**about, "protocol": {key: value for key, value in about["protocol"].items() if key != KNOBS}}
+    config = json.loads(json.dumps(about))
+    if str(accelerator.log_with[0]) == "tensorboard":  # a folder for each run, and no tables in tables
+        accelerator.init_trackers(f"{PROJECT}/{name}", flat(config))
+    else:
+        own = {"name": name, "group": group}
+        accelerator.init_trackers(PROJECT, config, {"wandb": own, "trackio": own})
+
+
+def end(accelerator):
+    """End the runs that go on, if any, and nothing else: processes stay together."""
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    accelerator.trackers = []
+
+
+def flat(table, head=""):
+    """{"training.epochs": 300, ...} of nested tables; lists as JSON text."""
+    found = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{head}{key}.")
+        else:
+            found[head + key] = json.dumps(value) if isinstance(value, list) else value
+    return found
