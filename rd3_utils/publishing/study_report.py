@@ -10,7 +10,6 @@ import numpy as np
 from rd3_utils.publishing import plots
 from rd3_utils.publishing.markdown import escape, table
 from rd3_utils.publishing.plots import plain
-from rd3_utils.scoring.bootstrap import CONFIDENCE, METHOD, RESAMPLES
 from rd3_utils.scoring.ranking import PARTS
 from rd3_utils.scoring.report import percent
 from rd3_utils.units import duration, size
@@ -40,9 +39,8 @@ def text(study, report, pictures):
     parts = [f"# {escape(report['title'])}"]
     parts += [escape(study.description)] if study.description else []
     there = ", ".join([f"{report['cells_there']} of {report['cells_planned']} cells", *report["precision"]])
-    parts.append(f"{there}. Accuracies are top-1 in percent, of the last epoch on the whole test split. Intervals: "
-                 f"{100 * CONFIDENCE:.0f} %, {METHOD}, {RESAMPLES} resamples; of a single value there is none, of two or three "
-                 "they are rough.")  # fmt: skip
+    parts.append(f"{there}. Accuracies are top-1 in percent, of the last epoch on the whole test split. Intervals are 95 %; of "
+                 "a single value there is none.")  # fmt: skip
     parts += [f"> {escape(note)}" for note in report["notes"]]
     for title, name, shown, section in SECTIONS:
         if report[name]:
@@ -127,32 +125,37 @@ def spread_section(report):
 
 
 def decomposition_section(report):
-    """In one sentence, then shares of the variance, with intervals, and what was left out."""
+    """In one sentence, then shares of the variance as it is seen, and with intervals without noise; what was left out."""
     rows = [["place", "methods x protocols", *(f"{part} %" for part in PARTS), "variance, points^2"]]
     less, left = [["place", *(f"{part} %" for part in PARTS)]], []
     for entry in report["decomposition"]:
         shares = [entry["parts"][part] for part in PARTS]
-        shown = ["-" if s["share"] is None else f"{100 * s['share']:.1f} {between(s)}" for s in shares]
         shape = f"{len(entry['methods'])} x {len(entry['protocols'])}"
-        rows.append([place(entry), shape, *shown, f"{1e4 * entry['variance']:.2f}"])
-        less.append([place(entry), *(percent(s["corrected"], 1) for s in shares)])
+        rows.append([place(entry), shape, *(percent(s["share"], 1) for s in shares), f"{1e4 * entry['variance']:.2f}"])
+        less.append([place(entry), *(known_share(s) for s in shares)])
         if entry["left_out"]:
             kept, gone = (escape("; ".join(names)) for names in (entry["methods"] + entry["protocols"], entry["left_out"]))
             left.append(f"- {escape(place(entry))}: not every method has a score under every protocol; this is of {kept} only, "
                         f"without {gone}.")  # fmt: skip
         fewest, most = entry["replicates"]
         if fewest == 1 < most:
-            left.append(f"- {escape(place(entry))}: cells have 1 to {most} students; those of a single one show none of their "
-                        "noise, so intervals are too narrow.")  # fmt: skip
+            left.append(f"- {escape(place(entry))}: cells have 1 to {most} students; those of a single one are taken to "
+                        "vary as the others do.")  # fmt: skip
     parts = [f"> {claim(report['decomposition'])}",
              "Two-way analysis of variance, every cell of a method and a protocol weighing the same; seed: seeds and draws "
              "within a cell. With one value per cell, seed cannot be told from interaction.", table(rows)]  # fmt: skip
     parts += ["\n".join(left)] if left else []
-    return [
-        *parts,
-        "The same without what noise within the cells adds to the first three (expected mean squares):",
-        table(less),
-    ]
+    text = (
+        "The same without what noise within the cells adds to the first three (expected mean squares), with 95 % intervals of "
+        "the shares that endless students would show. They are of these methods and protocols, and take seeds as independent "
+        "between protocols. A row of three draws of images widens them much: three draws say little of luck."
+    )
+    return [*parts, text, table(less)]
+
+
+def known_share(part):
+    """ "4.2 [3.4, 5.1]" of one part without noise."""
+    return percent(part["corrected"], 1) + ("" if part["low"] is None else f" {between(part)}")
 
 
 def claim(entries):
@@ -178,17 +181,23 @@ def tau_rows(entries, where):
     return rows
 
 
+TAU = (
+    "Kendall's tau-b of the methods' order: 1, the same order; 0, no relation; -1, reversed. The interval is what it may be if "
+    "pairs of methods that seeds and draws do not tell apart (Student's t, 5 % a pair) lie either way; it holds the tau of "
+    "endless students in at least 95 % of studies."
+)
+
+
 def protocols_section(report):
     """Tau between protocols."""
     header = ["place", "protocol", "and", "tau", "interval", "methods"]
-    intro = "Kendall's tau-b of the methods' order: 1, the same order; 0, no relation; -1, reversed."
-    return [intro, table([header, *tau_rows(report["protocols"], place)])]
+    return [TAU, table([header, *tau_rows(report["protocols"], place)])]
 
 
 def students_section(report):
     """Tau between students."""
     header = ["place", "student", "and", "tau", "interval", "methods"]
-    return [table([header, *tau_rows(report["students"], lambda e: place(e, e["protocol"]))])]
+    return [TAU, table([header, *tau_rows(report["students"], lambda e: place(e, e["protocol"]))])]
 
 
 def ablation_section(report):
@@ -268,7 +277,7 @@ def draw(folder, report):
     shares = [e for e in report["decomposition"] if e["variance"]]
     if shares:
         draw_shares(shares, folder / "decomposition.png")
-        found["decomposition"] = [("decomposition.png", "shares of the variance, with the interval of the larger ones")]
+        found["decomposition"] = [("decomposition.png", "shares of the variance without noise, large ones with interval")]
     if report["ablation"]:
         draw_ablation(report["ablation"], folder / "ablation.png")
         found["ablation"] = [("ablation.png", "change of top-1 by each knob")]
@@ -345,13 +354,16 @@ def draw_slopes(entries, methods, path):
 
 
 def draw_shares(entries, path):
-    """A stacked bar per place: shares of method, protocol, interaction and seed; of wide ones with the interval."""
+    """A stacked bar per place: shares of method, protocol, interaction and seed, without noise if that is known.
+
+    Wide ones say their interval.
+    """
     figure = plots.new_figure(7.6, 0.5 * len(entries) + 1.3, layout="constrained")
     axes = figure.subplots()
     left = np.zeros(len(entries))
     for part, colour, ink in zip(PARTS, ("#0072B2", "#E69F00", "#CC79A7", "#BBBBBB"), ("white", *3 * ["black"])):
         found = [e["parts"][part] for e in entries]
-        shares = np.array([100 * (one["share"] or 0) for one in found])
+        shares = np.array([100 * (one["share" if one["corrected"] is None else "corrected"] or 0) for one in found])
         axes.barh(range(len(entries)), shares, left=left, color=colour, label=part, height=0.6)
         for i, (one, share) in enumerate(zip(found, shares)):
             if share >= 6:
@@ -361,7 +373,7 @@ def draw_shares(entries, path):
     axes.set_yticks(range(len(entries)), [plain(place(e)) for e in entries], fontsize=8)
     axes.set_ylim(len(entries) - 0.5, -0.5)
     axes.set_xlim(0, 100)
-    axes.set_xlabel("share of the variance of top-1 (%), with 95 % interval")
+    axes.set_xlabel("share of the variance of top-1 (%) without noise, with 95 % interval")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     plots.save(figure, path)

@@ -1,9 +1,8 @@
 """How much of an accuracy is recipe, and whether two recipes rank methods alike: pure functions over fractions.
 
-Everywhere `cells` is {(row, column): Cell}, such as {("rded", "rd3-v1"): Cell([0.51, 0.52, 0.52])}. Intervals are those of
-scoring/bootstrap.py, of what a Cell calls its units drawn again. Deviations of units from the cell's mean are scaled by
-sqrt(n / (n - 1)), without which n = 3 would show two thirds of the noise (the rescaling bootstrap, Rao & Wu, JASA 1988). With
-three units they are rough; where no cell has more than one there is no interval (None).
+Everywhere `cells` is {(row, column): Cell}, such as {("rded", "rd3-v1"): Cell([0.51, 0.52, 0.52])}. What varies by chance is
+what a Cell calls its units; where no cell has more than one there is no interval (None). How often intervals hold what they
+speak of, in simulated studies: docs/statistics.md.
 """
 
 import itertools
@@ -15,7 +14,7 @@ import numpy as np
 from scipy import stats
 
 from rd3_utils.errors import UserError
-from rd3_utils.scoring import bootstrap
+from rd3_utils.scoring import bootstrap, simultaneous
 
 SIDE = 16  # the shorter side of a table with holes: its 2^16 subsets are tried
 PARTS = ("method", "protocol", "interaction", "seed")
@@ -25,9 +24,8 @@ PARTS = ("method", "protocol", "interaction", "seed")
 class Cell:
     """Accuracies of one cell's replicates; `sets` says which image set each trained on, None that all did on one.
 
-    Units are what is drawn again: where there are several image sets (draws of random images), each with its replicates, and
-    else each replicate. Cells of a row that have the same sets hold the same ones in a resample: a lucky draw is lucky under
-    every recipe.
+    Units are what varies: where there are several image sets (draws of random images), each with its replicates, and else each
+    replicate. Cells of a row that have the same sets share their luck: a lucky draw may be lucky under every recipe.
     """
 
     values: list
@@ -69,13 +67,20 @@ class Cell:
         sizes, means, _ = self.moments
         return bootstrap.widening(len(sizes)) * sizes * means / sizes.sum()
 
-    def again(self, chosen):
-        """(means, variances of divisor n) [R] of the cell with the units `chosen` [R, K], deviations of their means scaled."""
-        sizes, means, within = (of[chosen] for of in self.moments)  # [R, K]
-        n, scale = sizes.sum(1), bootstrap.widening(len(self.units))
-        mean = (sizes * means).sum(1) / n
-        between = (sizes * (means - mean[:, None]) ** 2).sum(1) / n
-        return self.mean + scale * mean, (sizes * within).sum(1) / n + scale**2 * between
+    @property
+    def inner(self):
+        """(part of `variance` that lies within the units, its degrees of freedom)."""
+        sizes, _, within = self.moments
+        return (sizes * within).sum() / sizes.sum(), sizes.sum() - len(sizes)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A part of what chance does to a table of cell means, independent of the other parts."""
+
+    columns: np.ndarray  # [Q, I, J]: columns of an L with L L^T = its covariance
+    freedom: float  # degrees of freedom with which its size is known
+    variance: float  # what it adds to the variance of a replicate, summed over cells
 
 
 def decomposition(cells):
@@ -94,7 +99,8 @@ def decomposition(cells):
     replicate everywhere, seed is None and hidden in the interaction.
 
     "corrected" takes out what `noise` of the cell means adds to the first three, and has a replicate's unbiased variance as
-    seed; what falls below 0 counts as 0, and shares are of the new sum.
+    seed; what falls below 0 counts as 0, and shares are of the new sum. "low", "high" belong to it: the 95 % interval of the
+    share that endless replicates of these cells would have (`intervals`). There is none where nothing varies within cells.
     """
     rows, columns = complete(cells)
     if len(rows) < 2 or len(columns) < 2:
@@ -104,17 +110,16 @@ def decomposition(cells):
     point = parts(*moments(table))
     total = float(point.sum())
     single = counts.max() == 1
-    samples = None if single else shares(parts(*resampled(table)))  # [R, 4]
-    found = shares(point)
+    found, low, high = shares(point), None, None
     if not single:
         added, spread = noise(table)
         adjusted = shares(np.append((point[:3] - added).clip(min=0), spread))
+        low, high = intervals(table) if spread > simultaneous.TINY**2 else (None, None)
     result = {}
     for k, part in enumerate(PARTS):
         unknown = total == 0 or (single and part == "seed")
-        low, high = (None, None) if unknown or samples is None else bootstrap.interval(samples[:, k])
-        share = None if unknown else float(found[k])
-        result[part] = {"share": share, "low": low, "high": high}
+        result[part] = {"share": None if unknown else float(found[k])}
+        result[part] |= {end: None if of is None else float(of[k]) for end, of in (("low", low), ("high", high))}
         result[part]["corrected"] = None if unknown or single or np.isnan(adjusted[k]) else float(adjusted[k])
     return {
         "methods": rows,
@@ -158,38 +163,119 @@ def moments(table):
 
 def parts(means, variances):
     """[..., 4] of PARTS as variances, from means and variances [..., I, J]."""
+    return np.stack([*((effect**2).mean((-2, -1)) for effect in effects(means)), variances.mean((-2, -1))], -1)
+
+
+def effects(means):
+    """[3, ..., I, J]: those of rows, of columns and of both together, which add up to the means less their mean."""
     of_row, of_column = means.mean(-1, keepdims=True), means.mean(-2, keepdims=True)
-    overall = of_row.mean(-2, keepdims=True)
-    effects = of_row - overall, of_column - overall, means - of_row - of_column + overall
-    return np.stack([*((effect**2).mean((-2, -1)) for effect in effects), variances.mean((-2, -1))], -1)
+    overall, every = of_row.mean(-2, keepdims=True), np.zeros_like(means)
+    return np.stack([of_row - overall + every, of_column - overall + every, means - of_row - of_column + overall])
 
 
 def noise(table):
     """(what noise adds to the first three parts of a table of Cells, [3]; the variance of a replicate, mean over cells).
 
     The noise e of cell means adds E parts(e), which is the sum of parts() over the columns of any L with L L^T = cov(e), for
-    parts() is quadratic. e of n independent replicates has the variance s^2 / n, s^2 pooled over cells: with
-    w = s^2 mean_ij(1 / n_ij) they add w (I-1)/IJ, w (J-1)/IJ and w (I-1)(J-1)/IJ, as expected mean squares say (Montgomery,
-    sec. 5.3.2). e of K image sets has the covariance of the sets' means across the row, over K. As these vary more, s^2 is
-    pooled without them, unless no other cell has two replicates.
+    parts() is quadratic. Of independent replicates with variance s^2 that is, with w = s^2 mean_ij(1 / n_ij), w (I-1)/IJ,
+    w (J-1)/IJ and w (I-1)(J-1)/IJ, as expected mean squares say (Montgomery, sec. 5.3.2).
     """
+    found = noises(table)
+    columns = np.concatenate([one.columns for one in found])
+    count = len(table) * len(table[0])
+    return parts(columns, np.zeros_like(columns))[:, :3].sum(0), sum(one.variance for one in found) / count
+
+
+def noises(table):
+    """[Noise] of a table of Cells: one of all replicates, and up to three per set of cells that share draws of images.
+
+    A cell's replicates have its own variance and the pooled one in equal parts (simultaneous.shrunk). The pooled one leaves out
+    cells of several draws, unless no other has two replicates, and is all that a cell of one replicate has. The draws' luck
+    is split into what all protocols share and what they do not, as between and within whole plots (Montgomery, sec. 14.5), for
+    of the former three draws say little.
+    """
+    shape, found, columns, variances = (len(table), len(table[0])), [], [], []
     cells = [cell for line in table for cell in line]
     several = [cell for cell in cells if len(cell.units) > 1]
-    s2 = pooled([cell for cell in several if not cell.names] or several)
-    columns = []  # of L, each [I, J]
+    kind = [cell for cell in several if not cell.names] or several
+    s2, free = pooled(kind), sum(len(cell.units) - 1 for cell in kind)
     for i, line in enumerate(table):
         for where in together(line):
-            first = line[where[0]]
-            if first.names:
-                spread = np.transpose([line[j].influence for j in where])  # [K, len(where)]
-            else:
-                spread = [[np.sqrt(s2 / len(first.values))]]
-            for values in spread:
-                columns.append(np.zeros((len(table), len(line))))
-                columns[-1][i, where] = values
-    columns = np.array(columns)
-    replicate = np.mean([cell.variance if len(cell.units) > 1 else s2 for cell in cells])
-    return parts(columns, np.zeros_like(columns))[:, :3].sum(0), replicate
+            if line[where[0]].names:
+                found += noises_of_draws([line[j] for j in where], i, where, shape)
+                continue
+            cell, column = line[where[0]], np.zeros(shape)
+            freedom = len(cell.units) - 1
+            mine = simultaneous.shrunk(cell.variance, freedom, s2) if freedom else s2
+            column[i, where] = np.sqrt(mine / len(cell.values))
+            columns.append(column)
+            variances.append((cell.variance if freedom else s2, mine, freedom))
+    if columns:
+        total, mine, freedom = np.array(variances, float).T
+        known = freedom > 0
+        weights = mine[known] * (1 + (~known).sum() * freedom[known] / free)  # s2 stands in for cells of one replicate
+        size = simultaneous.freedom(weights, freedom[known]) if known.any() else free
+        found.append(Noise(np.array(columns), size, total.sum()))
+    return found
+
+
+def noises_of_draws(cells, i, where, shape):
+    """[Noise] of the `cells` in row `i` and columns `where` of a table of `shape`, which have the same image sets."""
+    spread = np.transpose([cell.influence for cell in cells])  # [K, len(where)]
+    shared, freedom = spread.mean(1, keepdims=True), len(spread) - 1
+
+    def at(values):
+        columns = np.zeros((len(values), *shape))
+        columns[:, i, where] = values
+        return columns
+
+    inner, free = np.transpose([cell.inner for cell in cells])
+    parted = [shared + 0 * spread, spread - shared]
+    sizes = [len(spread) * (of**2).sum() for of in parted]
+    found = [Noise(at(parted[0]), freedom, sizes[0])]
+    found += [Noise(at(parted[1]), freedom * (len(where) - 1), sizes[1])] if len(where) > 1 else []
+    return found + ([Noise(at(spread[:0]), free.sum(), inner.sum())] if free.sum() else [])
+
+
+def intervals(table):
+    """(low, high), [4] each: 95 % intervals of the shares of PARTS that the true cell means and spread of a table have.
+
+    Generalised confidence intervals (Weerahandi, JASA 1993): the truth, had each of RESAMPLES possible noises made the means
+    that are seen (`behind`). How large noise is, is known as a chi^2 is of simultaneous.cautious degrees of freedom: of effects
+    those of the parts that reach them, of a replicate's variance those of all. Three draws may decide either.
+    """
+    found, generator = noises(table), bootstrap.generator("noise")
+    variances, freedom = np.array([(one.variance, one.freedom) for one in found], float).T
+
+    def chi(known):
+        return known / generator.chisquare(known, bootstrap.RESAMPLES)
+
+    columns = np.concatenate([one.columns for one in found])
+    drawn = generator.standard_normal((bootstrap.RESAMPLES, len(columns)))
+    every = effects(np.tensordot(drawn, columns, 1))  # [3, R, I, J]
+    true = np.empty((bootstrap.RESAMPLES, 4))
+    for k, seen in enumerate(effects(moments(table)[0])):  # [I, J]
+        along = seen / (np.linalg.norm(seen) or 1)
+        each = [effects(one.columns)[k] for one in found]
+        sizes = [(of**2).sum() + (np.tensordot(of, along) ** 2).sum() for of in each]  # as a whole, and where it tells most
+        true[:, k] = behind(seen, every[k] * np.sqrt(chi(simultaneous.cautious(sizes, freedom)))[:, None, None]) ** 2
+    count = len(table) * len(table[0])
+    true[:, :3] /= count
+    true[:, 3] = variances.sum() / count * chi(simultaneous.cautious(variances, freedom))
+    return np.quantile(shares(true), [(1 - bootstrap.CONFIDENCE) / 2, (1 + bootstrap.CONFIDENCE) / 2], axis=0)
+
+
+def behind(seen, noise):
+    """[R]: the size of the effects that gave the ones `seen` [I, J], for each `noise` [R, I, J] that may have been added.
+
+    Sizes are roots of sums of squares, and x is that of true effects + noise: with a, the noise along the effects that are
+    seen, and r, the sum of squares of the rest of it, the true one is sqrt(x^2 - r) - a, or 0 where that is none. For equal
+    cells it has the confidence distribution of noncentral F (Steiger, Psychological Methods 2004).
+    """
+    size = np.linalg.norm(seen)
+    a = np.tensordot(noise, seen / (size or 1))
+    left = size**2 - (noise**2).sum((1, 2)) + a**2
+    return np.where(left > 0, np.sqrt(left.clip(min=0)) - a, 0).clip(min=0)
 
 
 def pooled(cells):
@@ -212,28 +298,13 @@ def shares(values):
     return np.divide(values, total, out=np.full_like(values, np.nan), where=total > 0)
 
 
-def resampled(table):
-    """(means, variances), each [R, I, J]: the units of every Cell drawn again with replacement, their deviations scaled.
-
-    Over resamples, a mean of n equal units has variance s^2 / n and expectation m, a variance (divisor n) has the cell's own as
-    expectation.
-    """
-    generator = np.random.default_rng(0)
-    means, variances = np.empty((2, bootstrap.RESAMPLES, len(table), len(table[0])))
-    for i, line in enumerate(table):
-        for where in together(line):
-            chosen = bootstrap.drawn(len(line[where[0]].units), generator)  # [R, K]
-            for j in where:
-                means[:, i, j], variances[:, i, j] = line[j].again(chosen)
-    return means, variances
-
-
 def agreement(cells, first, second):
     """Kendall's tau-b between the ranks of the rows' means in column `first` and in `second`, over rows that have both.
 
     {"tau", "low", "high", "methods": the rows}. 1: the same order, 0: no relation, -1: reversed. tau is None for fewer than two
     rows and where one column's means are all equal. tau-b (Kendall, The treatment of ties in ranking problems, Biometrika
-    1945), as scipy.stats.kendalltau computes it.
+    1945), as scipy.stats.kendalltau computes it. low, high: what tau of the true means may be if every pair that `order_of`
+    leaves open may lie either way. They hold it at least as often as they say (95 %), mostly more often.
     """
     rows = [row for row in dict.fromkeys(row for row, _ in cells) if (row, first) in cells and (row, second) in cells]
     found = {"tau": None, "low": None, "high": None, "methods": rows}
@@ -246,9 +317,24 @@ def agreement(cells, first, second):
         return found
     low = high = None
     if any(len(cell.units) > 1 for line in table for cell in line):
-        samples, _ = resampled(table)
-        low, high = bootstrap.interval(tau_b(samples[..., 0], samples[..., 1]))
+        both = np.prod([order_of([line[k] for line in table]) for k in range(2)], 0)[np.triu_indices(len(rows), 1)]
+        sure, open_pairs = both.sum(), (both == 0).sum()
+        low, high = (float((sure + sign * open_pairs) / len(both)) for sign in (-1, 1))
     return {**found, "tau": tau, "low": low, "high": high}
+
+
+def order_of(column):
+    """[M, M]: the sign of Cell i's mean less Cell j's, 0 where it is open: p of Student's t above 0.05, or a single unit.
+
+    That is 5 % for every pair, not for all: an interval of tau misses only if errors outnumber the open pairs that lie well.
+    """
+    known = [k for k, cell in enumerate(column) if len(cell.units) > 1]
+    units = [[unit.mean() for unit in column[k].units] for k in known]
+    found, means = np.zeros((len(column), len(column))), np.array([cell.mean for cell in column])
+    if len(known) > 1:
+        p = simultaneous.pairwise(units, [bool(column[k].names) for k in known])
+        found[np.ix_(known, known)] = p < 1 - bootstrap.CONFIDENCE
+    return found * np.sign(means[:, None] - means)
 
 
 def tau_b(x, y):
