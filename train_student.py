@@ -19,14 +19,14 @@ import time
 import torch
 from accelerate.utils import tqdm
 
-from rd3_utils import launch
+from rd3_utils import launch, tracking
 from rd3_utils import options as shared
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import tables
 from rd3_utils.data import views as view_sets
-from rd3_utils.learning import evaluation, losses, search, students, training
+from rd3_utils.learning import batch_norm, evaluation, losses, search, students, training
 from rd3_utils.publishing import card, student_repo
-from rd3_utils.scoring import arms, runs
+from rd3_utils.scoring import arms, kept, runs
 
 CHECKPOINT_SECONDS = 60  # a killed run loses at most this much, and the epoch it was in
 MONITORED = 20  # how often --monitor-test looks at the test split in one training
@@ -34,7 +34,7 @@ MONITORED = 20  # how often --monitor-test looks at the test split in one traini
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = shared.add_what(parser)
+    what = shared.add_what(parser, each=True)
     what.add_argument("--soft-labels", metavar="SOURCE", default="soft_labels", help="a label store, the folder of stores in "
                       "which to look and, with --teacher, to make missing ones, or OWNER/REPO[@REVISION][:PATH] "
                       "(default: %(default)s)")  # fmt: skip
@@ -68,7 +68,7 @@ def parse():
 
 
 def main(options):
-    accelerator = launch.accelerator(**launch.tracking(options.log_with, options.out))
+    accelerator = launch.accelerator(**tracking.arguments(options.log_with, options.out))
     benchmark, protocol = shared.read_what(options)
     target = shared.push_target(options, "model")
     names = (options.student or benchmark.defaults.student).split(",")
@@ -76,7 +76,8 @@ def main(options):
     cells = arms.plan(options, benchmark, protocol, list(dict.fromkeys(names)))
     launch.agree(accelerator, [cell.images.fingerprint for cell in cells], "the images they read (a Hub revision that moved?)")
     for cell in (cell for cell in cells if cell.seed == options.seeds[0]):
-        training.check_launch(cell.recipe, students.create(cell.student, benchmark, cell.seed), accelerator)
+        network = students.create(cell.student, benchmark, cell.seed, **cell.recipe.training.drops)
+        training.check_launch(cell.recipe, network, accelerator)
         training.image_weights(cell.recipe, cell.images)
     if options.dry_run:
         accelerator.print(arms.describe(cells, options, launch.precision(accelerator)))
@@ -88,21 +89,19 @@ def main(options):
             finished = student_repo.kept(cells, options, precision)
             student_repo.push(target, pushed, cells, finished, benchmark, options, precision)
         return
-    test = functools.cache(lambda: image_sets.test_split(benchmark, options.data_dir, options.workers))  # read when needed
-    labels = arms.find_labels(cells, options, benchmark, test, accelerator)
+    test = functools.cache(lambda size: image_sets.test_split(benchmark, options.data_dir, options.workers, size))
+    labels = arms.find_labels(cells, options, benchmark, lambda: test(0), accelerator)  # the split is read when needed
     known = [(labels[cell.labels_key].describe(), labels[cell.labels_key].origin) for cell in cells]
     launch.agree(accelerator, known, "the soft labels they read (a Hub revision that moved?)")
     whitening = arms.find_whitening(cells, options, benchmark)
-    kept = {cell: arms.kept_run(cell, labels[cell.labels_key], options, precision) for cell in cells}
-    launch.agree(accelerator, [run is None for run in kept.values()], "the runs they find: put --out on a disk that all share")
-    if options.log_with:
-        accelerator.init_trackers("rd3")
+    look = functools.partial(kept.kept_run, options=options, precision=precision, benchmark=benchmark, test=test)
+    there = launch.from_main(accelerator, lambda: [look(cell, labels[cell.labels_key]) for cell in cells])
 
     finished = []
-    for cell in tqdm(cells, desc="students", unit="run", disable=len(cells) < 2):
+    for cell, run in tqdm(list(zip(cells, there)), desc="students", unit="run", disable=len(cells) < 2):
         where = cell.path(options.out, precision)
-        learned = labels[cell.labels_key], whitening[cell.recipe.views.zca]
-        finished.append(kept[cell] or train(cell, *learned, benchmark, test(), where, options, accelerator))
+        given = labels[cell.labels_key], whitening[cell.recipe.views.zca], benchmark
+        finished.append(run or train(cell, *given, test(cell.recipe.training.test_resize), where, options, accelerator))
     if main_process and not options.runs_only:
         card.publish(finished, cells, labels, benchmark, protocol, options)
     accelerator.end_training()
@@ -116,18 +115,20 @@ def train(cell, labels, whitening, benchmark, test, where, options, accelerator)
     checkpoint = where.with_name(f"seed{cell.seed}-{launched}.checkpoint")
     searched = {}
     if cell.recipe.training.learning_rates:
-        found = best_rate(cell, labels, whitening, benchmark, checkpoint, options, accelerator)
+        found = best_rate(cell, labels, whitening, benchmark, test, checkpoint, options, accelerator)
         searched = {"learning_rate_search": found}
         cell = dataclasses.replace(cell, recipe=search.with_rate(cell.recipe, found["learning_rate"]))
 
-    def watch(entry, student, average):
-        if options.monitor_test and entry["epoch"] % max(1, cell.recipe.training.epochs // MONITORED) == 0:
-            entry["test_top1"] = score(student, average, test, benchmark, whitening, accelerator)["top1"]
-        if options.log_with:
-            accelerator.log({f"{cell.name}/seed{cell.seed}/{k}": v for k, v in entry.items()}, step=entry["epoch"])
+    tracking.begin(accelerator, where.relative_to(options.out).with_suffix(""), cell.describe(labels))
+
+    def watch(entry, student=None, average=None):
+        if options.monitor_test and student and entry["epoch"] % max(1, cell.recipe.training.epochs // MONITORED) == 0:
+            entry["test_top1"] = score(cell, student, average, test, benchmark, whitening, accelerator)["top1"]
+        accelerator.log(entry, step=entry["epoch"])
 
     student, average, history, started = fit(cell, labels, whitening, benchmark, checkpoint, accelerator, watch)
-    result = score(student, average, test, benchmark, whitening, accelerator)
+    result = score(cell, student, average, test, benchmark, whitening, accelerator)
+    accelerator.log(result, step=cell.recipe.training.epochs)
     run = {
         **cell.describe(labels),
         "network": students.describe(cell.student, accelerator.unwrap_model(student)),
@@ -139,7 +140,7 @@ def train(cell, labels, whitening, benchmark, test, where, options, accelerator)
         "seconds": time.time() - started,
         "environment": launch.environment(accelerator),
     }
-    run = runs.agreed(where, run)
+    finished = kept.agreed(where, run)
     if accelerator.is_main_process:
         if cell.keeps_weights(options):
             scored = accelerator.unwrap_model(student) if average is None else average.module
@@ -147,23 +148,22 @@ def train(cell, labels, whitening, benchmark, test, where, options, accelerator)
         runs.write(where, run)
         checkpoint.unlink(missing_ok=True)
     accelerator.free_memory()
-    return run
+    return finished
 
 
-def best_rate(cell, labels, whitening, benchmark, checkpoint, options, accelerator):
-    """The learning-rate search of the recipe's grid: as another seed's Run records it, or made now by all processes."""
-    found = launch.from_main(accelerator, lambda: runs.learning_rate_search(checkpoint.parent, options.views_seed))
-    if found:
-        return found
+def best_rate(cell, labels, whitening, benchmark, test, checkpoint, options, accelerator):
+    """The learning-rate search of the recipe's grid on held-out images: as it is kept there, or made now by all processes."""
     held_out = search.held_out(tables.real(benchmark, "train", options.data_dir, options.workers), cell.images)
     launch.agree(accelerator, held_out.fingerprint, "the train images they hold out")
+    labels = arms.labels_of_search(cell, labels)  # the same for all seeds
+    wanted = kept.expected(cell, labels, launch.precision(accelerator), benchmark, test)
 
     def top1(rate):
         candidate = dataclasses.replace(cell, recipe=search.with_rate(cell.recipe, rate), seed=search.SEED)
         temporary = checkpoint.with_stem(f"{checkpoint.stem}-rate{rate:g}")
         try:
             student, average, *_ = fit(candidate, labels, whitening, benchmark, temporary, accelerator)
-            return score(student, average, held_out, benchmark, whitening, accelerator)["top1"]
+            return score(candidate, student, average, held_out, benchmark, whitening, accelerator)["top1"]
         except training.Diverged:
             return None
         finally:
@@ -171,17 +171,17 @@ def best_rate(cell, labels, whitening, benchmark, checkpoint, options, accelerat
             if accelerator.is_main_process:
                 temporary.unlink(missing_ok=True)
 
-    return search.best(cell.recipe.training.learning_rates, top1, held_out)
+    return kept.rate_search(checkpoint.parent, wanted, held_out, top1, accelerator)
 
 
 def fit(cell, labels, whitening, benchmark, checkpoint, accelerator, watch=None):
     """Train one student from its seed: (network, moving average or None, history, when it started).
 
-    `watch(entry, network, average)` is called after every epoch with its entry of the history.
+    `watch(entry, network, average)` is called after every epoch with its entry of the history, `watch(entry)` for an old one.
     """
     recipe, seed, started = cell.recipe, cell.seed, time.time()
     processes, device = accelerator.num_processes, accelerator.device
-    student = students.create(cell.student, benchmark, seed).to(device)
+    student = students.create(cell.student, benchmark, seed, **recipe.training.drops).to(device)
     student = training.with_batch_norm(recipe, student, accelerator)
     average = training.moving_average(recipe, student)
     optimizer = training.optimizer(recipe, student)
@@ -189,7 +189,10 @@ def fit(cell, labels, whitening, benchmark, checkpoint, accelerator, watch=None)
     state = student, optimizer, training.fresh_scaler(accelerator), average
     first, seconds, history = training.load_checkpoint(checkpoint, labels.describe(), *state)
     launch.agree(accelerator, first, "the epoch to resume from: put --out on a disk that all share")
+    for entry in history if watch else ():
+        watch(entry)
     started, saved = started - seconds, time.time()
+    statistics = batch_norm.RunningStatistics(student, recipe, accelerator)
 
     pixels = training.on_device(cell.images.images, device)
     classes = cell.images.labels.to(device)
@@ -219,29 +222,27 @@ def fit(cell, labels, whitening, benchmark, checkpoint, accelerator, watch=None)
                 total += loss.detach()
             optimizer.step()
             optimizer.zero_grad()
-            training.share_statistics(student, recipe, accelerator)
+            statistics.share(batch)
             if average:
                 average.update_parameters(student)
         mean = accelerator.reduce(total, "mean").item() / recipe.steps_per_epoch
-        entry = {"epoch": epoch, "loss": mean, "learning_rate": rate}
-        if not torch.isfinite(torch.tensor(mean)):
-            raise training.Diverged(f"{cell.name} seed {seed}: the loss is {mean} in epoch {epoch}; the training diverged.")
+        training.check_loss(mean, epoch, cell.full_name)
+        history.append({"epoch": epoch, "loss": mean, "learning_rate": rate})
         if watch:
-            watch(entry, student, average)
-        history.append(entry)
+            watch(history[-1], student, average)
         if accelerator.is_main_process and time.time() - saved > CHECKPOINT_SECONDS:
             training.save_checkpoint(checkpoint, epoch + 1, time.time() - started, labels.describe(), *state, history)
             saved = time.time()
     return student, average, history, started
 
 
-def score(student, average, test, benchmark, whitening, accelerator):
-    """Top-1 and top-5 on the whole test split: of the moving average of the weights where the recipe keeps one."""
+def score(cell, student, average, test, benchmark, whitening, accelerator):
+    """Top-1 and top-5 on the whole test split, of the moving average of the weights if there is one; Diverged if no numbers."""
     if average:
         for kept, live in zip(average.module.buffers(), student.buffers()):
             kept.copy_(live)
-    scored = average.module if average else student
-    return evaluation.accuracy(scored, test, benchmark, accelerator, whitening=whitening)
+    network = average.module if average else student
+    return evaluation.accuracy(network, test, benchmark, accelerator, whitening=whitening, whose=cell.full_name)
 
 
 if __name__ == "__main__":

@@ -236,6 +236,7 @@ def study(options):
     read = studies.load(options.study)
     where = tables.data_dirs(options.data_dir, read.benchmarks), studies.precision_of(config), options.soft_labels
     plan = studies.Plan(read, options.out, *where, studies.device_of(config))
+    plan.facts = study_report.facts(plan.folder)
     mine, failed = set(studies.share(plan.asked, index, count)), 0  # of all: sets may come while others train
     chosen = [cell for cell in plan.cells if cell in mine]
     if not options.report_only:

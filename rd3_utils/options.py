@@ -7,8 +7,11 @@ from rd3_utils.errors import UserError
 from rd3_utils.protocols import benchmark, protocol
 
 
-def add_what(parser):
-    """Options that say what is measured: they may change a score and are recorded in every output."""
+def add_what(parser, each=False):
+    """Options that say what is measured: they may change a score and are recorded in every output.
+
+    With `each`, every student may have views of its own.
+    """
     what = parser.add_argument_group("what is measured")
     what.add_argument("--benchmark", default="digits", help="the real data (default: %(default)s, embedded)")
     what.add_argument("--protocol", default="rd3-v1", help="every knob of the recipe (default: %(default)s), or a .toml file")
@@ -16,7 +19,9 @@ def add_what(parser):
                       "or OWNER/REPO[@REVISION][:CONFIG] (default: the benchmark's)")  # fmt: skip
     what.add_argument("--teacher", metavar="SOURCE", action="append", help="labels soft views: a timm name, hf-hub:, "
                       "local-dir:, torchvision:NAME, or 'default' for the benchmark's; repeat for an ensemble")  # fmt: skip
-    what.add_argument("--views-seed", type=seed, default=0, help="seed of the random views (default: %(default)s)")
+    own = ", or 'each': every student its own, drawn from its seed" if each else ""
+    what.add_argument("--views-seed", type=seed_or_each if each else seed, metavar="K|each" if each else "K", default=0,
+                      help=f"seed of the random views, which all students share{own} (default: %(default)s)")  # fmt: skip
     what.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a knob, such as "
                       "training.epochs=10; outputs then say custom; repeatable")  # fmt: skip
     return what
@@ -93,6 +98,11 @@ def seed(text):
     if not 0 <= value < 2**63:
         raise argparse.ArgumentTypeError(f"{value} is no seed from 0 to below 2^63")
     return value
+
+
+def seed_or_each(text):
+    """A seed, or "each"."""
+    return text if text == "each" else seed(text)
 
 
 def numbers(text):

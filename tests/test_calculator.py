@@ -9,7 +9,6 @@ from conftest import PROJECT
 from test_scores import CASES
 
 from rd3_utils.scoring import calculator
-from rd3_utils.scoring import runs as run_files
 
 OPTIONS = {
     "acc_real_hard": "--full-hard", "acc_syn_hard": "--distilled-hard", "acc_rdm_hard": "--random-hard",
@@ -61,8 +60,9 @@ BAD = {
     "both": (["lrs", *GOOD, "--random-hard", "0.2"], "give --distilled-soft and --random-soft, or --random-hard alone"),
     "none": (["compare", "nowhere", "nothing"], "no seed*.json in 'nowhere'"),
     "protocols": (["compare", f"{MEASURED}/rded-ipc10@*/convnet3/distilled-soft",
-                   "measured/cifar10/hard-label-v1-*/random-ipc10-*/convnet3/random-hard"], "differ in protocol digest"),
-    "two sets": (["compare", *2 * [f"{MEASURED}/rded-*/convnet3/distilled-soft"]], "number of images per class: 1, 10"),
+                   "measured/cifar10/hard-label-v1-*/random-ipc10-*/convnet3/random-hard"],
+                  "differ in protocol: rd3-v1 and hard-label-v1"),
+    "two sets": (["compare", *2 * [f"{MEASURED}/rded-*/convnet3/distilled-soft"]], "number of images per class: 10 and 1"),
 }  # fmt: skip
 
 
@@ -96,11 +96,11 @@ def test_measured_runs_are_compared_over_all_draws():
 )
 def test_a_file_that_is_no_complete_run_is_named(tmp_path, change):
     path = next(PROJECT.glob(f"{MEASURED}/rded-ipc1@*/convnet3/distilled-soft/seed0.json"))
-    run = run_files.read(path)
+    run = json.loads(path.read_text())
     change(run)
     (tmp_path / "seed0.json").write_text(json.dumps(run))
     done = alone("compare", tmp_path, path.parent)
-    assert done.returncode == 2 and "seed0.json is no complete Run" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert done.returncode == 2 and "seed0.json is no whole Run" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_a_pattern_names_several_folders(monkeypatch):

@@ -108,7 +108,7 @@ def test_every_measured_run_passes_every_check():
 def test_a_row_is_the_summary_of_its_runs(measured):
     mine = [runs.read(path) for path in (MEASURED / RDED).glob("seed*.json")]
     [entry] = [entry for entry in measured.entries if entry.name == "rded-ipc10"]
-    assert entry.summary == runs.summary(mine) and entry.group.ipc == 10 and entry.about["seconds"] == 54.4
+    assert entry.summary == runs.summary(mine) and entry.group.ipc == 10 and entry.about.seconds == 54.4
     drawn = [runs.read(path) for path in MEASURED.glob("cifar10/rd3-v1-*/random-ipc1-*/convnet3/random-soft/seed*.json")]
     [entry] = [e for e in measured.entries if e.is_random and e.group.ipc == 1 and e.group.protocol == "rd3-v1"]
     assert entry.summary == runs.summary(drawn) and entry.summary["draws"] == [0, 1, 2]
@@ -217,6 +217,13 @@ def other_protocol(run):
     return changed(run, protocol__knobs=json.loads(json.dumps(other.knobs)), protocol__digest=other.digest)
 
 
+def as_resnet(run):
+    """The Run as if a ResNet-18 had been trained, before its initialisation was torchvision's."""
+    bench, protocol = benchmarks.load(run["benchmark"]), protocols.load(run["protocol"]["name"])
+    recipe = protocol.resolve(bench, "resnet18_cifar", 10, 100, "soft").as_dict()
+    return {**changed(run, student="resnet18_cifar"), "recipe": json.loads(json.dumps(recipe))}
+
+
 FALSE = {  # what is wrong -> (how a Run is changed, words of the reason)
     "a score of 1.7": (lambda r: changed(r, top1=1.7), "top1 is 1.7, wanted a fraction"),
     "percent": (lambda r: changed(r, top1=51.36), "top1 is 51.36, wanted a fraction"),
@@ -241,9 +248,11 @@ FALSE = {  # what is wrong -> (how a Run is changed, words of the reason)
     "a seed in words": (lambda r: changed(r, seed="0"), "seed is '0'"),
     "a seed beyond all bounds": (lambda r: changed(r, seed=10**400), "too large a number"),
     "no teacher": (lambda r: changed(r, teachers=[]), "0 teachers, its recipe has 1"),
-    "a teacher without weights": (lambda r: changed(r, teachers=[{"source": "x"}]), "a teacher lacks commit"),
+    "a teacher without weights": (lambda r: changed(r, teachers=[{"source": "x"}]), "one of teachers lacks commit"),
     "no environment": (lambda r: {k: v for k, v in r.items() if k != "environment"}, "lacks environment"),
-    "another schema": (lambda r: changed(r, schema=2), "schema is 2"),
+    "another schema": (lambda r: changed(r, schema=3), "schema is 3, wanted 1 or 2"),
+    "today's schema without its keys": (lambda r: changed(r, schema=2), "lacks views"),
+    "a network drawn as before": (lambda r: as_resnet(r), "resnet18_cifar has initialisation 1, today's is 2, torchvision's"),
     "an unknown benchmark": (lambda r: changed(r, benchmark="mnist"), "benchmark 'mnist' is none of ours"),
     "a path as benchmark": (lambda r: changed(r, benchmark="../../etc/passwd"), "benchmark is '../../etc/passwd'"),
     "a path as protocol": (lambda r: changed(r, protocol__name="../rd3-v1"), "protocol.name is"),
@@ -261,7 +270,7 @@ FALSE = {  # what is wrong -> (how a Run is changed, words of the reason)
     "no JSON": (lambda r: "<html>", "not JSON"),
     "nothing": (lambda r: "", "not JSON"),
     "bytes": (lambda r: b"\xff\xfe\x00pickle", "not JSON"),
-    "a list": (lambda r: [r], "wanted 1"),
+    "a list": (lambda r: [r], "wanted 1 or 2"),
     "deep nesting": (lambda r: "[" * 200_000 + "]" * 200_000, "nested too deeply"),
     "deep nesting in a knob": (lambda r: json.dumps(r).replace('"betas": [', '"betas": [' + "[" * 10**5 + "]" * 10**5 + ",", 1),
                                "nested too deeply"),
@@ -365,13 +374,13 @@ def many(run, names, seeds=1):
     """A Found of as many image sets of the table of `run`, each as if it had been read and vetted."""
     one, protocol = vetting.vetted(json.dumps(run).encode())
     found = entries.Gathering()
-    found.protocols[run["protocol"]["digest"]] = protocol
+    found.protocols[one.protocol.digest] = protocol
     origin = entries.Origin("hub", "somebody/board", "1" * 40, "https://hub.invalid/somebody/board/tree/" + "1" * 40)
     for i, name in enumerate(names):
         for seed in range(seeds):
-            images = {**one["images"], "name": name, "source": name, "fingerprint": f"{i:064x}"}
-            more = {"seed": seed, "top1": i % 5000 / 10000, "origin": origin, "path": f"runs/seed{seed}.json"}
-            found.runs.append({**one, "images": images, **more})
+            images = entries.replace(one.images, name=name, source=name, fingerprint=f"{i:064x}")
+            run = entries.replace(one, images=images, seed=seed, top1=i % 5000 / 10000)
+            found.runs.append(entries.Listed(run, origin, f"runs/seed{seed}.json"))
     return entries.settled(found)
 
 
@@ -528,16 +537,16 @@ def test_a_row_s_command_makes_its_runs(measured, monkeypatch):
         options = train_student.parse()
         bench, protocol = read_what(options)
         first = entry.runs[0]
-        assert bench.name == first["benchmark"] and options.arms == entry.arm
-        assert protocol.digest == first["protocol"]["digest"]
-        assert options.seeds == entry.summary["seeds"] and options.views_seed == first["views_seed"]
-        assert (options.student or bench.defaults.student) == first["student"]
+        assert bench.name == first.benchmark and options.arms == entry.arm
+        assert protocol.digest == first.protocol.digest
+        assert options.seeds == entry.summary["seeds"] and options.views_seed == first.views_seed
+        assert (options.student or bench.defaults.student) == first.student
         assert ("--mixed_precision" in words) == (entry.group.precision != "fp32")
         assert options.teacher == (["default"] if entry.teachers else None)  # whatever its folder was called when it labelled
         if entry.is_random:
             assert options.draws == len(entry.summary["draws"])
         else:
-            assert options.distilled == first["images"]["source"]
+            assert options.distilled == first.images.source
 
 
 # Published numbers

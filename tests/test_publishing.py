@@ -148,7 +148,7 @@ print(card.data.license, card.data.tags, card.text)
 def test_labels_are_on_the_hub_shard_by_shard_and_the_index_last(hub, published):
     titles = [entry["title"] for entry in hub.ask("datasets/bench/labels/commits/main")][::-1]
     assert titles[0] == "initial commit" and titles[-1].startswith("index of the soft labels")
-    assert 1 <= len(titles) - 2 <= 16 and all(title.startswith("labels labels-0000") for title in titles[1:-1])
+    assert 1 <= len(titles) - 2 <= 16 and all(title.startswith("labels labels-000") for title in titles[1:-1])
     files = files_of(hub, "bench/labels", "datasets")
     assert sum(name.endswith(".safetensors") for name in files) == 16
     (index,) = [name for name in files if name.endswith("index.json")]

@@ -1,5 +1,6 @@
 """Scores and statistics against the published cases, closed forms and their bounds."""
 
+import dataclasses
 import json
 import math
 import statistics
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from making_runs import run, table
 from scipy import stats
 
 from rd3_utils.errors import UserError
@@ -108,17 +110,6 @@ def test_what_is_no_fraction_is_refused(value):
     for call in (lambda: scores.hlr(value, 0.5), lambda: scores.ior(0.5, value), lambda: scores.lrs(0, 0, value)):
         with pytest.raises(UserError, match="wanted a fraction from 0 to 1"):
             call()
-
-
-def run(top1, seed, draw=None, arm="distilled-soft", protocol="rd3-v1", fingerprint="f", student="convnet3"):
-    source = "set" if draw is None else f"random:ipc=1,seed={draw}"
-    return {
-        "schema": 1, "benchmark": "digits", "student": student, "arm": arm, "seed": seed, "top1": top1,
-        "images": {"source": source, "fingerprint": fingerprint if draw is None else f"random{draw}", "ipc": 1},
-        "protocol": {"name": protocol, "digest": "d", "overrides": {},
-                     "main_labels": "soft" if protocol == "rd3-v1" else "hard"},
-        "environment": {"precision": "fp32"},
-    }  # fmt: skip
 
 
 def test_spread_over_seeds_and_over_draws_are_kept_apart():
@@ -328,10 +319,10 @@ def test_students_stand_side_by_side_with_their_drop_from_the_best():
     found = report.report(rows)
     assert found["students"]["best"] == {"distilled-soft": "convnet3", "random-soft": "resnet18"}
     assert found["students"]["drop"]["resnet18"] == {"distilled-soft": pytest.approx(0.1), "random-soft": 0}
-    table = report.students_table(found)
-    assert table[0] == ["student", "distilled-soft", "random-soft"]
-    assert ["resnet18", "40.00 (-10.0)", "35.00 (best)"] in table
-    assert report.report(rows[:1])["students"] is None
+    rows = report.students_table(found)
+    assert rows[0] == ["student", "distilled-soft", "random-soft"]
+    assert ["resnet18", "40.00 (-10.0)", "35.00 (best)"] in rows
+    assert report.report([run(0.5, 0)])["students"] is None
 
 
 def test_recipe_and_data_are_told_apart_in_a_two_by_two_table():
@@ -344,13 +335,44 @@ def test_recipe_and_data_are_told_apart_in_a_two_by_two_table():
     assert report.report(rd3, rd3)["comparison"]["convnet3"] is None
 
 
+def test_the_recipe_adds_the_same_whichever_command_ran_last_and_in_whatever_order_files_are_read():
+    """Hard labels first, then released protocols, then by name."""
+
+    def pair(low, name, **changes):
+        arms = ["distilled-hard", "random-hard"] if name == "hard-label-v1" else ["distilled-soft", "random-soft"]
+        both = [run(low + 0.1, 0, None, arms[0], name), run(low, 0, 0, arms[1], name)]
+        return [dataclasses.replace(one, protocol=dataclasses.replace(one.protocol, **changes)) for one in both]
+
+    hard, rd3, rded = pair(0.5, "hard-label-v1"), pair(0.7, "rd3-v1"), pair(0.6, "rded-v1")
+    own = pair(0.8, "hard-label-v1", overrides={"training.epochs": 3}, digest="e" * 12)
+    file, misnamed = pair(0.4, "a-mine"), pair(0.3, "customs-v1")
+    edited = pair(0.2, "a-mine", digest="e" * 12)
+    for one, two, wanted in (
+        (rd3, hard, ["hard-label-v1", "rd3-v1"]),
+        (rded, rd3, ["rd3-v1", "rded-v1"]),
+        (own, hard, ["hard-label-v1", f"hard-label-v1 (custom {'e' * 12})"]),
+        (own, rd3, [f"hard-label-v1 (custom {'e' * 12})", "rd3-v1"]),
+        (file, rd3, ["rd3-v1", "a-mine"]),
+        (file, misnamed, ["a-mine", "customs-v1"]),
+        (file, edited, [f"a-mine ({digest})" for digest in sorted((file[0].protocol.digest, "e" * 12))]),
+    ):
+        texts = set()
+        for mine, other in ((one, two), (two, one)):
+            for others in ([*mine, *other], [*other, *mine][::-1]):
+                found = report.report(mine, others)["comparison"]["convnet3"]
+                assert found["protocols"] == wanted
+                texts.add(report.sentence(found))
+        assert len(texts) == 1
+    assert report.report(rd3, rd3 + file + rded)["comparison"]["convnet3"]["protocols"] == ["rd3-v1", "rded-v1"]
+
+
 def test_a_run_is_written_once_and_kept(tmp_path):
     where = runs.path(tmp_path, "digits", "rd3-v1", "d", "x@f", "convnet3", "distilled-soft", 0)
-    runs.write(where, run(0.5, 0))
-    runs.write(where, run(0.6, 0))
-    assert runs.read(where)["top1"] == 0.5 and [p.name for p in where.parent.iterdir()] == ["seed0.json"]
+    runs.write(where, table(top1=0.5))
+    runs.write(where, table(top1=0.6))
+    assert runs.read(where).top1 == 0.5 and [p.name for p in where.parent.iterdir()] == ["seed0.json"]
     with pytest.raises(ValueError):
-        runs.write(where.with_name("seed1.json"), run(float("nan"), 1))
+        runs.write(where.with_name("seed1.json"), table(top1=float("nan")))
 
 
 def test_runs_in_another_precision_have_a_path_of_their_own(tmp_path):

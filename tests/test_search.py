@@ -9,7 +9,9 @@ from rd3_utils.data import images as image_sets
 from rd3_utils.data import tables
 from rd3_utils.errors import UserError
 from rd3_utils.learning import search
+from rd3_utils.scoring import runs as run_files
 from rd3_utils.scoring import vetting
+from rd3_utils.scoring.shapes import Refused
 
 GRID = "training.learning_rates=[0.01, 0.00001, 1e30]"
 SHORT = "--protocol", "hard-label-v1", "--distilled", "random:ipc=10", "--student", "convnet1", "--set", "training.epochs=8"
@@ -89,7 +91,7 @@ RATES = 0.01, 0.00001, 1e30
 LIES = [
     ("does not say which of the grid won", {"learning_rate": 0.5}),
     ("chose 1e-05, and 0.01 scored best", {"learning_rate": 0.00001}),
-    ("a candidate of learning_rate_search lacks top1", {"candidates": [{"learning_rate": 0.01}]}),
+    ("one of learning_rate_search.candidates lacks top1", {"candidates": [{"learning_rate": 0.01}]}),
     ("tried other rates", {"candidates": [{"learning_rate": 0.01, "top1": 0.5}]}),
     ("no candidate that finished", {"candidates": [{"learning_rate": rate, "top1": None} for rate in RATES]}),
     ("was not scored on held-out train images", {"images": {"source": "digits-test"}}),
@@ -108,7 +110,7 @@ def test_a_strangers_search_is_checked(script, tmp_path):
             other = {"fingerprint": run["test"]["fingerprint"]} if lie["images"] == "test" else lie["images"]
             lie = {"images": {**honest["images"], **other}}
         told = {**run, "learning_rate_search": {**honest, **lie}}
-        with pytest.raises(vetting.Refused, match=reason):
+        with pytest.raises(Refused, match=reason):
             vetting.vetted(json.dumps(told).encode())
 
 
@@ -116,11 +118,51 @@ def test_a_search_is_found_again_in_a_kept_run(script, tmp_path):
     command = "train_student", *SHORT, "--set", GRID
     script(*command, "--seeds", "0")
     (path,) = tmp_path.glob("results/**/seed0.json")
-    run = json.loads(path.read_text())
-    run["learning_rate_search"]["learning_rate"] = 0.005  # which no search of this grid would find
+    (kept,) = tmp_path.glob("results/**/learning-rate-search-*.json")
+    kept.unlink()
+    honest = json.loads(path.read_text())
+    run = {**honest, "learning_rate_search": {**honest["learning_rate_search"], "seconds": 12345.0}}
     path.write_text(json.dumps(run))
     script(*command, "--seeds", "0,1")
-    assert recorded(tmp_path, "results/**/seed1.json")[0]["recipe"]["training"]["learning_rate"] == 0.005
+    assert recorded(tmp_path, "results/**/seed1.json")[0]["learning_rate_search"]["seconds"] == 12345.0
+
+
+def test_a_search_on_other_held_out_images_is_made_again(script, tmp_path):
+    """A Run of another train split lies beside it: its search is not recorded as this command's own."""
+    command = "train_student", *SHORT, "--set", GRID
+    script(*command, "--seeds", "0")
+    (path,), (kept,) = tmp_path.glob("results/**/seed0.json"), tmp_path.glob("results/**/learning-rate-search-*.json")
+    kept.unlink()
+    run = json.loads(path.read_text())
+    run["learning_rate_search"] |= {
+        "seconds": 12345.0,
+        "images": {**run["learning_rate_search"]["images"], "fingerprint": "0" * 64},
+    }
+    path.write_text(json.dumps(run))
+    script(*command, "--seeds", "1")
+    assert recorded(tmp_path, "results/**/seed1.json")[0]["learning_rate_search"]["seconds"] != 12345.0
+
+
+def test_a_search_is_kept_as_soon_as_it_ends(script, tmp_path, monkeypatch):
+    """The training after it is killed: the next command does not search again."""
+    import train_student
+
+    command = "train_student", *SHORT, "--set", GRID
+    with monkeypatch.context() as patch:
+        patch.setattr(train_student.runs, "write", lambda where, run: killed() if "history" in run else write(where, run))
+        with pytest.raises(KeyboardInterrupt):
+            script(*command)
+    (kept,) = tmp_path.glob("results/**/learning-rate-search-*.json")
+    kept.write_text(json.dumps({**json.loads(kept.read_text()), "seconds": 12345.0}))
+    assert script(*command).code == 0
+    assert recorded(tmp_path)[0]["learning_rate_search"]["seconds"] == 12345.0
+
+
+write = run_files.write
+
+
+def killed():
+    raise KeyboardInterrupt
 
 
 def test_two_processes_agree_with_one_on_the_search(script, launched, tmp_path):

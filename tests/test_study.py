@@ -1,6 +1,7 @@
 """Studies: what a file asks for, jobs that nobody does twice, and a whole study with real processes."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import platform
@@ -15,6 +16,7 @@ import time
 import pytest
 import torch
 from conftest import PROJECT, run_script
+from making_runs import drawn, made, table
 
 from rd3_utils.data import soft_labels, tables
 from rd3_utils.errors import UserError
@@ -161,9 +163,7 @@ def test_runs_of_an_optional_set_count_when_its_images_are_gone(small, tmp_path)
     one = next(one for one in studies.Plan(study, out).place(False) if one.cell.method == "mine")
     images = {"name": "mine-ipc1", "source": "mine-ipc1"}
     own = {"name": one.protocol.name, "digest": one.protocol.digest}
-    run = {"schema": 1, "student": one.cell.student, "seed": one.cell.seed, "arm": one.arm, "protocol": own, "images": images,
-           "environment": {"precision": "fp32"}}  # fmt: skip
-    run_files.write(one.path, run)
+    run_files.write(one.path, table(student=one.cell.student, seed=one.cell.seed, arm=one.arm, protocol=own, images=images))
     shutil.rmtree(tmp_path / "mine-ipc1")
     assert [cell for cell in studies.Plan(study, out).cells if cell.method == "mine"] == [one.cell]
 
@@ -173,7 +173,7 @@ def test_what_a_teacher_recognised_is_of_these_images_alone(small, tmp_path):
     study = small(SMALL.replace("[[grid]]", f"{OPTIONAL}\n[[grid]]", 1))
     shutil.copytree(PROJECT / "rd3_utils/embedded/digits-dm-ipc1", tmp_path / "mine-ipc1")
     placed = [one for one in studies.Plan(study, tmp_path / "out").place(False) if one.cell.method == "mine"]
-    store, key = tmp_path / "labels" / placed[0].known.identity / "t-v-s0", findings.fact_key(placed[0])
+    store, key = tmp_path / "labels" / placed[0].known.identity / "t-v-s0", studies.fact_key(placed[0].cell)
     store.mkdir(parents=True)
     for teachers, share in ((None, 0.5), ([{"architecture": "x"}], 0.5), (TEACHERS, "all"), ("{", 0.5), (TEACHERS, 0.5)):
         index = {**dict.fromkeys(INDEX), "format": "rd3-soft-labels", "version": 1, "teachers": teachers, "recognised": share}
@@ -184,8 +184,8 @@ def test_what_a_teacher_recognised_is_of_these_images_alone(small, tmp_path):
     [row] = findings.recognised(placed, facts)
     assert (row["method"], row["teachers"], row["recognised"], row["sets"]) == ("mine", "x 0123abcd", 0.5, 1)
     for sha256, told in (("4567" * 16, {}), (TEACHERS[0]["sha256"], {"x 0123abcd": 0.5})):  # of the Runs, if there are any
-        run = {"images": {"name": "mine-ipc1", "fingerprint": placed[0].known.identity.partition("@")[2] + "0" * 56},
-               "teachers": [{"architecture": "x", "sha256": sha256}], "labels": {}}  # fmt: skip
+        images = {"name": "mine-ipc1", "fingerprint": placed[0].known.identity.partition("@")[2] + "0" * 56}
+        run = made(images=images, teachers=[{**TEACHER, "sha256": sha256}])
         trained = [dataclasses.replace(placed[0], run=run)]
         for known in ({}, facts):
             assert findings.image_facts(trained, known, tmp_path / "labels")[key].get("recognised", {}) == told
@@ -196,6 +196,7 @@ def test_what_a_teacher_recognised_is_of_these_images_alone(small, tmp_path):
 
 
 TEACHERS = [{"architecture": "x", "sha256": "0123abcd" * 8}]
+TEACHER = {"source": "x", "commit": None, "architecture": "x", "sha256": "0123abcd" * 8, "top1": 0.9}
 INDEX = [f.name for f in dataclasses.fields(soft_labels.Plan)] + ["epochs_per_shard", "shards"]
 
 
@@ -309,9 +310,7 @@ def test_the_cost_is_by_the_time_per_image_of_the_nearest_kept_runs(small, tmp_p
     Those of another kind of device tell nothing.
     """
     for k, (epochs, seconds) in enumerate([(200, 3 + k) for k in range(5)] + [(200, 60)] * 5 + [(4, 1)] * 10):
-        where = {"precision": "fp32", "devices": "1 x cpu (x)"}
-        run = {"schema": 1, "student": "convnet3", "seconds": seconds, "environment": where,
-               "recipe": {"training": {"epochs": epochs}, "images": 10}}  # fmt: skip
+        run = table(seed=k, seconds=seconds, recipe={"training": {"epochs": epochs}, "images": 10})
         run_files.write(tmp_path / f"digits/p-{epochs}/x@y/convnet3/arm/seed{k}.json", run)
     plan = studies.Plan(small(), tmp_path)
     one = next(one for one in plan.place(False) if one.cell.variant == "rd3-v1" and one.cell.ipc == 1)
@@ -561,7 +560,7 @@ def test_a_study_trains_every_cell_where_its_plan_said(smoke):
     folder, out = smoke
     plan = studies.Plan(studies.load(SMOKE), folder / "results")
     placed = plan.place(False)
-    assert len(placed) == 8 and all(one.path.is_file() and one.run["arm"] == one.arm for one in placed)
+    assert len(placed) == 8 and all(one.path.is_file() and one.run.arm == one.arm for one in placed)
     assert len(kept(folder)) == 8 and set(starts(folder).values()) == {1} and len(starts(folder)) == 10
     assert len(list(folder.glob("soft_labels/*/*/index.json"))) == 2
     assert not list(folder.rglob("*.claim")) and not list(folder.glob("results/digits/**/*.md"))
@@ -694,17 +693,17 @@ def test_the_error_of_a_change_is_welchs():
 
 def placed_run(one, top1, fingerprint, teachers=()):
     """The Placed with a Run of these images, as far as a report reads it."""
-    run = {"top1": top1, "seed": one.cell.seed, "arm": one.arm, "teachers": list(teachers), "monitored_test": False,
-           "views_seed": 0, "seconds": 1.0, "labels": {}, "protocol": {"digest": one.protocol.digest},
-           "recipe": {"image_size": 8}, "environment": {"precision": "fp32", "devices": "cpu"},
-           "images": {"name": "x", "fingerprint": fingerprint, "images": 10, "source": one.source}}  # fmt: skip
+    images = {"fingerprint": hashlib.sha256(fingerprint.encode()).hexdigest()}
+    images = drawn(one.cell.draw) if one.cell.draw is not None else images
+    own = {"name": one.protocol.name, "digest": one.protocol.digest}
+    run = made(top1=top1, seed=one.cell.seed, arm=one.arm, teachers=list(teachers), protocol=own, images=images)
     return dataclasses.replace(one, run=run)
 
 
 def test_draws_of_random_images_are_drawn_again_whole_and_must_be_the_same_under_every_protocol(small, tmp_path):
     study = small()
     placed = [one for one in studies.Plan(study, tmp_path).place(False) if one.cell.ipc == 1 and not one.cell.set]
-    placed = [placed_run(one, 0.3 + 0.1 * i, f"{one.cell.method}{one.cell.draw}") for i, one in enumerate(placed)]
+    placed = [placed_run(one, 0.3 + 0.01 * i, f"{one.cell.method}{one.cell.draw}") for i, one in enumerate(placed)]
     mine = {}
     for one in placed:
         mine.setdefault(findings.key_of(one)[3:], []).append(one.run)
@@ -723,7 +722,7 @@ def test_runs_of_another_teacher_than_the_study_names_are_told(small, tmp_path):
     [default] = [studies.recorded(name, "digits") for name in one.teachers]
 
     def notes(*sources):
-        teachers = [[{"source": source, "sha256": sha256}] for source, sha256 in sources]
+        teachers = [[{**TEACHER, "source": source, "sha256": sha256 * 64}] for source, sha256 in sources]
         placed = [placed_run(at, 0.5, "f", of) for at, of in zip((one, other), teachers)]
         return [note for note in findings.notes(placed, None) if "learned from" in note]
 

@@ -164,7 +164,12 @@ def test_only_selected_images_are_decoded(small, tmp_path, monkeypatch):
     original = tables.picture
     monkeypatch.setattr(tables, "picture", lambda *a: opened.append(1) or original(*a))
     found = selections.select("random:ipc=1,seed=0", small, lambda: tables.real(small, "train", tmp_path))
-    assert len(found) == len(opened) == 10
+    assert len(found) == 10 and len(opened) == 10 + 20  # and those that tell the split from others: of a small one all
+    opened.clear()
+    monkeypatch.setattr(tables, "PROBED_BYTES", 0)
+    monkeypatch.setattr(tables, "PROBED", 3)
+    assert len(selections.select("random:ipc=1,seed=0", small, lambda: tables.real(small, "train", tmp_path))) == 10
+    assert len(opened) == 10 + 3
 
 
 @pytest.fixture

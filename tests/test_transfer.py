@@ -278,8 +278,8 @@ def test_a_record_says_where_everything_came_from(carried):
     record = records["student"][0]
     (path,) = folder.glob(f"results/digits/**/distilled-soft/seed{record['network']['seed']}.json")
     run, network, target = run_files.read(path), record["network"], record["target"]
-    assert network["images"]["fingerprint"] == run["images"]["fingerprint"] and network["top1"] == run["top1"]
-    assert network["protocol"]["digest"] == run["protocol"]["digest"] and network["protocol"]["custom"]
+    assert network["images"]["fingerprint"] == run.images.fingerprint and network["top1"] == run.top1
+    assert network["protocol"]["digest"] == run.protocol.digest and network["protocol"]["custom"]
     assert network["sha256"] == features.load(str(path.with_suffix(""))).sha256
     photos = benchmarks.read(folder / "photos.toml")
     test = image_sets.test_split(photos, folder / "photos")
@@ -353,7 +353,7 @@ def test_networks_of_random_images_and_later_seeds_are_kept_only_when_asked_for(
         test = image_sets.test_split(benchmarks.load("digits"))
         network = features.load(str(path.with_suffix(""))).network
         top1 = evaluation.accuracy(network, test, benchmarks.load("digits"), launch.accelerator())["top1"]
-        assert top1 == run_files.read(path)["top1"]
+        assert top1 == run_files.read(path).top1
 
 
 def test_a_run_that_its_own_training_does_not_repeat_is_refused(tmp_path):
@@ -479,17 +479,17 @@ def without_body(folder):
         (lambda folder: (folder / "config.json").unlink(), "config.json is missing"),
         (lambda folder: (folder / "model.safetensors").unlink(), "has no model.safetensors"),
         (lambda folder: (folder / "run.json").unlink(), "has no Run (run.json or network.json)"),
-        (lambda folder: (folder / "run.json").write_text("{}"), "no Run of this project"),
+        (lambda folder: (folder / "run.json").write_text("{}"), "no whole Run of this project"),
         (without_body, "cannot be loaded"),
         (other_network("convnet3", in_chans=1, img_size=8), "1x8x8"),
         (other_network("mobilenetv2_100", (3, 8, 16)), "3x8x16"),
         (edited("run.json", lambda r: r.update(student="resnet18_cifar")), "speaks of a resnet18_cifar"),
         (edited("run.json", lambda r: r.update(benchmark="cifar10")), "32 px"),
-        (edited("run.json", lambda r: r.update(benchmark="../../etc")), "unknown benchmark"),
-        (edited("run.json", lambda r: r.update(top1=float("nan"))), "no Run of this project"),
-        (edited("run.json", lambda r: r.update(seed=-1)), "no Run of this project"),
-        (edited("run.json", lambda r: r["images"].update(name="a\x1b[2J")), "no Run of this project"),
-        (edited("run.json", lambda r: r.pop("environment")), "no Run of this project"),
+        (edited("run.json", lambda r: r.update(benchmark="../../etc")), "benchmark is '../../etc', wanted the name"),
+        (edited("run.json", lambda r: r.update(top1=float("nan"))), "no whole Run of this project"),
+        (edited("run.json", lambda r: r.update(seed=-1)), "no whole Run of this project"),
+        (edited("run.json", lambda r: r["images"].update(name="a\x1b[2J")), "no whole Run of this project"),
+        (edited("run.json", lambda r: r.pop("environment")), "no whole Run of this project"),
     ],
 )
 def test_a_folder_that_is_no_student_is_refused_in_one_line(broken, tmp_path, change, words):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rd3_utils.data import catalogue, images
+from rd3_utils.data import catalogue, images, sources
 from rd3_utils.errors import UserError, unknown
 
 
@@ -17,6 +17,12 @@ def is_selection(source):
 
 def select(source, benchmark, train):
     """The ImageSet that `source` selects from the train split; `train` is a function that returns its Table."""
+    name, options = parsed(source)
+    return SELECTIONS[name](benchmark, train, source, **options)
+
+
+def parsed(source):
+    """(name, {option: number}) of a selection as people write it, defaults included; UserError for what is none."""
     name, _, text = source.partition(":")
     if name not in SELECTIONS:
         raise unknown("selection", name, SELECTIONS)
@@ -26,7 +32,7 @@ def select(source, benchmark, train):
         if not separator or not re.fullmatch("[0-9]{1,18}", value):
             raise UserError(f"selection '{source}': '{pair}' is not KEY=NUMBER, as in random:ipc=10,seed=0.")
         options[key] = int(value)
-    return SELECTIONS[name](benchmark, train, source, **check_options(name, options, source))
+    return name, check_options(name, options, source)
 
 
 def check_options(name, options, source):
@@ -59,7 +65,7 @@ def random(benchmark, train, source, ipc, seed):
         if len(mine) < ipc:
             raise UserError(f"class '{class_name}' has {len(mine)} images, ipc={ipc} asks for more; use ipc <= {len(mine)}.")
         rows.append(mine[:ipc])
-    drawn = images.of_table(train, np.concatenate(rows), f"random-ipc{ipc}-seed{seed}", f"random:ipc={ipc},seed={seed}")
+    drawn = images.of_table(train, np.concatenate(rows), f"random-ipc{ipc}-seed{seed}", sources.random(ipc, seed))
     return dataclasses.replace(drawn, train={"fingerprint": train.split_fingerprint, "images": len(train)})
 
 

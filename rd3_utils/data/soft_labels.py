@@ -87,14 +87,7 @@ class Plan:
     @property
     def epoch_bytes(self):
         """Bytes of one epoch: labels and views."""
-        wide = 1 if fits_a_byte(self) else 2
-        label = 2 * self.classes if self.label_dtype == "fp16" else self.classes + 4
-        factor = self.views["patch_shuffle"]
-        extra = (2 * factor if factor > 1 else 0) + (4 if self.views.get("mix") == "mixup" else 0)
-        extra += (13 if self.views.get("color_jitter") else 0) + (12 if self.views.get("lighting") else 0)
-        operation = 6 if self.views.get("randaugment_kind") == "timm" else 2
-        extra += operation * self.views.get("randaugment", 0) + (13 if self.views.get("dsa", "none") != "none" else 0)
-        return self.rows * (label + 9 + 8 * wide + extra)
+        return self.rows * row_bytes(self.views, self.classes, self.image_size + 2 * self.border, self.label_dtype)
 
     @property
     def epochs_per_shard(self):
@@ -118,6 +111,30 @@ class Plan:
 
 def fits_a_byte(plan):
     return plan.image_size + 2 * plan.border < 256
+
+
+def row_bytes(views, classes, side, label_dtype):
+    """Bytes of label and view of one image in one epoch; `views` as a recipe states them, `side` in pixels with border."""
+    wide = 1 if side < 256 else 2
+    label = 2 * classes if label_dtype == "fp16" else classes + 4
+    factor = views["patch_shuffle"]
+    extra = (2 * factor if factor > 1 else 0) + (4 if views.get("mix") == "mixup" else 0)
+    extra += (13 if views.get("color_jitter") else 0) + (12 if views.get("lighting") else 0)
+    operation = 6 if views.get("randaugment_kind") == "timm" else 2
+    extra += operation * views.get("randaugment", 0) + (13 if views.get("dsa", "none") != "none" else 0)
+    return label + 9 + 8 * wide + extra
+
+
+def border_of(recipe):
+    """Pixels added on each side of an image before the crop."""
+    return round(recipe.views.padding * recipe.image_size) if recipe.views.crop == "pad" else 0
+
+
+def planned_bytes(recipe, label_dtype):
+    """Bytes of a store of the labels and views of a Recipe, without headers."""
+    side = recipe.image_size + 2 * border_of(recipe)
+    row = row_bytes(protocol.stated(recipe.views), recipe.classes, side, label_dtype)
+    return recipe.label_epochs * recipe.images * row
 
 
 def folder(root, images, teachers_id, recipe, views_seed):
@@ -283,8 +300,7 @@ class SoftLabelStore:
     def epoch(self, epoch):
         """(Views, logits float32 [N, C]) of `epoch`; epochs beyond the store's `epochs` cycle."""
         epoch %= self.epochs
-        k = self.index["epochs_per_shard"]
-        shard, at = self.open(epoch // k), epoch % k
+        shard, at = self.open(epoch)
         read = {key: shard.get_slice(key)[at : at + 1][0] for key in shard.keys()}
         box = read["box"].long()
         box[:, :2] -= self.index["border"]
@@ -294,9 +310,12 @@ class SoftLabelStore:
         used = {name: value if value.is_floating_point() else value.long() for name, value in used.items()}
         return Views(box, read["flip"].bool(), partner, mix_box, order, patches, **used), unpacked(read)
 
-    def open(self, i):
-        """The memory-mapped shard number `i`, verified; the one after it is on its way."""
-        entries = self.index["shards"]
+    def open(self, epoch):
+        """(memory-mapped shard that holds `epoch`, verified; its place in it); the next shard is on its way."""
+        if self.made_longer(epoch):
+            self.index, self.name = read_index(self.files), None
+        entries, k = self.index["shards"], self.index["epochs_per_shard"]
+        i = epoch // k
         if self.name != entries[i]["file"]:
             self.shard, self.name = self.opened(entries[i]), entries[i]["file"]
             after = [entry for entry in entries[i + 1 : i + 2] if entry["epochs"][0] < self.epochs]
@@ -304,7 +323,17 @@ class SoftLabelStore:
             self.files.drop(kept, sum(entry["bytes"] for entry in after))
             for entry in after:
                 self.files.soon(entry)
-        return self.shard
+        return self.shard, epoch % k
+
+    def made_longer(self, epoch):
+        """Whether another command cut this local store into other shards meanwhile: the same labels under other names."""
+        entry = self.index["shards"][epoch // self.index["epochs_per_shard"]]
+        if not isinstance(self.files, Folder) or self.name == entry["file"] or (self.files.where / entry["file"]).is_file():
+            return False
+        known, now = self.index, read_index(self.files)
+        same = all(now[key] == known[key] for key in ("images", "views_digest", "views_seed", "teachers_id", "label_dtype",
+                                                      "forward_batch", "ensemble"))  # fmt: skip
+        return same and now["epochs"] >= self.epochs
 
     def opened(self, entry):
         """The memory-mapped shard of an index entry; fetched again where another command dropped it from a bounded cache."""

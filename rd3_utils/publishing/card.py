@@ -8,6 +8,7 @@ matter, percent in the text.
 import json
 import re
 import statistics
+import sys
 from urllib.parse import quote
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -16,9 +17,10 @@ from rd3_utils.data import selections
 from rd3_utils.protocols import protocol as protocols
 from rd3_utils.publishing import plots, terminal, transfer_report
 from rd3_utils.publishing.markdown import escape, fenced, listed, show, table
+from rd3_utils.scoring import measure
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
-from rd3_utils.scoring.arms import TEACHER_PROTOCOL, cited_full_data
+from rd3_utils.scoring.arms import TEACHER_PROTOCOL, citations
 
 IMAGES = {"distilled": "distilled images", "random": "random real images", "full": "real training images"}
 LABELS = {
@@ -37,10 +39,12 @@ def publish(finished, cells, labels, benchmark, protocol, options):
     else of the first arm.
     """
     cell = next((cell for cell in cells if cell.arm.startswith("distilled-")), cells[0])
-    folder = cell.path(options.out, finished[0]["environment"]["precision"]).parents[2]
-    runs, others = gather(finished, cell, options)
+    folder = run_files.card_folder(run_files.path_of(options.out, finished[0]))
+    runs, others, left_out = gather(finished, cell, options)
+    for line in left_out:
+        print(line, file=sys.stderr)
     main = f"distilled-{cell.protocol.main_labels}"
-    head = next((run for run in runs if run["arm"] == main), runs[0])  # its arm stands in the title
+    head = next((run for run in runs if run.arm == main), runs[0])  # its arm stands in the title
     weights = weights_section(runs, head, folder, options.out)
     report, pictures = write(folder, runs, others, head, weights, cell, cells, labels, benchmark, options)
     labels = "hard" if protocol.label_kind == "learned" else protocol.main_labels  # that random images can have, too
@@ -53,7 +57,8 @@ def write(folder, runs, others, head, weights, cell, cells, labels, benchmark, o
     The title and the front matter speak of the arm of the Run `head`; `weights` are the Markdown parts on its network.
     With --full-hard cited, published full-data accuracies take the place of full-hard Runs.
     """
-    cited = cited_full_data(benchmark, {run["student"] for run in runs}) if options.full_hard == "cited" else {}
+    cited = citations(benchmark, {run.student for run in runs}) if options.full_hard == "cited" else {}
+    cited = {student: found for student, found in cited.items() if found}  # of others' Runs that lie here there may be none
     report = reports.report(runs, others, cited)
     pictures = draw(runs, report, cell, cells, labels, folder)
     text = card(runs, report, head, weights, cell, benchmark, pictures, options)
@@ -63,33 +68,59 @@ def write(folder, runs, others, head, weights, cell, cells, labels, benchmark, o
 
 
 def gather(finished, cell, options):
-    """(Runs the card of `cell` speaks of, all Runs of its benchmark and precision), each once and in order.
+    """(Runs the card of `cell` speaks of, all Runs of its benchmark and precision, [what was left out and why]), in order.
 
     To the card belong the arms of `cell`'s protocol on the same images or random ones of the same IPC, and full-hard of
-    the students that have such arms, unless it is cited.
+    the students that have such arms, unless it is cited. Those that did not measure the same as the `finished` are left out.
     """
-    finished = json.loads(json.dumps(finished))  # as files give them back
-    found = [*finished, *run_files.related(options.out, finished[0])]
-    once = sorted({identity(run): run for run in reversed(found)}.values(), key=identity)
-    own, random = cell.protocol, f"random:ipc={cell.images.nominal_ipc},"
+    here = {run_files.path_of(options.out, run) for run in finished}
+    found = [run for run in run_files.related(options.out, finished[0]) if run_files.path_of(options.out, run) not in here]
+    once = sorted([*finished, *found], key=identity)
+    own = cell.protocol
     full = own if own.name == TEACHER_PROTOCOL else protocols.load(TEACHER_PROTOCOL)
 
     def belongs(run):
-        if run["arm"] == "full-hard":
-            return run["protocol"]["digest"] == full.digest and options.full_hard == "trained"
-        same = run["images"]["fingerprint"] == cell.images.fingerprint
-        drawn = run["arm"].startswith("random-") and run["images"]["source"].startswith(random)
-        return run["protocol"]["digest"] == own.digest and (same or drawn)
+        if run.arm == "full-hard":
+            return run.protocol.digest == full.digest and options.full_hard == "trained"
+        same = run.images.fingerprint == cell.images.fingerprint
+        drawn = run.arm.startswith("random-") and run.draw is not None and run.images.ipc == cell.images.nominal_ipc
+        return run.protocol.digest == own.digest and (same or drawn)
 
-    mine = [run for run in once if belongs(run)]
-    students = {run["student"] for run in mine if run["arm"] != "full-hard"} or {run["student"] for run in mine}
-    return [run for run in mine if run["student"] in students], once
+    mine, left_out = comparable([run for run in once if belongs(run)], finished)
+    students = {run.student for run in mine if run.arm != "full-hard"} or {run.student for run in mine}
+    return [run for run in mine if run.student in students], once, left_out
+
+
+def comparable(runs, finished):
+    """(those of `runs` that may stand on one card with the `finished`, [a line for every kind that may not]).
+
+    Arms may differ in images and labels, full-hard in its protocol, students in their networks; the Runs of one arm in nothing.
+    """
+    own, groups, left_out = set(map(id, finished)), run_files.grouped(runs, lambda run: (run.student, run.arm)), {}
+    kept = []
+    for (student, arm), mine in groups.items():
+        beside = next((run for run in finished if run.student == student), finished[0])
+        but = measure.ARMS | (measure.PROTOCOLS if "full-hard" in (arm, beside.arm) else set())
+        but |= measure.NETWORK if beside.student != student else measure.DROPPING
+        first = next((run for run in mine if id(run) in own), None)
+        first = first or next((run for run in mine if measure.same_measure(beside, run, but)), mine[0])
+        for run in mine:
+            same = measure.same_measure(first, run) and measure.same_measure(beside, run, but)
+            if same:
+                kept.append(run)
+            else:
+                left_out.setdefault((student, arm, str(same)), []).append(run)
+    return kept, [
+        f"left out of the card: {len(mine)} Runs of {student}, {arm}, that did not measure the same ({why}); give another "
+        "--out to keep them apart."
+        for (student, arm, why), mine in left_out.items()
+    ]
 
 
 def identity(run):
     """What makes a Run another one, in the order of tables; images count by their pixels, under whatever name."""
-    arm, draw = reports.order_of(run["arm"]), run_files.draw_of(run) or 0
-    return run["student"], arm, draw, run["seed"], run["images"]["fingerprint"], run["protocol"]["digest"]
+    arm, draw = reports.order_of(run.arm), run.draw or 0
+    return run.student, arm, draw, run.seed, run.images.fingerprint, run.protocol.digest, run.views, run.protocol.name
 
 
 def draw(runs, report, cell, cells, labels, folder):
@@ -101,11 +132,11 @@ def draw(runs, report, cell, cells, labels, folder):
     plots.scores(report, runs, folder / "plots/scores.png")
     for student in report["arms"]:
         name = f"plots/learning_curves_{student}.png"
-        plots.learning_curves([run for run in runs if run["student"] == student], folder / name)
+        plots.learning_curves([run for run in runs if run.student == student], folder / name)
         pictures["Learning curves"].append((name, f"training loss and learning rate of {student}"))
     pictures["Images and labels"] = [("plots/images.png", f"images of {cell.images.name}")]
     plots.image_grid(cell.images, folder / "plots/images.png")
-    for arm in dict.fromkeys(r["arm"] for r in runs if r["images"]["fingerprint"] == cell.images.fingerprint):
+    for arm in dict.fromkeys(r.arm for r in runs if r.images.fingerprint == cell.images.fingerprint):
         name = f"plots/views_{arm}.png"
         mine = next((c for c in cells if c.arm == arm and c.images.fingerprint == cell.images.fingerprint), None)
         if mine and mine.labels_key in labels:
@@ -118,8 +149,8 @@ def draw(runs, report, cell, cells, labels, folder):
 
 def card(runs, report, head, weights, cell, benchmark, pictures, options):
     """The text of README.md: front matter and body."""
-    top1 = reports.percent(report["arms"][head["student"]][head["arm"]]["mean"])
-    title = f"{cell.images.name} under {reports.protocol_of(head)}: {top1} % top-1 ({head['student']})"
+    top1 = reports.percent(report["arms"][head.student][head.arm]["mean"])
+    title = f"{cell.images.name} under {reports.protocol_of(head)}: {top1} % top-1 ({head.student})"
     embedded = {
         key: "\n\n".join(f"![{escape(caption)}]({quote(name)})" for name, caption in found) for key, found in pictures.items()
     }
@@ -144,7 +175,7 @@ def card(runs, report, head, weights, cell, benchmark, pictures, options):
 
 def front_matter(report, head, cell, benchmark):
     """The ModelCardData: the headline arm's mean top-1 as a fraction. It names no base model and no licence."""
-    data, images, several, arm = benchmark.data, cell.images, len(report["arms"]) > 1, head["arm"]
+    data, images, several, arm = benchmark.data, cell.images, len(report["arms"]) > 1, head.arm
     results = [
         EvalResult(
             task_type="image-classification",
@@ -152,7 +183,7 @@ def front_matter(report, head, cell, benchmark):
             dataset_name=benchmark.title,
             dataset_config=data.config,
             dataset_split=data.test,
-            dataset_revision=head["test"]["commit"],
+            dataset_revision=head.test.commit,
             metric_type="accuracy",
             metric_name=f"top-1, mean over {arms[arm]['n']} students{f' ({student})' if several else ''}",
             metric_value=arms[arm]["mean"],
@@ -177,22 +208,22 @@ def front_matter(report, head, cell, benchmark):
 
 def is_distilled(run):
     """Whether the images of a Run were made to be distilled ones; real images may be given as --distilled, too."""
-    return run["arm"].startswith("distilled-") and not selections.is_selection(run["images"]["source"])
+    return run.arm.startswith("distilled-") and not selections.is_selection(run.images.source)
 
 
 def result(arms, student, head, benchmark):
     """One sentence for a reader who knows nothing of arms."""
-    arm, images = head["arm"], head["images"]
+    arm, images = head.arm, head.images
     if arm not in arms:
         return f"{student}: no run of {arm} yet."
     side, labels = arm.split("-")
     side = "random" if side == "distilled" and not is_distilled(head) else side
-    labels = head["labels"]["kind"] if labels == "soft" else labels
+    labels = head.labels.kind if labels == "soft" else labels
     s, other = arms[arm], arms.get(arm.replace("distilled", "random"))
     spread = f"mean of {s['n']}, standard deviation {reports.percent(s['std'])}" if s["n"] > 1 else "one student"
     text = (
-        f"{images['name']}: a {student} trained from scratch on nothing but {images['images']} {IMAGES[side]}, with "
-        f"{LABELS[labels]}, gets {reports.percent(s['mean'])} % of the {head['images_scored']} test images of "
+        f"{images.name}: a {student} trained from scratch on nothing but {images.images} {IMAGES[side]}, with "
+        f"{LABELS[labels]}, gets {reports.percent(s['mean'])} % of the {head.images_scored} test images of "
         f"{benchmark.title} right ({spread})."
     )
     if side == "distilled" and other:
@@ -205,18 +236,22 @@ def banners(runs, protocol):
     found = []
     if protocol.overrides:
         found.append(f"The protocol is {protocol.label}: do not compare with results under {protocol.name}.")
-    if any(run["monitored_test"] for run in runs):
+    if any(run.monitored_test for run in runs):
         found.append("The test split was watched during training; scores are still the last epoch's.")
-    precision = runs[0]["environment"]["precision"]
+    precision = runs[0].environment.precision
     if precision != "fp32":
         found.append(f"Students were trained in {precision}: do not compare with fp32 results.")
-    if len({json.dumps([t["sha256"] for t in run["teachers"]]) for run in runs if run["teachers"]}) > 1:
+    if len({run.teacher_weights for run in runs if run.teachers}) > 1:
         found.append("The soft labels of these runs come from different teachers; see the table of runs.")
-    strange = {run["images"]["name"]: run["labels"]["recognised"] for run in runs if run["labels"].get("recognised", 1) < 0.5}
+    strange = {
+        run.images.name: run.labels.recognised
+        for run in runs
+        if run.labels.recognised is not None and run.labels.recognised < 0.5
+    }
     for name, share in strange.items():
         found.append(f"The teacher puts only {reports.percent(share)} % of the images of {name} into their own class: its soft "
                      "labels speak of others.")  # fmt: skip
-    if len({run["views_seed"] for run in runs}) > 1:
+    if len({run.views_seed for run in runs}) > 1:
         found.append("The views of these runs were drawn from different seeds.")
     return found
 
@@ -264,23 +299,20 @@ def comparison_section(report):
 
 def protocol_section(runs, head, protocol, benchmark):
     """Every knob of the headline arm's recipe with its source, and what other arms change."""
-    recipe = flat(head["recipe"])
-    labels = head["arm"].split("-")[1]
-    images = head["images"]
-    ipc = images["ipc"] or images["images"] // head["recipe"]["classes"]
-    rules = protocol.matching(benchmark, head["student"], ipc)
+    recipe, labels = flat(head.recipe), head.labels_of_arm
+    rules = protocol.matching(benchmark, head.student, head.ipc)
     rows = [[key, value, source_of(key, labels, protocol, benchmark, rules)] for key, value in recipe.items()]
     changed = []
-    for run in {(run["student"], run["arm"]): run for run in reversed(runs)}.values():
-        mine = flat(run["recipe"])
+    for run in {(run.student, run.arm): run for run in reversed(runs)}.values():
+        mine = flat(run.recipe)
         changes = [f"{key} = {show(mine.get(key, protocols.NEUTRAL.get(key)))}" for key in {**mine, **recipe}
                    if mine.get(key) != recipe.get(key)]  # fmt: skip
-        if run["protocol"]["digest"] != head["protocol"]["digest"]:
-            changes = [f"all of {run['protocol']['name']}, digest {run['protocol']['digest']}"]
+        if run.protocol.digest != head.protocol.digest:
+            changes = [f"all of {run.protocol.name}, digest {run.protocol.digest}"]
         if changes:
-            text = f"{run['student']}, {run['arm']} has instead: {', '.join(changes)}"
+            text = f"{run.student}, {run.arm} has instead: {', '.join(changes)}"
             changed.append(f"- {escape(text)}")
-    intro = f"{protocol.label}, digest {protocol.digest}: {protocol.title}. For {head['student']}, {head['arm']}:"
+    intro = f"{protocol.label}, digest {protocol.digest}: {protocol.title}. For {head.student}, {head.arm}:"
     parts = ["## Protocol", escape(intro), table([["knob", "value", "source"], *rows])]
     return parts + (["\n".join(sorted(changed))] if changed else [])
 
@@ -311,40 +343,39 @@ def provenance_section(runs):
                "recognised %"]]  # fmt: skip
     teachers = [["teacher", "architecture", "commit", "SHA-256 of the weights", "top-1 %"]]
     machines = [["environment", ""]]
-    for key, mine in run_files.grouped(runs, lambda run: (run["student"], run["arm"], run["images"]["name"])).items():
-        steps, seconds = (run["recipe"]["steps"] for run in mine), statistics.fmean(run["seconds"] for run in mine)
-        seeds = (run["seed"] for run in mine)
+    for key, mine in run_files.grouped(runs, lambda run: (run.student, run.arm, run.images.name)).items():
+        steps, seconds = (run.recipe["steps"] for run in mine), statistics.fmean(run.seconds for run in mine)
+        seeds = (run.seed for run in mine)
         arms.append([*key, listed(map(store_of, mine)), listed(seeds), listed(steps), f"{seconds:.1f}"])
     for run in runs:
-        of, label = run["images"], run["labels"]
-        images.append([of[key] for key in ("name", "source", "commit", "fingerprint", "images", "ipc")])
-        if label["kind"] in protocols.TAUGHT:
-            keys = ("epochs", "bytes", "label_dtype", "forward_batch", "device")
-            origin = label.get("source", "made here"), label.get("commit")
-            share = reports.percent(label.get("recognised"))
-            labels.append([of["name"], store_of(run), *(label[key] for key in keys), *origin, share])
-        for t in run["teachers"]:
-            teachers.append([t["source"], t["architecture"], t["commit"], t["sha256"], reports.percent(t["top1"])])
-    machines.append(["test images scored", listed(run["images_scored"] for run in runs)])
-    machines.append(["seed of the views", listed(run["views_seed"] for run in runs)])
+        of, label = run.images, run.labels
+        images.append([of.name, of.source, of.commit, of.fingerprint, of.images, of.ipc])
+        if label.kind in protocols.TAUGHT:
+            facts = label.epochs, label.bytes, label.label_dtype, label.forward_batch, label.device
+            origin = label.source or "made here", label.commit
+            labels.append([of.name, store_of(run), *facts, *origin, reports.percent(label.recognised)])
+        for t in run.teachers:
+            teachers.append([t.source, t.architecture, t.commit, t.sha256, reports.percent(t.top1)])
+    machines.append(["test images scored", listed(run.images_scored for run in runs)])
+    machines.append(["seed of the views", listed(run.views_seed for run in runs)])
     for key in ("processes", "precision", "devices", "threads", "git"):
-        machines.append([key, listed(run["environment"][key] for run in runs)])
-    versions = [run["environment"]["versions"] for run in runs]
+        machines.append([key, listed(getattr(run.environment, key) for run in runs)])
+    versions = [run.environment.versions for run in runs]
     machines += [[name, listed(version.get(name) for version in versions)] for name in versions[0]]
     return ["## Provenance", *(table(rows) for rows in (arms, images, labels, teachers, machines) if len(rows) > 1)]
 
 
 def store_of(run):
     """How the folder of a Run's label store is called, "classes" for hard labels, "own" for those of the images themselves."""
-    of = run["labels"]
-    if of["kind"] not in protocols.TAUGHT:
-        return {"hard": "classes", "learned": "own"}[of["kind"]]
-    return f"{of['teachers_id'][:8]}-{of['views_digest']}-s{of['views_seed']}"
+    of = run.labels
+    if of.kind not in protocols.TAUGHT:
+        return {"hard": "classes", "learned": "own"}[of.kind]
+    return f"{of.teachers_id[:8]}-{of.views_digest}-s{of.views_seed}"
 
 
 def weights_section(runs, head, folder, root):
     """How to load the network that was kept, if one was: of the headline arm where possible."""
-    head_first = sorted(runs, key=lambda run: run["arm"] != head["arm"])
+    head_first = sorted(runs, key=lambda run: run.arm != head.arm)
     networks = [run_files.path_of(root, run).with_suffix("") for run in head_first]
     kept = [path for path in networks if path.is_relative_to(folder) and (path / "config.json").is_file()]
     if not kept:

@@ -49,17 +49,17 @@ def method_of(entry):
     In order: the selection, what distilled.json says of these very images, a repo of the catalogue, a name that is exactly
     METHOD-ipcK or BENCHMARK-METHOD-ipcK.
     """
-    images, group = entry.runs[0]["images"], entry.group
+    images, group = entry.runs[0].images, entry.group
     if group.full:
         return None, None
     if entry.is_random:
         return "random", "the selection"
     if entry.about:
-        return entry.about["method"], "distilled.json of these images"
-    repo = re.split("[@:]", images["source"])[0]
-    if images["commit"] and (group.benchmark, group.ipc, repo) in repos():
+        return entry.about.method, "distilled.json of these images"
+    repo = re.split("[@:]", images.source)[0]
+    if images.commit and (group.benchmark, group.ipc, repo) in repos():
         return repos()[group.benchmark, group.ipc, repo], "the catalogue"
-    named = re.fullmatch(rf"(?:{re.escape(group.benchmark)}-)?([a-z0-9-]+)-ipc{group.ipc}", images["name"])
+    named = re.fullmatch(rf"(?:{re.escape(group.benchmark)}-)?([a-z0-9-]+)-ipc{group.ipc}", images.name)
     return (named[1], "the set's name") if named and named[1] in table()[0] else (None, None)
 
 

@@ -35,7 +35,7 @@ from rd3_utils.learning import synthesis
 from rd3_utils.protocols import protocol as protocols
 from rd3_utils.publishing import claims, pareto, terminal
 from rd3_utils.publishing.markdown import show
-from rd3_utils.scoring import bootstrap, estimates, vetting
+from rd3_utils.scoring import bootstrap, estimates, shapes, vetting
 from rd3_utils.scoring import entries as entry_files
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
@@ -86,39 +86,39 @@ def of_repo(repo, revision, named, most):
         wanted = [path for path in sizes if re.fullmatch(r"runs/(?:[\w@.,+= -]+/)*seed\d+\.json", path) and ".." not in path]
         most = max(0, min(most, entry_files.MOST_FILES))
         wanted, rest = sorted(wanted)[:most], len(wanted) - most
-        small = [path for path in wanted if sizes[path] <= vetting.MOST_BYTES]
+        small = [path for path in wanted if sizes[path] <= shapes.MOST_BYTES]
         files = dict(zip(small, hub.copies(repo, commit, small)))
-        large = {path: vetting.Refused(f"{units.size(sizes[path])}, a Run has less") for path in wanted if path not in files}
-        more = {"runs": vetting.Refused(f"{rest} further Runs are not read")} if rest > 0 else {}
-        none = {} if wanted or more else {"": vetting.Refused("no Runs in it")}
+        large = {path: shapes.Refused(f"{units.size(sizes[path])}, a Run has less") for path in wanted if path not in files}
+        more = {"runs": shapes.Refused(f"{rest} further Runs are not read")} if rest > 0 else {}
+        none = {} if wanted or more else {"": shapes.Refused("no Runs in it")}
         return origin, [*files.items(), *large.items(), *more.items(), *none.items()]
     except UserError as error:
         if named:
             raise
-        return entry_files.Origin("hub", repo), [("", vetting.Refused(str(error)))]
+        return entry_files.Origin("hub", repo), [("", shapes.Refused(str(error)))]
 
 
 def with_methods(found):
     """`found` with what distilled.json says of images that lie in dataset repos, at the commits that the Runs name."""
     lacking = {}
     for entry in found.entries:
-        images = entry.runs[0]["images"]
-        match = re.fullmatch(rf"({hub.REPO_ID.pattern})(?:@.*)?(?::.*)?", images["source"])
-        if match and images["commit"] and not entry.about and not entry.is_random:
-            lacking.setdefault((match[1], images["commit"]), []).append(entry)
+        images = entry.runs[0].images
+        match = re.fullmatch(rf"({hub.REPO_ID.pattern})(?:@.*)?(?::.*)?", images.source)
+        if match and images.commit and not entry.about and not entry.is_random:
+            lacking.setdefault((match[1], images.commit), []).append(entry)
     known = {}
     for repo, commit in list(lacking)[:DATASETS]:
         try:
             sizes = hub.sizes(repo, commit, "dataset")
             wanted = sorted(path for path in sizes if re.fullmatch(r"(?:[\w.-]+/)?distilled\.json", path))
-            wanted = [path for path in wanted[:SETS] if sizes[path] <= vetting.MOST_BYTES and ".." not in path]
+            wanted = [path for path in wanted[:SETS] if sizes[path] <= shapes.MOST_BYTES and ".." not in path]
             files = hub.copies(repo, commit, wanted, "dataset")
         except UserError:
             continue  # the repo is private or gone: the method stays unknown
         for file in files:
-            with contextlib.suppress(vetting.Refused):  # says nothing that can be used
+            with contextlib.suppress(shapes.Refused):  # says nothing that can be used
                 about = vetting.made(file.read_bytes())
-                known[about["fingerprint"]] = about
+                known[about.fingerprint] = about
     entries = []
     for entry in found.entries:
         about = known.get(entry.fingerprints[0]) if len(entry.fingerprints) == 1 else None
@@ -226,7 +226,8 @@ def row_id(entry):
         entry.origin.name,
         entry.origin.commit,
         entry.teachers,
-        first["views_seed"],
+        first.views_seed,
+        first.views,
     )
 
 
@@ -427,7 +428,7 @@ class Board:
             if other.group.label != entry.group.label
             and (other.group.ipc, other.group.student, other.group.precision)
             == (entry.group.ipc, entry.group.student, entry.group.precision)
-            and other.group.labels == other.runs[0]["protocol"]["main_labels"]
+            and other.group.labels == other.runs[0].protocol.main_labels
         ]
         return {
             "entry": entry,
@@ -497,7 +498,6 @@ class Board:
             RUNS=RUNS,
             ipc_text=ipc_text,
             benchmark=vetting.bench_of(group.benchmark),
-            draw_of=run_files.draw_of,
         )
 
     def protocol_page(self, protocol):
@@ -547,7 +547,7 @@ class Board:
             "student": group.student,
             "precision": group.precision,
             "arm": entry.arm,
-            "images": {"name": entry.name, "source": first["images"]["source"], "fingerprints": entry.fingerprints},
+            "images": {"name": entry.name, "source": first.images.source, "fingerprints": entry.fingerprints},
             "method": claims.method_of(entry)[0],
             **entry.summary,
             "rank": self.rank(entry),
@@ -573,15 +573,15 @@ def ipc_text(group):
     return "all real images" if group.full else f"{group.ipc} per class"
 
 
-def file_of(run, origin):
+def file_of(path, origin):
     """Where people see the file of a Run on the Hub."""
     if not origin.url.startswith(("https://", "http://")):
         return None
-    return f"{origin.url.replace(f'/tree/{origin.commit}', f'/blob/{origin.commit}')}/{quote(run['path'], safe='/@')}"
+    return f"{origin.url.replace(f'/tree/{origin.commit}', f'/blob/{origin.commit}')}/{quote(path, safe='/@')}"
 
 
 def is_learned(entry):
-    return entry.runs[0]["labels"]["kind"] == "learned"
+    return entry.runs[0].labels.kind == "learned"
 
 
 def same_images(entry):
@@ -599,7 +599,7 @@ def notices(entries):
         found.append("The soft labels of these rows come from different teachers: part of a difference may be theirs.")
     if any(entry.monitored for entry in entries):
         found.append("Rows marked \N{EYE} watched the test split during training; their scores are still the last epoch's.")
-    if any(entry.runs[0]["views_seed"] != entries[0].runs[0]["views_seed"] for entry in entries):
+    if any(entry.runs[0].views_seed != entries[0].runs[0].views_seed for entry in entries):
         found.append("The views of these rows were drawn from different seeds.")
     return found
 
@@ -641,29 +641,29 @@ DEFAULTS = {  # of the options of train_student.py that say what is measured
 def reproduce(entry):
     """Command lines that make the Runs of an entry again, and the images where a method of this project made them."""
     group, first, bench = entry.group, entry.runs[0], vetting.bench_of(entry.group.benchmark)
-    source, commit = first["images"]["source"], first["images"]["commit"]
+    source, commit = first.images.source, first.images.commit
     match = re.fullmatch(rf"({hub.REPO_ID.pattern})(?:@[\w./-]+)?(:[\w./@-]+)?", source) if commit else None
-    own_data = first["test"]["commit"] is None and "/" in bench.data.repo
+    own_data = first.test.commit is None and "/" in bench.data.repo
     options = SimpleNamespace(
         defaults=DEFAULTS,
         benchmark=bench.name,
         protocol=group.protocol if group.protocol in protocols.names() else f"{group.protocol}.toml",
         distilled=f"{match[1]}@{commit}{match[2] or ''}" if match else source,
-        set=[f"{key}={json.dumps(value)}" for key, value in sorted(first["protocol"]["overrides"].items())],
+        set=[f"{key}={json.dumps(value)}" for key, value in sorted(first.protocol.overrides.items())],
         data_dir="DIR" if own_data else None,
     )
     lines = terminal.commands(list(entry.runs), options, bench)
-    if entry.about and entry.about["method"] in synthesis.METHODS and not match:
+    if entry.about and entry.about.method in synthesis.METHODS and not match:
         words = [
             "python",
             "-m",
             "rd3_utils",
             "synthesize",
-            entry.about["method"],
+            entry.about.method,
             "--benchmark",
             bench.name,
             "--ipc",
-            str(entry.about["ipc"]),
+            str(entry.about.ipc),
             "--out",
             source,
             *(["--data-dir", "DIR"] if own_data else []),
@@ -680,29 +680,30 @@ def provenance(entry):
         distinct = list(dict.fromkeys("-" if value is None else str(value) for value in values))
         return ", ".join(distinct[:6]) + (f" and {len(distinct) - 6} more" if len(distinct) > 6 else "")
 
-    labels, machines = first["labels"], [run["environment"] for run in runs]
+    labels, machines = first.labels, [run.environment for run in runs]
     rows = [
-        ("Images", f"{listed(run['images']['name'] for run in runs)}; {first['images']['images']} in all"),
-        ("Source of the images", listed(run["images"]["source"] for run in runs)),
-        ("Commit of the images", listed(run["images"]["commit"] for run in runs)),
-        ("Fingerprint of the images", listed(run["images"]["fingerprint"] for run in runs)),
-        ("Test images", f"{first['images_scored']}, {first['test']['source']} @ {first['test']['commit'] or '-'}"),
-        ("Fingerprint of the test images", first["test"]["fingerprint"]),
-        ("Labels", {"hard": "classes", "learned": "learned, of the images themselves"}.get(labels["kind"], "of teachers")),
+        ("Images", f"{listed(run.images.name for run in runs)}; {first.images.images} in all"),
+        ("Source of the images", listed(run.images.source for run in runs)),
+        ("Commit of the images", listed(run.images.commit for run in runs)),
+        ("Fingerprint of the images", listed(run.images.fingerprint for run in runs)),
+        ("Test images", f"{first.images_scored}, {first.test.source} @ {first.test.commit or '-'}"),
+        ("Fingerprint of the test images", first.test.fingerprint),
+        ("Network", f"{first.student}, initialisation {first.network.initialisation}"),
+        ("Labels", {"hard": "classes", "learned": "learned, of the images themselves"}.get(labels.kind, "of teachers")),
     ]
-    if "bytes" in labels:
-        stored = f"{listed(run['labels']['bytes'] for run in runs)} bytes as {labels['label_dtype']}"
-        rows.append(("Label store", f"{stored}, views {labels['views_digest']} of seed {first['views_seed']}"))
-    for teacher in first["teachers"]:
-        top1 = f", top-1 {reports.percent(teacher['top1'])} %" if teacher["top1"] is not None else ""
-        where = f"{teacher['source']} @ {teacher['commit'] or '-'}"
-        rows.append(("Teacher", f"{teacher['architecture']}{top1}; {where}; SHA-256 {teacher['sha256']}"))
+    if labels.teachers_id:
+        stored = f"{listed(run.labels.bytes for run in runs)} bytes as {labels.label_dtype}"
+        rows.append(("Label store", f"{stored}, views {labels.views_digest} of seed {first.views_seed}"))
+    for teacher in first.teachers:
+        top1 = f", top-1 {reports.percent(teacher.top1)} %" if teacher.top1 is not None else ""
+        where = f"{teacher.source} @ {teacher.commit or '-'}"
+        rows.append(("Teacher", f"{teacher.architecture}{top1}; {where}; SHA-256 {teacher.sha256}"))
     rows += [
-        ("Optimizer steps", listed(run["steps"] for run in runs)),
-        ("Seconds per student", f"{sum(run['seconds'] for run in runs) / len(runs):.1f}"),
-        ("Devices", listed(f"{m['devices']}, {m['precision']}, {m['threads']} threads per process" for m in machines)),
-        ("Code", listed(m["git"] for m in machines)),
+        ("Optimizer steps", listed(run.recipe["steps"] for run in runs)),
+        ("Seconds per student", f"{sum(run.seconds for run in runs) / len(runs):.1f}"),
+        ("Devices", listed(f"{m.devices}, {m.precision}, {m.threads} threads per process" for m in machines)),
+        ("Code", listed(m.git for m in machines)),
     ]
-    names = list(dict.fromkeys(name for m in machines for name in m["versions"]))
-    rows.append(("Versions", "; ".join(f"{name} {listed(m['versions'].get(name) for m in machines)}" for name in names)))
+    names = list(dict.fromkeys(name for m in machines for name in m.versions))
+    rows.append(("Versions", "; ".join(f"{name} {listed(m.versions.get(name) for m in machines)}" for name in names)))
     return rows

@@ -35,15 +35,15 @@ def learning_curves(runs, path):
     A column holds the arms of one protocol and one kind of labels: between columns losses are not comparable.
     """
     columns = {}
-    for run in sorted(runs, key=lambda run: reports.order_of(run["arm"])):
-        columns.setdefault((run["protocol"]["name"], run["arm"].split("-")[1]), []).append(run)
-    monitored = any("test_top1" in entry for run in runs for entry in run["history"])
+    for run in sorted(runs, key=lambda run: reports.order_of(run.arm)):
+        columns.setdefault((run.protocol.name, run.arm.split("-")[1]), []).append(run)
+    monitored = any("test_top1" in entry for run in runs for entry in run.history)
     heights = [3, 1, 2] if monitored else [3, 1]
     figure = new_figure(max(7.6, 4.2 * len(columns)), 1.1 * sum(heights) + 0.8, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1)
     panels = figure.subplots(len(heights), len(columns), squeeze=False, sharex="col", height_ratios=heights)
     for column, ((protocol, labels), mine) in zip(panels.T, columns.items()):
-        loss = mine[0]["recipe"]["loss"]
+        loss = mine[0].recipe["loss"]
         temperature = "" if loss["name"].startswith("ce") else f", T = {loss['temperature']:g}"
         column[0].set_title(plain(f"{protocol}, {labels} labels"), fontsize=10)
         column[0].set(yscale="log", ylabel=f"training loss ({loss['name']}{temperature})")
@@ -57,16 +57,16 @@ def learning_curves(runs, path):
             column[2].set_ylabel("test top-1 (%)")
             column[2].set_title("monitored, not the score", fontsize=9, style="italic")
         column[-1].set_xlabel("epoch")
-    title = f"Learning curves of {runs[0]['student']}: thin, single runs; thick, the mean over runs and nearby epochs"
+    title = f"Learning curves of {runs[0].student}: thin, single runs; thick, the mean over runs and nearby epochs"
     figure.suptitle(plain(title), fontsize=10)
     save(figure, path)
 
 
 def draw_lines(axes, runs, key, factor=1):
     """A thin line per Run for `key` of its history; a thick mean per arm, of losses also over 5 % of the epochs."""
-    arms = list(dict.fromkeys(run["arm"] for run in runs))
+    arms = list(dict.fromkeys(run.arm for run in runs))
     for arm in reversed(arms):  # the first on top
-        histories = [[e for e in run["history"] if key in e] for run in runs if run["arm"] == arm]
+        histories = [[e for e in run.history if key in e] for run in runs if run.arm == arm]
         histories = [history for history in histories if history]
         lines = [(np.array([e["epoch"] for e in h]), factor * np.array([e[key] for e in h])) for h in histories]
         for epochs, values in lines:
@@ -91,7 +91,7 @@ def scores(report, runs, path):
     for axes, student in zip(panels, students):
         arms = report["arms"][student]
         for place, (arm, summary) in enumerate(arms.items()):
-            values = [100 * run["top1"] for run in runs if (run["student"], run["arm"]) == (student, arm)]
+            values = [100 * run.top1 for run in runs if (run.student, run.arm) == (student, arm)]
             offsets = 0.22 + 0.05 * (np.arange(len(values)) % 3)  # below the mean, side by side where runs are alike
             axes.plot(values, place + offsets, "o", color=COLOURS[arm], markersize=3.5, alpha=0.5, markeredgewidth=0)
             axes.errorbar(100 * summary["mean"], place, xerr=100 * (summary["std"] or 0), fmt="o", markersize=7,
@@ -100,13 +100,13 @@ def scores(report, runs, path):
             axes.annotate(plus_minus(summary), (1.02, place), **at_right)
         axes.set_yticks(range(len(arms)), arms, fontsize=9)
         axes.set_ylim(len(arms) - 0.4, -0.6)
-        title = f"{student} on {runs[0]['benchmark']} under {reports.protocol_of(runs[0])}"
+        title = f"{student} on {runs[0].benchmark} under {reports.protocol_of(runs[0])}"
         axes.set_title(plain(title), fontsize=10, loc="left")
         axes.grid(axis="x", alpha=0.25, linewidth=0.5)
         axes.spines[["top", "right"]].set_visible(False)
     low, high = panels[-1].get_xlim()
     panels[-1].set_xlim(max(0, low), min(101, high))
-    panels[-1].set_xlabel(f"top-1 (% of the {runs[0]['images_scored']} test images): mean, std, and single runs below")
+    panels[-1].set_xlabel(f"top-1 (% of the {runs[0].images_scored} test images): mean, std, and single runs below")
     save(figure, path)
 
 

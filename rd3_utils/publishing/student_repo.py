@@ -73,7 +73,7 @@ def check(target, cells, options, precision, accelerator):
 
 def kept(cells, options, precision):
     """The Runs of all `cells`, for --push-only; UserError unless every one is there."""
-    found = {cell: run_files.read(cell.path(options.out, precision)) for cell in cells}
+    found = {cell: run_files.kept(cell.path(options.out, precision)) for cell in cells}
     missing = [cell for cell, run in found.items() if run is None]
     if missing:
         raise UserError(
@@ -81,10 +81,10 @@ def kept(cells, options, precision):
             f"{missing[0].path(options.out, precision)}; leave --push-only out to train them."
         )
     for cell, run in found.items():
-        if run["views_seed"] != options.views_seed:
+        if run.views_seed != cell.views_seed:
             raise UserError(
-                f"{cell.path(options.out, precision)} learned from views of seed {run['views_seed']}, this command has "
-                f"{options.views_seed}; give the --views-seed of the first command."
+                f"{cell.path(options.out, precision)} learned from views of seed {run.views_seed}, this command has "
+                f"{cell.views_seed}; give the --views-seed of the first command."
             )
     return list(found.values())
 
@@ -118,11 +118,11 @@ def push(target, cell, cells, finished, benchmark, options, precision):
 
 def assembled(target, cell, cells, finished, benchmark, options, precision, folder):
     """{path in the repo: local path or bytes} of everything but old files; the card is written to the empty `folder`."""
-    runs, others = card.gather(finished, cell, options)
-    runs = [run for run in runs if run["student"] == cell.student]
+    runs, others, _ = card.gather(finished, cell, options)
+    runs = [run for run in runs if run.student == cell.student]
     network = cell.path(options.out, precision).with_suffix("")
     head = run_files.read(cell.path(options.out, precision))
-    drawn = cell.path(options.out, precision).parents[2] / "plots"
+    drawn = run_files.card_folder(cell.path(options.out, precision)) / "plots"
     (folder / "plots").mkdir()
     for picture in drawn.glob("views_*.png"):  # the others are drawn anew, for this student alone
         shutil.copyfile(picture, folder / "plots" / picture.name)
@@ -143,14 +143,14 @@ def assembled(target, cell, cells, finished, benchmark, options, precision, fold
 
 def weights_section(target, runs, head):
     """Which network the repo holds and what it scores beside the mean, and how to load it."""
-    same = [run["top1"] for run in runs if run["arm"] == head["arm"]]
+    same = [run.top1 for run in runs if run.arm == head.arm]
     text = (
-        f"The weights in this repo are those of seed {head['seed']}, the first of its command, after the last epoch and "
-        f"whatever its score: top-1 {reports.percent(head['top1'])} % of the {head['images_scored']} test images."
+        f"The weights in this repo are those of seed {head.seed}, the first of its command, after the last epoch and "
+        f"whatever its score: top-1 {reports.percent(head.top1)} % of the {head.images_scored} test images."
     )
     if len(same) > 1:
         text += (
-            f" The mean over all {len(same)} students of {head['arm']} is {reports.percent(sum(same) / len(same))} %, the "
+            f" The mean over all {len(same)} students of {head.arm} is {reports.percent(sum(same) / len(same))} %, the "
             f"standard deviation {reports.percent(run_files.spread(same))}."
         )
     text += " The front matter holds top-1 as a fraction, .eval_results the same in percent."
@@ -173,7 +173,7 @@ def eval_result(target, report, head, cell, benchmark):
         dataset_id=benchmark.data.repo if "/" in benchmark.data.repo else benchmark.name,
         task_id=task,
         value=round(100 * summary["mean"], 4),
-        dataset_revision=head["test"]["commit"],
+        dataset_revision=head.test.commit,
         source_url=f"{constants.ENDPOINT}/{target.repo}",
         source_name="card with all runs",
         notes=notes,

@@ -58,33 +58,46 @@ def tips(report, benchmark, labels):
     return [*found, ("your own images", "--distilled FOLDER or OWNER/REPO")]
 
 
+def same_commands(runs):
+    """{(student, seeds, draw or None): the Runs that one command makes}: of every arm the draws that were run, and no others.
+
+    Draws 0 to N - 1 of the same seeds are one command; any others are one each.
+    """
+    found = {}
+    for (student, arm), mine in run_files.grouped(runs, lambda run: (run.student, run.arm)).items():
+        random = arm.startswith("random-")
+        by_draw = run_files.grouped(mine, lambda run, random=random: run.draw if random else None)
+        seeds = {draw: listed(sorted({run.seed for run in of}), ",") for draw, of in by_draw.items()}
+        whole = None in by_draw or (sorted(by_draw) == list(range(len(by_draw))) and len(set(seeds.values())) == 1)
+        for draw, of in by_draw.items():
+            found.setdefault((student, seeds[draw], None if whole else draw), []).extend(of)
+    return found
+
+
 def commands(runs, options, benchmark):
     """The command lines that make these `runs`: one for all arms of a student with the same seeds."""
-    same_seeds = {}
-    for (student, _), mine in run_files.grouped(runs, lambda run: (run["student"], run["arm"])).items():
-        same_seeds.setdefault((student, listed(sorted({run["seed"] for run in mine}), ",")), []).extend(mine)
     lines = []
-    for (student, seeds), mine in same_seeds.items():
-        draws = [run_files.draw_of(run) for run in mine if run["arm"].startswith("random-")]
-        teachers = next((run["teachers"] for run in mine if run["teachers"]), [])
+    for (student, seeds, draw), mine in same_commands(runs).items():
+        draws = [run.draw for run in mine if run.arm.startswith("random-")]
+        teachers = next((run.teachers for run in mine if run.teachers), [])
         known = {
-            "arms": listed((run["arm"] for run in mine), ","),
+            "arms": listed((run.arm for run in mine), ","),
             "seeds": seeds,
-            "draws": max(draws) + 1 if draws else options.defaults["draws"],
-            "draw": None,  # a card speaks of all draws that there are
+            "draws": max(draws) + 1 if draws and draw is None else options.defaults["draws"],
+            "draw": draw,
             "runs_only": False,
             "keep_weights": None,  # of no matter to the Runs
             "student": None if student == benchmark.defaults.student else student,
-            "teacher": ["default" if networks.is_default(t, benchmark) else t["source"] for t in teachers],
-            "views_seed": mine[0]["views_seed"],
-            "monitor_test": any(run["monitored_test"] for run in mine),
+            "teacher": ["default" if networks.is_default(t, benchmark) else t.source for t in teachers],
+            "views_seed": mine[0].views_seed if mine[0].views == "shared" else "each",
+            "monitor_test": any(run.monitored_test for run in mine),
         }
-        precision = mine[0]["environment"]["precision"]
+        precision = mine[0].environment.precision
         launch = ["accelerate", "launch"] + (["--mixed_precision", precision] if precision != "fp32" else [])
         words = [*launch, "train_student.py"]
         for name, default in options.defaults.items():
             value, flag = known.get(name, getattr(options, name, default)), "--" + name.replace("_", "-")
-            if value and value != default:
+            if (value or (value == 0 and name == "draw")) and value != default:
                 values = value if isinstance(value, list) else [value]
                 words += [flag] if value is True else [word for one in values for word in (flag, without_machine(str(one)))]
         lines.append(shlex.join(words))

@@ -39,7 +39,7 @@ def say(folder, report, groups):
 def section(runs, root):
     """The card's part on transfer of the networks of `runs`: of every target that has records under the results `root`."""
     folders = sorted(path.parent for path in (Path(root) / "transfer").glob("*/*/report.json"))
-    names = {transfer.name_of(transfer.identity(run, "a Run")): run["top1"] for run in runs} if folders else {}
+    names = {transfer.name_of(transfer.identity(run)): run.top1 for run in runs} if folders else {}
     parts = []
     for folder in folders:
         records = transfer.records_of(folder)

@@ -9,7 +9,7 @@ What "hard" and "plain" change is stated by the protocol ([arms.hard], [arms.pla
 """
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -17,13 +17,14 @@ from rd3_utils import hub, units
 from rd3_utils.data import selections, shards, soft_labels, tables, whitening
 from rd3_utils.data.images import ImageSet
 from rd3_utils.errors import UserError, unknown
-from rd3_utils.learning import labelling, students, teachers
+from rd3_utils.learning import labelling, search, teachers
 from rd3_utils.protocols import protocol as protocols
 from rd3_utils.protocols.protocol import Protocol, Recipe
 from rd3_utils.scoring import runs
+from rd3_utils.scoring.runs import ARMS
 
 TEACHER_PROTOCOL = "teacher-v1"
-ARMS = [f"{side}-{labels}" for labels in ("soft", "hard", "plain") for side in ("distilled", "random")] + ["full-hard"]
+EACH = "each"  # --views-seed each: the views of a student are drawn from its own seed
 GROUPS = {  # by the labels of the protocol itself; static ones are soft
     "soft": {
         "lrs": ["full-hard", "distilled-hard", "distilled-soft", "random-soft"],
@@ -45,6 +46,8 @@ class Cell:
     recipe: Recipe
     student: str
     seed: int
+    views: str = "shared"  # or each: every student has views of its own
+    views_seed: int = 0
 
     @property
     def name(self):
@@ -52,14 +55,19 @@ class Cell:
         return f"{self.arm} {self.images.name} {self.student} {self.protocol.name}"
 
     @property
+    def full_name(self):
+        """How errors and trackers call it."""
+        return f"{self.name} seed {self.seed}"
+
+    @property
     def labels_key(self):
         """Cells with the same one read the same labels."""
-        return self.images.fingerprint, self.recipe.views_digest, self.recipe.labels, self.recipe.label_epochs
+        return self.images.fingerprint, self.recipe.views_digest, self.recipe.labels, self.recipe.label_epochs, self.views_seed
 
     def path(self, root, precision):
         """Where the Run of this cell lies under `root`."""
         names = self.benchmark, self.protocol.name, self.protocol.digest, self.images.identity, self.student, self.arm
-        return runs.path(root, *names, self.seed, precision)
+        return runs.path(root, *names, self.seed, precision, self.views)
 
     def keeps_weights(self, options):
         """Whether the trained network is kept: that of the first seed, never the best, and not one of random images.
@@ -87,8 +95,8 @@ class Cell:
             "arm": self.arm,
             "student": self.student,
             "seed": self.seed,
-            "views": "shared",
-            "views_seed": labels.describe()["views_seed"],
+            "views": self.views,
+            "views_seed": self.views_seed,
             "images": self.images.describe(),
             "labels": {**labels.describe(), **labels.origin},
             "teachers": labels.teachers,
@@ -144,8 +152,10 @@ def plan(options, benchmark, protocol, students):
         return selections.select(f"random:ipc={distilled().nominal_ipc},seed={draw}", benchmark, train)
 
     wanted, cells = names(options.arms, protocol.label_kind), []
+    each = options.views_seed == EACH
+    views = EACH if each else "shared"
     if options.full_hard == "cited":
-        cited_full_data(benchmark, students)
+        check_cited(benchmark, students)
         wanted = [arm for arm in wanted if arm != "full-hard"]
         if not wanted:
             raise UserError("--full-hard cited leaves nothing to train: name other --arms, such as lrs.")
@@ -165,21 +175,29 @@ def plan(options, benchmark, protocol, students):
             for student in students:
                 recipe = of_arm.resolve(benchmark, student, images.nominal_ipc, len(images), labels)
                 check_learned(recipe, images)
-                cells += [Cell(benchmark.name, arm, images, of_arm, recipe, student, seed) for seed in options.seeds]
+                cells += [
+                    Cell(
+                        benchmark.name, arm, images, of_arm, recipe, student, seed, views, seed if each else options.views_seed
+                    )
+                    for seed in options.seeds
+                ]
     return cells
 
 
-def cited_full_data(benchmark, students):
-    """{student: the benchmark's Citations of its full-data accuracy}, the one that counts first; UserError without any."""
-    found = {name: [citation for citation in benchmark.full_data if citation.student == name] for name in students}
-    for student, citations in found.items():
-        if not citations:
+def check_cited(benchmark, students):
+    """UserError where the benchmark cites no full-data accuracy of one of `students`, before anything is trained."""
+    for student, found in citations(benchmark, students).items():
+        if not found:
             there = ", ".join(dict.fromkeys(citation.student for citation in benchmark.full_data)) or "no student"
             raise UserError(
                 f"--full-hard cited: benchmark {benchmark.name} cites no full-data accuracy of {student}, but of {there}; "
                 "leave the option out to train it."
             )
-    return found
+
+
+def citations(benchmark, students):
+    """{student: [the benchmark's Citations of its full-data accuracy]}, the one that counts first."""
+    return {name: [citation for citation in benchmark.full_data if citation.student == name] for name in students}
 
 
 def check_learned(recipe, images):
@@ -198,17 +216,25 @@ def find_labels(cells, options, benchmark, test, accelerator):
     returns the test split; it is called only where a teacher must be examined.
     """
     taught = taught_labels(cells, options, benchmark, test, accelerator)
-    readers = {
-        "hard": lambda cell: soft_labels.HardLabels(cell.recipe, options.views_seed),
-        "learned": lambda cell: soft_labels.LearnedLabels(cell.recipe, options.views_seed, cell.images),
-        "static": lambda cell: soft_labels.StaticLabels(cell.recipe, options.views_seed, taught(cell)),
-        "soft": taught,
-    }
     found = {}
     for cell in cells:
         if cell.labels_key not in found:
-            found[cell.labels_key] = readers[cell.recipe.labels.kind](cell)
+            kind = cell.recipe.labels.kind
+            found[cell.labels_key] = READERS[kind](cell) if kind in READERS else taught(cell)
+            if kind == "static":
+                found[cell.labels_key] = soft_labels.StaticLabels(cell.recipe, cell.views_seed, found[cell.labels_key])
     return found
+
+
+READERS = {  # of labels that need no teacher
+    "hard": lambda cell: soft_labels.HardLabels(cell.recipe, cell.views_seed),
+    "learned": lambda cell: soft_labels.LearnedLabels(cell.recipe, cell.views_seed, cell.images),
+}
+
+
+def labels_of_search(cell, labels):
+    """What a learning-rate search learns from: the `labels` of `cell`; of students with views of their own, search.SEED's."""
+    return labels if cell.views != EACH else READERS[cell.recipe.labels.kind](replace(cell, views_seed=search.SEED))
 
 
 def taught_labels(cells, options, benchmark, test, accelerator):
@@ -232,7 +258,7 @@ def taught_labels(cells, options, benchmark, test, accelerator):
         if options.online:
             return online(cell, options, found, benchmark, test, accelerator)
         where, teachers_id = find_store(cell, options, published, found, benchmark, test, accelerator)
-        return soft_labels.load(where, cell.images, cell.recipe.labelled, options.views_seed, teachers_id)
+        return soft_labels.load(where, cell.images, cell.recipe.labelled, cell.views_seed, teachers_id)
 
     return reader
 
@@ -255,13 +281,33 @@ def find_store(cell, options, published, found, benchmark, test, accelerator):
     root, labels = Path(options.soft_labels), cell.recipe.labels
     given = (root / "index.json").is_file() or any(root.glob("labels-*.safetensors"))
     where = hub_store(cell, published, options) if published else None
-    where = root if given and cell.arm == "distilled-soft" else where
+    if given and cell.arm == "distilled-soft" and serves(root, cell, found):
+        where = root
     if where is not None:
         return where, found and teachers.teachers_id(found, labels.ensemble, labels.teacher_bn)
     root = Path("soft_labels") if given or published else root
     if found:
         return made(cell, options, found, benchmark, test, root, accelerator), None
     return stored(cell, options, root), None
+
+
+def serves(root, cell, found):
+    """Whether the store in `root`, which was given by name, is that of the views of `cell`; another can be made with `found`.
+
+    UserError where every student has views of its own and no teacher is there to label them.
+    """
+    if cell.views != EACH or not (root / "index.json").is_file():
+        return True
+    seed = soft_labels.read_index(root)["views_seed"]
+    if seed != cell.views_seed and not found:
+        raise UserError(
+            f"{root} holds the labels of views seed {seed}{OWN_SEEDS[EACH]}; add --teacher default to make those of seed "
+            f"{cell.views_seed}, or give --views-seed {seed}, which all students share."
+        )
+    return seed == cell.views_seed
+
+
+OWN_SEEDS = {"shared": "", EACH: ", and --views-seed each wants a store for every student's seed"}
 
 
 def online(cell, options, found, benchmark, test, accelerator):
@@ -273,16 +319,16 @@ def online(cell, options, found, benchmark, test, accelerator):
 
 def label_plan(cell, options, found, accelerator):
     """The soft_labels.Plan of the labels of the Teachers `found` for `cell`."""
-    return labelling.plan(cell.images, cell.recipe.labelled, found, options.views_seed, accelerator.device,
+    return labelling.plan(cell.images, cell.recipe.labelled, found, cell.views_seed, accelerator.device,
                           options.forward_batch, options.label_dtype, options.shard_mb)  # fmt: skip
 
 
 def hub_store(cell, published, options):
     """Of the stores `published` {path: HubFolder}, the one for `cell`; None where it can be made here."""
-    if len(published) == 1 and cell.arm == "distilled-soft":
+    if len(published) == 1 and cell.arm == "distilled-soft" and cell.views != EACH:
         return next(iter(published.values()))  # loading says in what it differs
     digest = cell.recipe.labelled.views_digest
-    tail = f"-{digest}-s{options.views_seed}"
+    tail = f"-{digest}-s{cell.views_seed}"
     mine = [path for path in published if f"@{cell.images.fingerprint[:8]}/" in path and path.endswith(tail)]
     if len(mine) > 1:
         raise UserError(
@@ -292,7 +338,8 @@ def hub_store(cell, published, options):
     if not mine and not options.teacher:
         raise UserError(
             f"{options.soft_labels} has no labels for {cell.images.identity} with views {digest} of seed "
-            f"{options.views_seed}; it has {', '.join(list(published)[:3])}. Add --teacher default to make them here."
+            f"{cell.views_seed}{OWN_SEEDS[cell.views]}; it has {', '.join(list(published)[:3])}. Add --teacher default to make "
+            "them here."
         )
     return published[mine[0]] if mine else None
 
@@ -312,7 +359,7 @@ def made(cell, options, found, benchmark, test, root, accelerator):
     `found` is a list in which Teachers are replaced by examined ones.
     """
     plan, recipe = label_plan(cell, options, found, accelerator), cell.recipe.labelled
-    where = soft_labels.folder(root, cell.images, plan.teachers_id, recipe, options.views_seed)
+    where = soft_labels.folder(root, cell.images, plan.teachers_id, recipe, cell.views_seed)
     if not labelling.is_complete(where, plan):
         found[:] = [teachers.examined(teacher, benchmark, test(), accelerator) for teacher in found]
         labelling.make(where, plan, cell.images, recipe, found, benchmark, test(), accelerator)
@@ -322,7 +369,7 @@ def made(cell, options, found, benchmark, test, root, accelerator):
 def stored(cell, options, root):
     """The folder of the one store for `cell` that is there under `root`; UserError says how to make or choose one."""
     images, recipe = cell.images, cell.recipe.labelled
-    stores = soft_labels.candidates(root, images, recipe, options.views_seed)
+    stores = soft_labels.candidates(root, images, recipe, cell.views_seed)
     if len(stores) == 1:
         return stores[0]
     if stores:
@@ -330,34 +377,12 @@ def stored(cell, options, root):
             f"{len(stores)} stores label these views of {images.name}: {', '.join(str(store) for store in stores)}; "
             "choose one with --soft-labels, or name its --teacher."
         )
-    half_written = [p for p in (root / images.identity).glob(f"*-{recipe.views_digest}-s{options.views_seed}") if p.is_dir()]
+    half_written = [p for p in (root / images.identity).glob(f"*-{recipe.views_digest}-s{cell.views_seed}") if p.is_dir()]
     if half_written:
         soft_labels.read_index(half_written[0])  # says what is missing
     raise UserError(
         f"no soft labels for {images.identity} under {root}; add --teacher default, or make them with: {command(cell, options)}"
     )
-
-
-def kept_run(cell, labels, options, precision):
-    """The Run of `cell` that is there already, or None; UserError if it learned from other labels than these.
-
-    A path names images, protocol, arm and seed. Views seed and teachers are not in it, so they are compared here.
-    None, too, where `--keep-weights all` wants the network and an earlier command did not keep it: it is trained again.
-    """
-    where = cell.path(options.out, precision)
-    run = runs.read(where)
-    if run is not None:
-        mine = labels.describe()
-        different = [key for key in ("views_seed", "teachers_id", "label_dtype") if run["labels"].get(key) != mine.get(key)]
-        if different:
-            key = different[0]
-            raise UserError(
-                f"{where} is there already, with labels of {key} {str(run['labels'].get(key))[:12]}; this command has "
-                f"{str(mine.get(key))[:12]}; give another --out to keep both."
-            )
-        if options.keep_weights == "all" and cell.keeps_weights(options) and not students.is_saved(where.with_suffix("")):
-            return None
-    return run
 
 
 def command(cell, options):
@@ -366,12 +391,15 @@ def command(cell, options):
     words = ["accelerate", "launch", "generate_soft_labels.py", "--benchmark", cell.benchmark]
     words += ["--protocol", options.protocol, "--distilled", given or cell.images.source]
     words += [word for assignment in options.set for word in ("--set", assignment)]
-    words += ["--views-seed", str(options.views_seed)] if options.views_seed else []
+    words += ["--views-seed", str(cell.views_seed)] if cell.views_seed else []
     words += ["--labels", "plain"] if cell.arm.endswith("-plain") else []
     words += ["--data-dir", options.data_dir] if options.data_dir else []
     words += ["--out", options.soft_labels] if options.soft_labels != "soft_labels" else []
     words += ["--student", cell.student] if options.student else []
     return shlex.join(words)
+
+
+OF_EACH = {"shared": "", EACH: " for each seed"}
 
 
 def describe(cells, options, precision):
@@ -392,9 +420,9 @@ def describe(cells, options, precision):
             source = ", ".join(options.teacher) if options.teacher else f"the store under {options.soft_labels}"
             source += ", while training" if options.online else ""
             epochs, digest = recipe.labelled.label_epochs, recipe.labelled.views_digest
-            label_bytes = 0 if options.online else epochs * len(images) * (2 * recipe.classes + 17)
+            label_bytes = 0 if options.online else soft_labels.planned_bytes(recipe.labelled, options.label_dtype)
             lines.append(f"  labels    {epochs} epochs of {recipe.labels.teachers} teacher(s): {source}, "
-                         f"{units.size(label_bytes)}, views {digest}")  # fmt: skip
+                         f"{units.size(label_bytes)}{OF_EACH[cell.views]}, views {digest}")  # fmt: skip
         elif recipe.labels.kind == "learned":
             lines.append("  labels    those that come with the images")
         else:

@@ -10,20 +10,19 @@ as it is vetted, and there are limits on files, Runs and bytes.
 import json
 import os
 import re
-import stat
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from rd3_utils import units
 from rd3_utils.errors import UserError
 from rd3_utils.protocols import benchmark as benchmarks
-from rd3_utils.scoring import estimates, significance, vetting
+from rd3_utils.scoring import estimates, measure, significance, vetting
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
 from rd3_utils.scoring.arms import TEACHER_PROTOCOL
-from rd3_utils.scoring.vetting import Refused
+from rd3_utils.scoring.runs import Run
+from rd3_utils.scoring.shapes import Refused
 
 MOST_FILES = 20_000  # Runs read of one folder or repo
 MOST_RUNS = 50_000  # of all
@@ -67,6 +66,7 @@ class Group:
     student: str
     precision: str
     full: bool  # students of all real images
+    views: str = "shared"  # shared | each: whether every student had views of its own
 
     @property
     def main(self):
@@ -83,9 +83,15 @@ class Entry:
     arm: str
     name: str  # of the image set; of random draws without the draw
     runs: tuple = field(repr=False)  # vetted Runs
+    paths: tuple = field(repr=False)  # where each lies in its origin
     summary: dict = field(repr=False)  # of runs.summary
-    about: dict | None = None  # what a distilled.json says of these images
+    about: vetting.Made | None = None  # what a distilled.json says of these images
     also: tuple = ()  # other Origins that hold copies of its Runs
+
+    @property
+    def files(self):
+        """[(Run, its path)]."""
+        return list(zip(self.runs, self.paths))
 
     @property
     def side(self):
@@ -93,37 +99,37 @@ class Entry:
 
     @property
     def is_random(self):
-        return self.runs[0]["images"]["source"].startswith("random:")
+        return self.runs[0].draw is not None
 
     @cached_property
     def fingerprints(self):
-        return tuple(sorted({run["images"]["fingerprint"] for run in self.runs}))
+        return tuple(sorted({run.images.fingerprint for run in self.runs}))
 
     @cached_property
     def teachers(self):
         """SHA-256 of the teachers' weights."""
-        return tuple(teacher["sha256"] for teacher in self.runs[0]["teachers"])
+        return self.runs[0].teacher_weights
 
     @property
     def monitored(self):
-        return any(run["monitored_test"] for run in self.runs)
+        return any(run.monitored_test for run in self.runs)
 
     @property
     def image_bytes(self):
         """Of the images as 8-bit pixels: 3 x size^2 each."""
-        return self.runs[0]["images"]["images"] * 3 * vetting.bench_of(self.group.benchmark).image.size ** 2
+        return self.runs[0].images.images * 3 * vetting.bench_of(self.group.benchmark).image.size ** 2
 
     @property
     def label_bytes(self):
         """Of the label store that one student reads, views included; 0 for classes."""
-        return max(run["labels"].get("bytes", 0) for run in self.runs)
+        return max(run.labels.bytes for run in self.runs)
 
     @property
     def seconds(self):
         """Of the images' synthesis: 0 for real ones, None where nothing says it."""
         if self.is_random or self.side == "full":
             return 0.0
-        return self.about["seconds"] if self.about else None
+        return self.about.seconds if self.about else None
 
 
 @dataclass(frozen=True)
@@ -135,6 +141,16 @@ class Found:
     protocols: dict  # digest -> Protocol
     notes: tuple  # what was not read, in words
     left_out: int = 0  # files kept apart beyond MOST_APART
+
+
+@dataclass(frozen=True, eq=False)
+class Listed:
+    """A vetted Run and where it was found."""
+
+    run: Run
+    origin: Origin
+    path: str
+    also: list = field(default_factory=list)  # other Origins that hold a copy
 
 
 class Gathering:
@@ -163,14 +179,14 @@ class Gathering:
             try:
                 if isinstance(where, Refused):
                     raise where
-                data = contents(where)
+                data = run_files.contents(where)
                 if is_run:
                     run, protocol = vetting.vetted(data)
-                    self.protocols.setdefault(run["protocol"]["digest"], protocol)
-                    self.runs.append({**run, "origin": origin, "path": path})
+                    self.protocols.setdefault(run.protocol.digest, protocol)
+                    self.runs.append(Listed(run, origin, path))
                 else:
                     about = vetting.made(data)
-                    self.about.setdefault(about["fingerprint"], about)
+                    self.about.setdefault(about.fingerprint, about)
             except Refused as refused:
                 if is_run or isinstance(where, Refused) or name == "distilled.json":
                     self.refuse(origin, path, str(refused))
@@ -182,20 +198,6 @@ def printable(text):
     """A path for people: nothing invisible, not endless."""
     text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     return text if len(text) <= 300 else f"{text[:150]}...{text[-147:]}"
-
-
-def contents(where):
-    """The bytes of a regular file of at most vetting.MOST_BYTES; Refused for anything else."""
-    try:
-        about = os.stat(where)
-        if not stat.S_ISREG(about.st_mode):
-            raise Refused("no regular file")
-        if about.st_size > vetting.MOST_BYTES:
-            raise Refused(f"{units.size(about.st_size)}, a Run has at most {units.size(vetting.MOST_BYTES)}")
-        with open(where, "rb") as file:
-            return file.read(vetting.MOST_BYTES + 1)
-    except OSError as error:
-        raise Refused(f"cannot be read: {error.strerror}") from None
 
 
 def local_files(folder):
@@ -235,119 +237,127 @@ def gather(folders, repos=()):
 def settled(found):
     """The Found of all that a Gathering has read: Runs are compared with one another, then summarised."""
     kept = without_copies(found)
-    kept = of_one_kind(found, kept, "test images", lambda run: run["benchmark"], lambda run: run["test"]["fingerprint"])
-    kept = of_one_kind(found, kept, "real images", drawn_from, lambda run: run["images"]["fingerprint"])
+    kept = of_one_kind(found, kept, "test images", tested_on, lambda run: run.test.fingerprint)
+    kept = of_one_kind(found, kept, "train split", lambda run: run.images.train and run.benchmark, split_of)
+    kept = of_one_kind(found, kept, "real images", drawn_from, lambda run: run.images.fingerprint)
     ordered = sorted(summarised(kept, found.about), key=order_of)
     return Found(tuple(ordered), tuple(found.apart), found.protocols, tuple(found.notes), found.more)
 
 
+def tested_on(run):
+    """What says which test images a Run was scored on: the benchmark's, resized as its recipe says."""
+    return run.benchmark, run.recipe["training"].get("test_resize", 0)
+
+
+def split_of(run):
+    return run.images.train.fingerprint
+
+
 def drawn_from(run):
     """What says which real images a Run had, or None of others: equal words must mean equal images."""
-    source = run["images"]["source"]
-    return (run["benchmark"], source) if source == "full" or source.startswith("random:") else None
+    return (run.benchmark, run.images.source) if run.images.source == "full" or run.draw is not None else None
 
 
 def identity(run):
-    """What makes a Run another one within its origin."""
-    protocol, teachers = run["protocol"]["digest"], tuple(teacher["sha256"] for teacher in run["teachers"])
-    return (
-        run["benchmark"],
-        protocol,
-        run["arm"],
-        run["student"],
-        run["environment"]["precision"],
-        run["images"]["fingerprint"],
-        teachers,
-        run["views_seed"],
-        run["seed"],
-    )
+    """What makes a Run another one within its origin: what it measured, its images and its seed."""
+    return measure.kind(run), run.images.fingerprint, run.seed
 
 
 def same_result(run):
     """Two Runs with an equal one are copies of each other: they differ in nothing but where they lie."""
-    return json.dumps({key: value for key, value in run.items() if key not in ("origin", "path")}, sort_keys=True)
+    return json.dumps(asdict(run), sort_keys=True)
 
 
 def without_copies(found):
-    """The Runs without copies; of one identity with two results in one origin, all are kept apart."""
+    """The Listed without copies; of one identity with two results in one origin, all are kept apart."""
     kept, holders = [], {}
-    for (_, origin), mine in run_files.grouped(found.runs, lambda run: (identity(run), run["origin"])).items():
-        if len({same_result(run) for run in mine}) > 1:
-            values = ", ".join(f"{run['top1']:.4f}" for run in mine[:5])
-            for run in mine:
-                found.refuse(origin, run["path"], f"one of {len(mine)} Runs that say they are one and the same, top-1 {values}")
+    for (same, origin), mine in run_files.grouped(found.runs, lambda one: (identity(one.run), one.origin)).items():
+        results = {same_result(one.run) for one in mine}
+        if len(results) > 1:
+            values = ", ".join(f"{one.run.top1:.4f}" for one in mine[:5])
+            for one in mine:
+                found.refuse(origin, one.path, f"one of {len(mine)} Runs that say they are one and the same, top-1 {values}")
             continue
-        first = holders.setdefault((identity(mine[0]), same_result(mine[0])), mine[0])
+        first = holders.setdefault((same, *results), mine[0])
         if first is mine[0]:
-            kept.append({**first, "also": []})
-            holders[identity(first), same_result(first)] = kept[-1]
+            kept.append(first)
         else:
-            first["also"].append(origin)
+            first.also.append(origin)
     return kept
 
 
-def of_one_kind(found, runs, what, key, fingerprint):
-    """The `runs` that agree on the fingerprint of what `key` says must be the same; the others are kept apart.
+def of_one_kind(found, listed, what, key, fingerprint):
+    """Those of `listed` whose Runs agree on the fingerprint of what `key` says must be the same; others are kept apart.
 
     Folders decide, else the side of more origins, else that of more Runs: a repo cannot outvote others by sheer number.
     """
     votes = {}
-    for run in runs:
-        if key(run) is not None:
-            origins = votes.setdefault(key(run), {}).setdefault(fingerprint(run), Counter())
-            origins[run["origin"]] += 1
+    for one in listed:
+        if key(one.run) is not None:
+            origins = votes.setdefault(key(one.run), {}).setdefault(fingerprint(one.run), Counter())
+            origins[one.origin] += 1
     chosen = {}
     for name, sides in votes.items():
         weight = {f: (any(o.kind == "folder" for o in c), len(c), c.total(), f) for f, c in sides.items()}
         chosen[name] = max(weight, key=weight.get)
     kept = []
-    for run in runs:
-        if key(run) is None or fingerprint(run) == chosen[key(run)]:
-            kept.append(run)
+    for one in listed:
+        name = key(one.run)
+        if name is None or fingerprint(one.run) == chosen[name]:
+            kept.append(one)
         else:
-            reason = f"other {what} ({fingerprint(run)[:8]}) than the Runs that are ranked ({chosen[key(run)][:8]})"
-            found.refuse(run["origin"], run["path"], reason)
+            reason = f"other {what} ({fingerprint(one.run)[:8]}) than the Runs that are ranked ({chosen[name][:8]})"
+            found.refuse(one.origin, one.path, reason)
     return kept
 
 
 def group_of(run):
     """The Group of a Run."""
-    protocol, labels = run["protocol"], run["arm"].partition("-")[2]
-    changes = ", ".join(f"{key}={json.dumps(value)}" for key, value in sorted(protocol["overrides"].items()))
-    label = protocol["name"]
-    if protocol["custom"]:
+    protocol, custom, full = run.protocol, vetting.is_custom(run), run.images.source == "full"
+    changes = ", ".join(f"{key}={json.dumps(value)}" for key, value in sorted(protocol.overrides.items()))
+    label = protocol.name
+    if custom:
         label = f"custom, based on {label} ({changes})" if changes else f"custom, called {label}"
-    full = run["images"]["source"] == "full"
     return Group(
-        run["benchmark"],
-        0 if full else run["group_ipc"],
-        protocol["name"],
-        protocol["digest"],
+        run.benchmark,
+        0 if full else run.ipc,
+        protocol.name,
+        protocol.digest,
         label,
-        protocol["custom"],
-        labels,
-        run["student"],
-        run["environment"]["precision"],
+        custom,
+        run.labels_of_arm,
+        run.student,
+        run.environment.precision,
         full,
+        run.views,
     )
 
 
-def summarised(runs, about):
-    """An Entry for every origin, group, arm, image set, teachers and views seed."""
+def summarised(listed, about):
+    """An Entry for every origin and group of Runs that measured the same (measure.same_measure)."""
+    for (origin, _), mine in run_files.grouped(listed, lambda one: (one.origin, measure.kind(one.run))).items():
+        mine = sorted(mine, key=lambda one: (one.run.draw or 0, one.run.seed))
+        for same in alike(mine):
+            runs = tuple(one.run for one in same)
+            group, first = group_of(runs[0]), runs[0].images
+            name = "random real images" if runs[0].draw is not None else first.name
+            name = "all real images" if group.full else name
+            also = sorted({other for one in same for other in one.also})
+            known = None if runs[0].draw is not None else about.get(first.fingerprint)
+            paths = tuple(one.path for one in same)
+            yield Entry(group, origin, runs[0].arm, name, runs, paths, run_files.summary(runs), known, tuple(also))
 
-    def key(run):
-        images = "random" if run["images"]["source"].startswith("random:") else run["images"]["fingerprint"]
-        teachers = tuple(teacher["sha256"] for teacher in run["teachers"])
-        return run["origin"], group_of(run), run["arm"], images, teachers, run["views_seed"]
 
-    for (origin, group, arm, images, _, _), mine in run_files.grouped(runs, key).items():
-        mine = sorted(mine, key=lambda run: (run_files.draw_of(run) or 0, run["seed"]))
-        first = mine[0]["images"]
-        name = "random real images" if images == "random" else first["name"]
-        name = "all real images" if group.full else name
-        also = sorted({other for run in mine for other in run["also"]})
-        known = None if images == "random" else about.get(first["fingerprint"])
-        yield Entry(group, origin, arm, name, tuple(mine), run_files.summary(mine), known, tuple(also))
+def alike(listed):
+    """`listed` in groups that may stand in one mean; one group but where what older Runs do not state tells them apart."""
+    groups = []
+    for one in listed:
+        mine = next((group for group in groups if all(measure.same_measure(other.run, one.run) for other in group)), None)
+        if mine is None:
+            groups.append([one])
+        else:
+            mine.append(one)
+    return groups
 
 
 def order_of(entry):
@@ -360,7 +370,7 @@ def order_of(entry):
 
 
 def ranks(entries):
-    """{Entry: "1", or "1-3" where the paired bootstrap cannot tell rows apart} of one table, `entries` the best first.
+    """{Entry: "1", or "1-3" where nothing tells rows apart} of one table, `entries` the best first.
 
     The best MOST_RANKED are compared (significance.ties); what is below them says so.
     """

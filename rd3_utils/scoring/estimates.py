@@ -26,16 +26,11 @@ def resampled(runs):
     """
     if len(runs) < 2:
         return None
-    by_draw = run_files.grouped(sorted(runs, key=lambda run: run["seed"]), draw_of)
+    by_draw = run_files.grouped(sorted(runs, key=lambda run: run.seed), lambda run: run.draw)
     draws = sorted(by_draw, key=lambda draw: -1 if draw is None else draw)
     chosen = bootstrap.drawn(len(draws), bootstrap.generator("draws", *draws)) if len(draws) > 1 else None  # [R, D]
-    clusters = [[run["top1"] for run in by_draw[draw]] for draw in draws]
-    return bootstrap.means(clusters, bootstrap.generator("seeds", runs[0]["arm"]), chosen).clip(0, 1)
-
-
-def draw_of(run):
-    """The draw of a Run of a random arm, else None: random images may be given as --distilled, too, and are one set then."""
-    return run_files.draw_of(run) if run["arm"].startswith("random-") else None
+    clusters = [[run.top1 for run in by_draw[draw]] for draw in draws]
+    return bootstrap.means(clusters, bootstrap.generator("seeds", runs[0].arm), chosen).clip(0, 1)
 
 
 def interval(samples):
@@ -93,11 +88,11 @@ def estimate(needed, score, arms, samples, cited):
     def score_of(values):
         return score(*(values.get(arm, cited and cited.top1) for arm in needed))
 
-    value = score_of({arm: statistics.fmean(run["top1"] for run in arms[arm]) for arm in measured})
+    value = score_of({arm: statistics.fmean(run.top1 for run in arms[arm]) for arm in measured})
     known = all(samples[arm] is not None for arm in measured)
     low, high = interval(score_of({arm: samples[arm] for arm in measured}) if known else None)
     single = [float(score_of(values)) for values in joined({arm: arms[arm] for arm in measured})]
-    draws = [len({draw_of(run) for run in arms[arm]}) for arm in measured if arm.startswith("random-")]
+    draws = [len({run.draw for run in arms[arm]}) for arm in measured if arm.startswith("random-")]
     return {
         "value": float(value),
         "low": low,
@@ -112,8 +107,12 @@ def estimate(needed, score, arms, samples, cited):
 
 
 def joined(arms):
-    """[{arm: top1}] of every seed, and every draw of random images, that all of `arms` {arm: Runs} have."""
-    top1 = {arm: {(draw_of(run), run["seed"]): run["top1"] for run in runs} for arm, runs in arms.items()}
+    """[{arm: top1}] of every seed, and every draw of random images, that all of `arms` {arm: Runs} have.
+
+    Random images may be given as --distilled, too: one draw of them is then one set, beside every draw of a random arm.
+    """
+    one_set = {arm for arm, runs in arms.items() if not arm.startswith("random-") and len({run.draw for run in runs}) == 1}
+    top1 = {arm: {(None if arm in one_set else run.draw, run.seed): run.top1 for run in runs} for arm, runs in arms.items()}
     keys = {(draw, seed) for of in top1.values() for draw, seed in of if draw is not None}
     keys = keys or {key for of in top1.values() for key in of}
     found = []

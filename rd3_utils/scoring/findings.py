@@ -16,9 +16,9 @@ from rd3_utils.data import images as image_sets
 from rd3_utils.data import soft_labels
 from rd3_utils.errors import UserError
 from rd3_utils.protocols import benchmark as benchmarks
-from rd3_utils.scoring import ranking
+from rd3_utils.scoring import measure, ranking
 from rd3_utils.scoring import runs as run_files
-from rd3_utils.scoring.study import grid_cells, teacher_names, variants
+from rd3_utils.scoring.study import fact_key, grid_cells, teacher_names, variants
 
 
 def findings(study, placed, facts, left_out=None):
@@ -35,6 +35,8 @@ def findings(study, placed, facts, left_out=None):
     groups = {}
     for one in placed:
         groups.setdefault(key_of(one), []).append(one)
+    for key, mine in groups.items():
+        check_pooled(key, [one.run for one in mine if one.run])
     entries = [entry(key, mine, facts, in_grid=key in main) for key, mine in groups.items()]
     known = [e for e in entries if e["n"]]
     cells = {key: cell_of([one.run for one in mine if one.run]) for key, mine in groups.items()}
@@ -44,7 +46,7 @@ def findings(study, placed, facts, left_out=None):
         "study": study.name,
         "title": study.title,
         "unified": study.unified,
-        "precision": sorted({one.run["environment"]["precision"] for one in placed if one.run}),
+        "precision": sorted({one.run.environment.precision for one in placed if one.run}),
         "cells_planned": len(placed),
         "cells_there": sum(one.run is not None for one in placed),
         "cells": known,
@@ -65,35 +67,45 @@ def key_of(one):
     return cell.benchmark, cell.ipc, cell.student, cell.method, cell.variant
 
 
+def check_pooled(key, runs):
+    """UserError unless the Runs of a cell of the tables measured the same: their mean is one number."""
+    same = measure.odd_one(runs) if runs else measure.Verdict()
+    if not same:
+        raise UserError(
+            f"{', '.join(str(part) for part in key if part is not None)}: its Runs did not measure the same, they differ in "
+            f"{same}; remove the files that do not belong here, or give another --out."
+        )
+
+
 def entry(key, mine, facts, in_grid):
     """One line of "cells"."""
     runs = [one.run for one in mine if one.run]
     named = dict(zip(("benchmark", "ipc", "student", "method", "protocol"), key))
     if not runs:
         return {**named, "n": 0}
-    of_images = [facts.get(fact_key(one), {}) for one in mine if one.run]
+    of_images = [facts.get(fact_key(one.cell), {}) for one in mine if one.run]
     sizes, seconds = [f.get("bytes") for f in of_images], [f.get("seconds") for f in of_images]
     kinds = {f.get("bytes_are") for f in of_images}
-    pixels = [run["images"]["images"] * 3 * run["recipe"]["image_size"] ** 2 for run in runs]
+    pixels = [run.images.images * 3 * run.recipe["image_size"] ** 2 for run in runs]
     whole = all(size is not None for size in sizes)
     return {
         **named,
         "grid": in_grid,
-        "digest": runs[0]["protocol"]["digest"],
+        "digest": runs[0].protocol.digest,
         **run_files.summary(runs),
         "missing": sum(one.run is None for one in mine),
         "image_bytes": statistics.fmean(sizes if whole else pixels),
         "image_bytes_are": kinds.pop() if whole and len(kinds) == 1 else "pixels",
-        "label_bytes": statistics.fmean(run["labels"].get("bytes", 0) for run in runs),
+        "label_bytes": statistics.fmean(run.labels.bytes for run in runs),
         "synthesis_seconds": statistics.fmean(seconds) if all(s is not None for s in seconds) else None,
-        "training_seconds": statistics.fmean(run["seconds"] for run in runs),
-        "devices": sorted({run["environment"]["devices"] for run in runs}),
+        "training_seconds": statistics.fmean(run.seconds for run in runs),
+        "devices": sorted({run.environment.devices for run in runs}),
     }
 
 
 def cell_of(runs):
     """The ranking.Cell of the top-1 of `runs`."""
-    return ranking.Cell([run["top1"] for run in runs], [run_files.identity_of_images(run) for run in runs])
+    return ranking.Cell([run.top1 for run in runs], [run.images.identity for run in runs])
 
 
 def places_of(cells):
@@ -204,9 +216,9 @@ def recognised(placed, facts):
     """Per benchmark, ipc, method and teachers: the share of the images, mean over draws, that they put into their own class."""
     sets = {}
     for one in placed:
-        for teachers, share in facts.get(fact_key(one), {}).get("recognised", {}).items():
+        for teachers, share in facts.get(fact_key(one.cell), {}).get("recognised", {}).items():
             key = one.cell.benchmark, one.cell.ipc, one.cell.method, teachers
-            sets.setdefault(key, {})[fact_key(one)] = share
+            sets.setdefault(key, {})[fact_key(one.cell)] = share
     names = "benchmark", "ipc", "method", "teachers"
     return [
         {**dict(zip(names, key)), "sets": len(shares), "recognised": statistics.fmean(shares.values())}
@@ -237,19 +249,19 @@ def notes(placed, left_out):
         found.append(f"{len(placed) - len(runs)} of {len(placed)} cells are missing.")
     teachers = {}
     for one in placed:
-        if one.run and one.run["teachers"]:
+        if one.run and one.run.teachers:
             key = one.cell.benchmark, one.cell.protocol
-            teachers.setdefault(key, set()).add(json.dumps([t["sha256"] for t in one.run["teachers"]]))
+            teachers.setdefault(key, set()).add(one.run.teacher_weights)
     for (benchmark, protocol), kinds in teachers.items():
         if len(kinds) > 1:
             found.append(f"Soft labels of {protocol} on {benchmark} come from {len(kinds)} different teachers or ensembles.")
     found += other_teachers(placed) + unequal_draws(placed)
-    devices = {run["environment"]["devices"] for run in runs}
+    devices = {run.environment.devices for run in runs}
     if len(devices) > 1:
         found.append(f"Runs come from different machines: {', '.join(sorted(devices))}.")
-    if any(run["monitored_test"] for run in runs):
+    if any(run.monitored_test for run in runs):
         found.append("The test split was watched during some trainings; scores are still the last epoch's.")
-    if len({run["views_seed"] for run in runs}) > 1:
+    if len({run.views_seed for run in runs}) > 1:
         found.append("Views were drawn from different seeds.")
     return found
 
@@ -274,23 +286,18 @@ def other_teachers(placed):
 
     A file's teacher may have had another name: those that a Run of the stated name has by SHA-256 are the same.
     """
-    sha256 = {t["source"]: t["sha256"] for one in placed if one.run for t in one.run["teachers"]}
+    sha256 = {t.source: t.sha256 for one in placed if one.run for t in one.run.teachers}
     counts = {}
     for one in placed:
         if one.run and one.teachers:
-            wanted, had = teacher_names(one), one.run["teachers"]
-            if [t["source"] for t in had] != wanted and [sha256.get(name) for name in wanted] != [t["sha256"] for t in had]:
-                key = one.cell.benchmark, one.cell.protocol, ", ".join(t["source"] for t in had), ", ".join(wanted)
+            wanted, had = teacher_names(one), one.run.teachers
+            if [t.source for t in had] != wanted and [sha256.get(name) for name in wanted] != [t.sha256 for t in had]:
+                key = one.cell.benchmark, one.cell.protocol, ", ".join(t.source for t in had), ", ".join(wanted)
                 counts[key] = counts.get(key, 0) + 1
     return [
         f"{n} Runs of {protocol} on {benchmark} learned from {had}; the study names {wanted}. Give another --out for its own."
         for (benchmark, protocol, had, wanted), n in counts.items()
     ]
-
-
-def fact_key(one):
-    """How facts.json names the image set of a cell."""
-    return f"{one.cell.benchmark} {one.cell.source}"
 
 
 def image_facts(placed, known, stores="soft_labels"):
@@ -303,9 +310,9 @@ def image_facts(placed, known, stores="soft_labels"):
     the Runs, where there are any, nothing is said.
     """
     found, stated = {key: dict(facts) for key, facts in known.items()}, cache(partial(recognised_in_stores, Path(stores)))
-    measured, taught = cache(facts_of_files), {called(one.run["teachers"]) for one in placed if one.run and one.run["teachers"]}
+    measured, taught = cache(facts_of_files), {called(weights_of(one.run)) for one in placed if one.run and one.run.teachers}
     for one in placed:
-        key, folder = fact_key(one), one.folder
+        key, folder = fact_key(one.cell), one.folder
         if folder is None and (image_sets.EMBEDDED / one.source).is_dir():
             folder = image_sets.EMBEDDED / one.source
         if folder is not None and folder.exists():
@@ -314,10 +321,12 @@ def image_facts(placed, known, stores="soft_labels"):
             size = one.known.images * 3 * benchmarks.load(one.cell.benchmark).image.size ** 2
             real = one.arm.startswith(("random-", "full-"))
             found[key] = {"bytes": size, "bytes_are": "pixels", "seconds": 0.0 if real else None}
-        identity = run_files.identity_of_images(one.run) if one.run else one.known.identity
+        identity = one.run.images.identity if one.run else one.known.identity
         before, of = found[key].pop("recognised", {}), found[key].pop("images", identity)
         before = {} if identity and of != identity else before  # others lay there before
-        in_run = recognised_by(one.run["teachers"], one.run["labels"]) if one.run else {}
+        in_run = {}
+        if one.run and one.run.teachers and one.run.labels.recognised is not None:
+            in_run = {called(weights_of(one.run)): one.run.labels.recognised}
         in_stores = stated(identity) if identity else {}
         shares = {name: share for name, share in (before | in_run | in_stores).items() if name in taught or not taught}
         if shares:
@@ -339,21 +348,19 @@ def recognised_in_stores(stores, identity):
     for path in sorted((stores / identity).glob("*/index.json")):
         with contextlib.suppress(UserError):  # a damaged store is the affair of those who read its labels
             index = soft_labels.read_index(path.parent)
-            found |= recognised_by(index["teachers"], index)
+            with contextlib.suppress(TypeError, KeyError):
+                weights = [(t["architecture"], t["sha256"]) for t in index["teachers"]]
+                found[called(weights)] = soft_labels.recognised(index)["recognised"]
     return found
 
 
-def recognised_by(teachers, labels):
-    """{teachers, by architecture and weights: "recognised"} of the labels of a Run or an index; {} where none is stated."""
-    try:
-        return {called(teachers): soft_labels.recognised(labels)["recognised"]}
-    except (TypeError, KeyError):
-        return {}
+def weights_of(run):
+    return [(teacher.architecture, teacher.sha256) for teacher in run.teachers]
 
 
 def called(teachers):
-    """How teachers that a Run or an index describes are told apart here: by architecture and weights."""
-    return ", ".join(sorted(f"{t['architecture']} {t['sha256'][:8]}" for t in teachers))
+    """How teachers (architecture, SHA-256 of the weights) are told apart here."""
+    return ", ".join(sorted(f"{architecture} {sha256[:8]}" for architecture, sha256 in teachers))
 
 
 IMAGE_FILES = {".parquet", ".png", ".jpg", ".jpeg", ".webp", ".bmp"}

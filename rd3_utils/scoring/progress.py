@@ -66,6 +66,8 @@ def conduct(plan, chosen, workers, config, path_of_config):
                 failed += 1
                 print(f"FAILED  {one.cell.name}: {error}", flush=True)
         todo, of = studies.train_jobs(plan, placed, path_of_config, plan.place(False))
+        for name in {one.cell.benchmark for one in of.values()}:
+            plan.check_test_split(name)
         say = Lines(plan, todo, of, workers)
         work.run(todo, environments, lock, say.finished, say.waiting)
         # of commands that were killed, and whose students were finished all the same

@@ -6,8 +6,10 @@ is data where another protocol was run on the same images.
 
 import dataclasses
 import statistics
+from dataclasses import dataclass
 
-from rd3_utils.scoring import bootstrap, estimates
+from rd3_utils.protocols import protocol as protocols
+from rd3_utils.scoring import bootstrap, estimates, measure
 from rd3_utils.scoring import runs as run_files
 
 
@@ -24,10 +26,10 @@ def report(runs, others=(), cited=None):
     `others` are further Runs of the same benchmark and students (run_files.related), for the comparison. `cited` is
     {student: [Citation]} or None.
     """
-    students, cited = sorted({run["student"] for run in runs}), cited or {}
+    students, cited = sorted({run.student for run in runs}), cited or {}
     by_arm = {}
     for student in students:
-        mine = run_files.grouped((run for run in runs if run["student"] == student), lambda run: run["arm"])
+        mine = run_files.grouped((run for run in runs if run.student == student), lambda run: run.arm)
         by_arm[student] = {arm: mine[arm] for arm in sorted(mine, key=order_of)}
     arms = {student: {arm: estimates.of_arm(found) for arm, found in by_arm[student].items()} for student in students}
     return {
@@ -36,7 +38,7 @@ def report(runs, others=(), cited=None):
         "cited": {student: [dataclasses.asdict(one) for one in cited[student]] for student in students if student in cited},
         "students": estimates.across(arms),
         "comparison": {
-            student: comparison([r for r in runs if r["student"] == student], [r for r in others if r["student"] == student])
+            student: comparison([r for r in runs if r.student == student], [r for r in others if r.student == student])
             for student in students
         },
         "interval": {"confidence": bootstrap.CONFIDENCE, "method": bootstrap.METHOD, "resamples": bootstrap.RESAMPLES},
@@ -56,24 +58,27 @@ def comparison(runs, others):
 
     {"protocols": [a, b], "cells": {"distilled": {a: mean, b: mean}, "random": {...}}, "recipe", "data"}: `recipe` is the
     mean gain from a to b over both image sets, `data` the mean gain from random to distilled images over both protocols.
-    b is the protocol of `runs` (full-hard aside, which always follows teacher-v1); a the other protocol with the most
-    runs on the same images, a released one if there is one.
+    One is the protocol of `runs` (full-hard aside, which always follows teacher-v1), one the other protocol with the most
+    Runs on the same images, a released one if there is one. Of the two, a is the one with hard labels, else the first by name:
+    whichever was trained last. Only Runs that measured the same but for the protocol are taken.
     """
-    mine = protocol_of(next((run for run in runs if run["arm"] != "full-hard"), runs[0]))
-    images = {(run["arm"].partition("-")[0], run["images"]["fingerprint"]) for run in runs}
+    mine = recipe_key(next((run for run in runs if run.arm != "full-hard"), runs[0]))
+    sides = {(run.arm.partition("-")[0], run.images.fingerprint): run for run in runs}
     cells = {}
-    for run in [*runs, *(other for other in others if protocol_of(other) != mine)]:
-        side, _, labels = run["arm"].partition("-")
-        if (side, run["images"]["fingerprint"]) not in images:
+    for run in [*runs, *(other for other in others if recipe_key(other) != mine)]:
+        side, _, labels = run.arm.partition("-")
+        beside = sides.get((side, run.images.fingerprint))
+        if beside is None or side not in ("distilled", "random") or labels != run.protocol.main_labels:
             continue
-        if side in ("distilled", "random") and labels == run["protocol"]["main_labels"]:
-            cells.setdefault(protocol_of(run), {}).setdefault(side, []).append(run["top1"])
-    full = {p: c for p, c in cells.items() if set(c) == {"distilled", "random"}}
-    rest = sorted((p for p in full if p != mine), key=lambda p: ("custom" in p, -sum(len(v) for v in full[p].values()), p))
+        if measure.same_measure(beside, run, but={"arm", *measure.PROTOCOLS}):
+            cells.setdefault(recipe_key(run), {}).setdefault(side, []).append(run.top1)
+    full = {key: c for key, c in cells.items() if set(c) == {"distilled", "random"}}
+    rest = sorted((key for key in full if key != mine), key=lambda key: (key.own, -sum(map(len, full[key].values())), key))
     if mine not in full or not rest:
         return None
-    a, b = rest[0], mine
-    mean = {side: {p: statistics.fmean(full[p][side]) for p in (a, b)} for side in ("distilled", "random")}
+    pair = sorted((rest[0], mine))
+    a, b = (key.label(cells) for key in pair)
+    mean = {side: {key.label(cells): statistics.fmean(full[key][side]) for key in pair} for side in ("distilled", "random")}
     return {
         "protocols": [a, b],
         "cells": mean,
@@ -82,10 +87,33 @@ def comparison(runs, others):
     }
 
 
+@dataclass(frozen=True, order=True)
+class RecipeKey:
+    """A protocol of a comparison, in the order in which they are named: hard labels, released ones, then by name."""
+
+    soft: bool
+    own: bool  # not a released protocol as it is
+    name: str
+    changed: bool  # with --set
+    digest: str
+
+    def label(self, others):
+        """How outputs name it; with its digest where it is custom, or another one has its name: an own file that was edited."""
+        if self.changed:
+            return f"{self.name} (custom {self.digest})"
+        edited = any((other.name, other.changed) == (self.name, False) and other != self for other in others)
+        return f"{self.name} ({self.digest})" if edited else self.name
+
+
+def recipe_key(run):
+    protocol, changed = run.protocol, bool(run.protocol.overrides)
+    own = changed or protocol.name not in protocols.names()
+    return RecipeKey(protocol.main_labels != "hard", own, protocol.name, changed, protocol.digest)
+
+
 def protocol_of(run):
     """The protocol as outputs name it; a custom one carries its digest."""
-    protocol = run["protocol"]
-    return protocol["name"] if not protocol["overrides"] else f"{protocol['name']} (custom {protocol['digest']})"
+    return recipe_key(run).label(())
 
 
 def sentence(comparison):

@@ -1,128 +1,361 @@
-"""Run: one arm, one seed, one student; one JSON file that is written once and kept. Report: statistics over Runs.
+"""Run: one arm, one seed, one student; one JSON file that is written once and kept. Its fields, its reader, where it lies.
 
-results/<benchmark>/<protocol>-<digest>/<images>@<fingerprint8>/<student>/<arm>/seed<K>.json
+    results/<benchmark>/<protocol>-<digest>/<images>@<fingerprint8>/<student>/<arm>/seed<K>.json
+
+Every file passes the same strict reader, whoever wrote it. Files of schema 1 (until November 2026) are read for ever: they do
+not state `network` (it had the first initialisation), `views` (shared) and the train split of random images (unknown).
 """
 
+import dataclasses
 import json
 import math
 import os
-import re
+import stat
 import statistics
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from rd3_utils import units
+from rd3_utils.data import sources
 from rd3_utils.errors import UserError
+from rd3_utils.scoring import shapes
+from rd3_utils.scoring.shapes import (
+    Refused,
+    is_count,
+    is_flag,
+    is_fraction,
+    is_hex,
+    is_name,
+    is_number,
+    is_seconds,
+    is_table,
+    is_text,
+    is_texts,
+    is_whole,
+    one_of,
+    or_none,
+    part,
+    shown,
+    stated,
+)
 
 SCHEMA = 2
 READABLE = 1, 2
+PRECISIONS = "fp32", "bf16", "fp16", "fp8"
+VIEWS = "shared", "each"
+ARMS = [f"{side}-{labels}" for labels in ("soft", "hard", "plain") for side in ("distilled", "random")] + ["full-hard"]
+A_TEXT, A_NUMBER, A_FRACTION = (is_text, "a text"), (is_number, "a finite number"), (is_fraction, "a fraction from 0 to 1")
+A_COUNT = is_count, "a whole number of at least 1"
+WHOLE_NUMBER = is_whole, "a whole number from 0"
+SHA256, DIGEST = (is_hex(64), "64 hex digits"), (is_hex(12), "12 hex digits")
+COMMIT = or_none(is_hex(40)), "a commit of 40 hex digits or null"
+A_FLAG = is_flag, "true or false"
+A_TABLE = is_table, "a table"
+MAYBE_FRACTION = or_none(is_fraction), "a fraction from 0 to 1 or null"
 
 
-def path(root, benchmark, protocol, digest, identity, student, arm, seed, precision="fp32"):
-    """Where the Run lies under `root`; runs in another precision than fp32 lie in folders of their own."""
+@dataclass(frozen=True)
+class Split:
+    """The train split that random real images were drawn from; see tables.Table.split_fingerprint."""
+
+    fingerprint: str = stated(*SHA256)
+    images: int = stated(*A_COUNT)
+
+
+@dataclass(frozen=True)
+class Images:
+    """An image set, as ImageSet.describe states it."""
+
+    name: str = stated(*A_TEXT)
+    source: str = stated(*A_TEXT)
+    commit: str | None = stated(*COMMIT)
+    fingerprint: str = stated(*SHA256)
+    ipc: int | None = stated(or_none(is_count), "a number of images per class or null")
+    images: int = stated(is_count, "a number of images")
+    train: Split | None = part(default=None)
+
+    @property
+    def identity(self) -> str:
+        """NAME@FINGERPRINT8, as ImageSet.identity."""
+        return f"{self.name}@{self.fingerprint[:8]}"
+
+    @property
+    def draw(self) -> int | None:
+        """The draw number of random real images, else None."""
+        drawn = sources.draw_of(self.source)
+        return drawn and drawn[1]
+
+
+@dataclass(frozen=True, eq=False)
+class StatedProtocol:
+    """The protocol as a Run states it."""
+
+    name: str = stated(is_name, "a name")
+    digest: str = stated(*DIGEST)
+    overrides: dict = stated(*A_TABLE)
+    main_labels: str = stated(is_name, "soft or hard")
+    knobs: dict = stated(*A_TABLE)
+
+
+@dataclass(frozen=True)
+class Network:
+    """How the student was built; see students.describe. None: not recorded."""
+
+    architecture: str = stated(*A_TEXT)
+    initialisation: int = stated(*A_COUNT)
+    dropout: float | None = stated(*MAYBE_FRACTION, default=None)
+    stochastic_depth: float | None = stated(*MAYBE_FRACTION, default=None)
+    parameters: int | None = stated(or_none(is_count), "a number of parameters or null", default=None)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the student was told, as the reader of the labels describes it; None: not stated, or of no meaning for the kind."""
+
+    kind: str = stated(is_name, "a name")
+    views_digest: str = stated(*DIGEST)
+    views_seed: int | None = stated(or_none(is_whole), "a whole number from 0", default=None)
+    student_views_digest: str | None = stated(or_none(is_hex(12)), "12 hex digits", default=None)
+    epochs: int | None = stated(or_none(is_count), "a number of epochs", default=None)
+    bytes: int = stated(is_whole, "a number of bytes", default=0)
+    teachers_id: str | None = stated(or_none(is_hex(64)), "64 hex digits", default=None)
+    ensemble: str | None = stated(or_none(is_name), "a name", default=None)
+    teacher_bn: str = stated(is_text, "eval or groups:N", default="eval")
+    label_dtype: str | None = stated(or_none(is_name), "a name", default=None)
+    forward_batch: int | None = stated(or_none(is_count), "a number of views", default=None)
+    device: str | None = stated(or_none(is_name), "a kind of device", default=None)
+    online: bool = stated(*A_FLAG, default=False)
+    recognised: float | None = stated(*MAYBE_FRACTION, default=None)
+    source: str | None = stated(or_none(is_text), "a text", default=None)
+    commit: str | None = stated(*COMMIT, default=None)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A teacher, as Teacher.describe states it."""
+
+    source: str = stated(*A_TEXT)
+    commit: str | None = stated(*COMMIT)
+    architecture: str = stated(*A_TEXT)
+    sha256: str = stated(*SHA256)
+    top1: float | None = stated(*MAYBE_FRACTION)
+
+
+@dataclass(frozen=True, eq=False)
+class Environment:
+    """Where a student was trained; see launch.environment."""
+
+    processes: int = stated(is_count, "a number of processes")
+    precision: str = stated(one_of(*PRECISIONS), f"one of {', '.join(PRECISIONS)}")
+    devices: str = stated(*A_TEXT)
+    threads: int = stated(is_count, "a number of threads")
+    versions: dict = stated(is_texts, "a table of texts")
+    git: str | None = stated(or_none(is_text), "a text or null")
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What was trained, from what, and what it scores; accuracies are fractions. Read with `read`, never from loose keys."""
+
+    schema: int = stated(is_count, "a number")
+    benchmark: str = stated(is_name, "the name of a benchmark")
+    protocol: StatedProtocol = part()
+    recipe: dict = stated(*A_TABLE)
+    arm: str = stated(one_of(*ARMS), f"one of {', '.join(ARMS)}")
+    student: str = stated(is_name, "a name of letters, digits, dots and dashes")
+    seed: int = stated(*WHOLE_NUMBER)
+    views_seed: int = stated(*WHOLE_NUMBER)
+    images: Images = part()
+    labels: Labels = part()
+    teachers: tuple[Teacher, ...] = part()
+    top1: float = stated(*A_FRACTION)
+    top5: float = stated(*A_FRACTION)
+    images_scored: int = stated(is_count, "a number of images")
+    test: Images = part()
+    monitored_test: bool = stated(*A_FLAG)
+    history: list = stated(lambda value: isinstance(value, list), "a list")
+    seconds: float = stated(is_seconds, "seconds")
+    environment: Environment = part()
+    views: str = stated(one_of(*VIEWS), f"one of {', '.join(VIEWS)}", since=2, default="shared")
+    network: Network | None = part(since=2, default=None)
+    learning_rate_search: dict | None = stated(or_none(is_table), "a table or null", default=None)
+    corrected: dict | None = stated(or_none(is_table), "a table or null", default=None)  # {key: {"was", "commit"}}
+
+    @property
+    def draw(self) -> int | None:
+        """The draw number of a Run on random real images, else None."""
+        return self.images.draw
+
+    @property
+    def labels_of_arm(self) -> str:
+        """soft, hard or plain."""
+        return self.arm.partition("-")[2]
+
+    @property
+    def ipc(self) -> int:
+        """Images per class; where classes have various numbers, their mean rounded down."""
+        return self.images.ipc or self.images.images // self.recipe["classes"]
+
+    @property
+    def teacher_weights(self) -> tuple[str, ...]:
+        """SHA-256 of the weights of every teacher."""
+        return tuple(teacher.sha256 for teacher in self.teachers)
+
+
+EPOCH = {"epoch": WHOLE_NUMBER, "loss": A_NUMBER, "learning_rate": A_NUMBER}
+
+
+def of(table: Any) -> Run:
+    """The Run that the plain data `table` states; Refused says what it lacks or what is not what it must be."""
+    if not is_table(table) or table.get("schema") not in READABLE or isinstance(table.get("schema"), bool):
+        found = shown(table.get("schema") if is_table(table) else table)
+        raise Refused(f"schema is {found}, wanted {' or '.join(map(str, READABLE))}")
+    schema = table["schema"]
+    run = shapes.read(Run, {**table, "schema": schema}, schema)
+    if run.network is None:  # as it was before Runs stated it
+        run = dataclasses.replace(run, network=Network(run.student, 1))
+    if schema >= 2 and run.draw is not None and run.images.train is None:
+        raise Refused("images lacks train, the split that random images were drawn from")
+    for i, entry in enumerate(run.history):
+        if not is_table(entry):
+            raise Refused(f"epoch {i} of its history is {shown(entry)}, wanted a table")
+        for key, (check, wanted) in EPOCH.items():
+            if key not in entry:
+                raise Refused(f"epoch {i} of its history lacks {key}")
+            if not check(entry[key]):
+                raise Refused(f"epoch {i} of its history.{key} is {shown(entry[key])}, wanted {wanted}")
+        if "test_top1" in entry and not is_fraction(entry["test_top1"]):
+            raise Refused(f"test_top1 in epoch {i} of its history is {shown(entry['test_top1'])}, wanted a fraction")
+    return run
+
+
+def contents(where: Path) -> bytes:
+    """The bytes of a regular file of at most shapes.MOST_BYTES; Refused for anything else."""
+    try:
+        about = os.stat(where)
+        if not stat.S_ISREG(about.st_mode):
+            raise Refused("no regular file")
+        if about.st_size > shapes.MOST_BYTES:
+            raise Refused(f"{units.size(about.st_size)}, a Run has at most {units.size(shapes.MOST_BYTES)}")
+        with open(where, "rb") as file:
+            return file.read(shapes.MOST_BYTES + 1)
+    except OSError as error:
+        raise Refused(f"cannot be read: {error.strerror}") from None
+
+
+def read(where: Path) -> Run:
+    """The Run in the file `where`; UserError says why it is none."""
+    try:
+        return of(shapes.parse(contents(where)))
+    except Refused as refused:
+        raise UserError(f"{where} is no whole Run of this project ({refused}); remove the file, or mend it.") from None
+
+
+def kept(where: Path) -> Run | None:
+    """The Run at `where`, or None if nothing is there; UserError if something else is."""
+    return read(where) if where.exists() or where.is_symlink() else None
+
+
+# --- where Runs lie
+
+
+def path(root, benchmark, protocol, digest, identity, student, arm, seed, precision="fp32", views="shared") -> Path:
+    """Where the Run lies under `root`; Runs in another precision than fp32, or with views of their own, have own folders."""
     student = student if precision == "fp32" else f"{student}-{precision}"
+    arm = arm if views == "shared" else f"{arm}-{views}"
     return Path(root) / benchmark / f"{protocol}-{digest}" / identity / student / arm / f"seed{seed}.json"
 
 
-def path_of(root, run):
+def path_of(root: Path | str, run: Run) -> Path:
     """Where `run` itself lies under `root`."""
-    protocol = run["protocol"]
-    names = run["benchmark"], protocol["name"], protocol["digest"], identity_of_images(run), run["student"], run["arm"]
-    return path(root, *names, run["seed"], run["environment"]["precision"])
+    names = run.benchmark, run.protocol.name, run.protocol.digest, run.images.identity, run.student, run.arm
+    return path(root, *names, run.seed, run.environment.precision, run.views)
 
 
-def identity_of_images(run):
-    """NAME@FINGERPRINT8 of the images of `run`, as ImageSet.identity."""
-    return f"{run['images']['name']}@{run['images']['fingerprint'][:8]}"
+def card_folder(where: Path) -> Path:
+    """The folder of the card that speaks of the Run at `where`: one image set under one protocol."""
+    return where.parents[2]
 
 
-def write(where, run):
-    """Write `run` (plain data) to `where`: temporary name, renamed; an existing file is kept."""
+def found_under(root: Path | str, benchmark: str) -> tuple[list[tuple[Path, Run]], list[str]]:
+    """([(path, Run)] of `benchmark` under `root`, [why a file was left out]), in order of paths."""
+    found, left_out = [], []
+    for file in sorted((Path(root) / benchmark).glob("*/*/*/*/seed*.json")):
+        try:
+            run = read(file)
+            if run.benchmark != benchmark:
+                raise UserError(f"{file} speaks of {run.benchmark}, and lies among Runs of {benchmark}; remove the file.")
+            found.append((file, run))
+        except UserError as error:
+            left_out.append(str(error))
+    return found, left_out
+
+
+def related(root: Path | str, run: Run) -> list[Run]:
+    """All Runs under `root` of the benchmark of `run`, in its precision; what is no Run is named on stderr and left out."""
+    found, left_out = found_under(root, run.benchmark)
+    for line in left_out:
+        print(f"left out: {line}", file=sys.stderr)
+    return [other for _, other in found if other.environment.precision == run.environment.precision]
+
+
+def write(where: Path, run: dict) -> None:
+    """Write the plain data of a Run to `where`: temporary name, renamed; an existing file is kept."""
     if where.exists():
         return
     where.parent.mkdir(parents=True, exist_ok=True)
-    temporary = where.with_suffix(".partial")
+    temporary = where.with_name(f".{where.name}.{os.getpid()}.partial")
     temporary.write_text(json.dumps(run, indent=1, allow_nan=False) + "\n")
     os.replace(temporary, where)
 
 
-def agreed(where, run):
-    """`run`, or the Run that is at `where` already, if the student was trained once more; UserError if it scored otherwise."""
-    kept = read(where)
-    if kept is not None and kept["top1"] != run["top1"]:
-        raise UserError(
-            f"{where} has top-1 {kept['top1']:.4f}, and the same student trained again to keep its network has "
-            f"{run['top1']:.4f} (another machine, or other processes or threads); give another --out."
-        )
-    return run if kept is None else kept
+def as_read(run: dict) -> Run:
+    """The Run that a file with the plain data `run` gives back."""
+    return of(json.loads(json.dumps(run, allow_nan=False)))
 
 
-def read(where):
-    """The Run at `where` as plain data, or None if the file is not there; UserError if it is none."""
-    if not where.is_file():
-        return None
-    try:
-        run = json.loads(where.read_text())
-        if run["schema"] not in READABLE:
-            raise ValueError(f"schema {run['schema']}, wanted {SCHEMA}")
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{where} is no Run of this project ({type(error).__name__}: {error}); remove the file.") from error
-    return run
+# --- statistics
 
 
-def learning_rate_search(folder, views_seed):
-    """The learning-rate search that a Run in `folder` (other seeds of one arm, images and student) records, or None."""
-    found = (read(file) for file in sorted(folder.glob("seed*.json")))
-    searches = [run.get("learning_rate_search") for run in found if run["views_seed"] == views_seed]
-    return next(filter(None, searches), None)
+def summary(runs: Iterable[Run]) -> dict:
+    """`summarised` of the top-1 of `runs`, all of one arm."""
+    return summarised([(run.draw, run.seed, run.top1) for run in runs])
 
 
-def related(root, run):
-    """All Runs under `root` for the benchmark of `run`, in its precision: any protocol, images, student, arm and seed."""
-    found = []
-    for file in sorted((Path(root) / run["benchmark"]).glob("*/*/*/*/seed*.json")):
-        other = read(file)
-        same = all(other.get(key) == run[key] for key in ("benchmark", "schema"))
-        if same and other["environment"]["precision"] == run["environment"]["precision"]:
-            found.append(other)
-    return found
+def summarised(values: list[tuple[int | None, int, float]]) -> dict:
+    """{"mean", "std", "n", "std_seeds", "std_draws", "seeds", "draws"} of (draw or None, seed, accuracy).
 
-
-def draw_of(run):
-    """The draw number of a Run on random images, else None."""
-    match = re.match(r"random:ipc=\d+,seed=(\d+)", run["images"]["source"])
-    return int(match[1]) if match else None
-
-
-def summary(runs):
-    """{"mean", "std", "n", "std_seeds", "std_draws", "seeds", "draws"} of the top-1 of `runs`, all of one arm.
-
-    std is the sample standard deviation (n - 1) over all runs; std_seeds the pooled one over seeds within a draw;
-    std_draws the one over the means of the draws (None where there is one draw). None where a single value has no spread.
+    std is the sample standard deviation (n - 1) over all; std_seeds the pooled one over seeds within a draw; std_draws the one
+    over the means of the draws (None where there is one draw). None where a single value has no spread.
     """
-    by_draw = {}
-    for run in runs:
-        by_draw.setdefault(draw_of(run), []).append(run["top1"])
-    values = [value for group in by_draw.values() for value in group]
+    by_draw: dict = {}
+    for draw, _, value in values:
+        by_draw.setdefault(draw, []).append(value)
+    everything = [value for group in by_draw.values() for value in group]
     free = sum(len(group) - 1 for group in by_draw.values())
     within = sum(sum((v - statistics.fmean(group)) ** 2 for v in group) for group in by_draw.values())
     return {
-        "mean": statistics.fmean(values),
-        "std": spread(values),
-        "n": len(values),
+        "mean": statistics.fmean(everything),
+        "std": spread(everything),
+        "n": len(everything),
         "std_seeds": math.sqrt(within / free) if free else None,
         "std_draws": spread([statistics.fmean(group) for group in by_draw.values()]),
-        "seeds": sorted({run["seed"] for run in runs}),
+        "seeds": sorted({seed for _, seed, _ in values}),
         "draws": sorted(draw for draw in by_draw if draw is not None),
     }
 
 
-def spread(values):
+def spread(values: list[float]) -> float | None:
     """Sample standard deviation, or None of fewer than two values."""
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def grouped(items, key):
+def grouped(items: Iterable, key: Callable) -> dict:
     """{key(item): [items]} in order of appearance: of Runs, and of what is made of them."""
-    groups = {}
+    groups: dict = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
     return groups

@@ -56,15 +56,17 @@ from pathlib import Path
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 
+from rd3_utils import launch
 from rd3_utils.data import catalogue, selections, soft_labels, tables
 from rd3_utils.data import images as image_sets
 from rd3_utils.errors import UserError, unknown
+from rd3_utils.learning import initialisation
 from rd3_utils.learning import students as networks
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols import protocol as protocols
 from rd3_utils.protocols.protocol import Protocol, Recipe
 from rd3_utils.protocols.strict import build, read_toml
-from rd3_utils.scoring import arms
+from rd3_utils.scoring import arms, measure
 from rd3_utils.scoring import runs as run_files
 from rd3_utils.scoring.jobs import Job
 
@@ -304,6 +306,7 @@ class Known:
     identity: str | None
     ipc: int
     images: int  # N
+    stated: dict | None = None  # as ImageSet.describe
 
 
 @dataclass(frozen=True, eq=False)
@@ -348,7 +351,8 @@ class Plan:
         self.study, self.out, self.data_dirs, self.precision = study, Path(out), data_dirs or {}, precision
         self.soft_labels, self.device = soft_labels, device
         self.protocol, self.train = cache(self.read_protocol), cache(self.read_train)
-        self.known = {}
+        self.known, self.splits = {}, {}  # {(benchmark, test_resize): the first kept Run}: the others had its test split
+        self.facts = {}  # of the last report: what it says of image sets that may be gone
         self.asked = cells(study)
         self.cells = [cell for cell in self.asked if not self.lacks(cell)]
         kept, self.left_out = {cell.source for cell in self.cells}, {}
@@ -372,8 +376,9 @@ class Plan:
         """{benchmark: [(path, Run)]}: every Run under `out`."""
         found = {}
         for name in self.study.benchmarks:
-            files = sorted((self.out / name).glob("*/*/*/*/seed*.json"))
-            found[name] = [(path, run_files.read(path)) for path in files]
+            found[name], left_out = run_files.found_under(self.out, name)
+            for line in left_out:
+                print(f"left out: {line}", file=sys.stderr)
         return found
 
     def read_protocol(self, name, changes):
@@ -404,15 +409,52 @@ class Plan:
             )
         recipe = protocol.resolve(bench, cell.student, known.ipc, known.images, kind)
         arm = f"{side}-{kind}"
+        wanted = {"student": cell.student, "initialisation of the network": initialisation.version(cell.student),
+                  "protocol": protocol.name, "protocol digest": protocol.digest, "arm": arm, "kind of views": "shared",
+                  "views seed": VIEWS_SEED, "seed": cell.seed}  # fmt: skip
         path = run = None
+        if known.identity is None:
+            named = self.named(cell, source, folder, bench, wanted)
+            if named and folder is not None and is_made(folder):
+                known = self.look(cell, source, folder, bench, True)  # the files themselves say which set it is
+            else:
+                run = self.whose(cell, folder, named)
         if known.identity:
             names = cell.benchmark, protocol.name, protocol.digest, known.identity, cell.student, arm, cell.seed
             path = run_files.path(self.out, *names, self.precision)
-            run = run_files.read(path)
-        else:
-            run = self.by_name(cell, source, folder, bench, protocol, arm)
+            run = run_files.kept(path)
+        if run is not None:
+            run = self.checked(run, path, {**wanted, "precision": self.precision}, known)
         teachers = self.teachers(cell, recipe)
         return Placed(cell, source, folder, known, protocol, recipe, arm, teachers, path, run)
+
+    def checked(self, run, path, wanted, known):
+        """The Run of a cell at `path`; UserError where it measured something else than the cell, or other Runs of the study."""
+        run = measure.with_split(run, known.stated or {})
+        different = self.misfit(run, wanted)
+        if different is None and known.identity not in (None, run.images.identity):
+            different = measure.Verdict("image set", run.images.identity, known.identity)
+        splits = self.splits.setdefault((run.benchmark, resize_of(run)), run)
+        if different is None and splits.test.fingerprint != run.test.fingerprint:
+            different = measure.Verdict("test split", run.test.fingerprint, splits.test.fingerprint)
+        if different is not None:
+            raise UserError(
+                f"study {self.study.name}: {path or 'a Run of ' + run.images.name} has another {different.what}: "
+                f"{measure.short(different.a)}, wanted {measure.short(different.b)}; give another --out, or remove that file."
+            )
+        return run
+
+    def check_test_split(self, name):
+        """UserError where kept Runs of a benchmark were scored on another test split than the one at hand, before more are."""
+        kept = next((run for (benchmark, _), run in self.splits.items() if benchmark == name), None)
+        if kept is None:
+            return
+        test = image_sets.test_split(benchmarks.load(name), self.data_dirs.get(name), resize=resize_of(kept))
+        if test.fingerprint != kept.test.fingerprint:
+            raise UserError(
+                f"study {self.study.name}: Runs in {self.out} were scored on the test split {kept.test.fingerprint[:8]} of "
+                f"{name}, the one at hand is {test.fingerprint[:8]}; give the --data-dir of those, or another --out."
+            )
 
     def located(self, cell):
         """(SOURCE as a command in this folder takes it, the set's Path or None)."""
@@ -449,22 +491,44 @@ class Plan:
             if fetch:
                 raise
             return by_name  # what is wrong with it is said when its cells are to be trained
-        self.known[key] = Known(images.identity, images.nominal_ipc, len(images))
+        self.known[key] = Known(images.identity, images.nominal_ipc, len(images), images.describe())
         return self.known[key]
 
     def read_train(self, name):
         """The Table of a benchmark's train split."""
         return tables.real(benchmarks.load(name), "train", self.data_dirs.get(name))
 
-    def by_name(self, cell, source, folder, bench, protocol, arm):
-        """The Run of a cell whose images were not read: that of a set of the same name or source; None without one."""
+    def named(self, cell, source, folder, bench, wanted):
+        """The Runs that may be of a cell whose images were not read: by the name of the set's folder, or by its source."""
         source = (catalogue.repo(source, bench) or source) if folder is None else source
+        found = []
         for _, run in self.runs[cell.benchmark]:
-            images, own = run["images"], run["protocol"]
-            same = images["name"] == folder.name.split(".")[0] if folder else images["source"] == source
-            if same and (own["name"], own["digest"], run["arm"]) == (protocol.name, protocol.digest, arm):
-                if (run["student"], run["seed"], run["environment"]["precision"]) == (cell.student, cell.seed, self.precision):
-                    return run
+            named = run.images.name == stem(folder) if folder else run.images.source == source
+            if named and run.environment.precision == self.precision and self.misfit(run, wanted) is None:
+                found.append(run)
+        return found
+
+    def whose(self, cell, folder, found):
+        """The one of the `named` Runs that had the images of a cell, or None: never by a name that two sets share.
+
+        Of a folder that is gone the last report says what lay there.
+        """
+        if folder is None or not found:
+            return found[0] if found else None
+        stated = self.facts.get(fact_key(cell), {}).get("images")
+        if stated is not None:
+            return next((run for run in found if run.images.identity == stated), None)
+        namesakes = {located for other in self.asked if (located := self.located(other)[1]) and stem(located) == stem(folder)}
+        if len(namesakes) > 1 or len({run.images.fingerprint for run in found}) > 1:
+            return None  # nothing tells whose Run it is
+        return found[0]
+
+    def misfit(self, run, wanted):
+        """In what a Run differs from what is `wanted` of a cell, {of measure.FACTS or "seed": value}; None if it fits."""
+        for what, value in wanted.items():
+            mine = run.seed if what == "seed" else measure.FACTS[what](run)
+            if mine != value:
+                return measure.Verdict(what, mine, value)
         return None
 
     def teachers(self, cell, recipe):
@@ -487,14 +551,29 @@ class Plan:
         """
         rates = []
         for _, run in self.runs[placed.cell.benchmark]:
-            where, here = run["environment"], f" x {self.device} ("  # of launch.environment
-            if (run["student"], where["precision"]) == (placed.cell.student, self.precision) and here in where["devices"]:
-                work = run["recipe"]["training"]["epochs"] * run["recipe"]["images"]
-                rates.append((abs(math.log(work / placed.work)), run["seconds"] / work))
+            where, here = run.environment, f" x {self.device} ("  # of launch.environment
+            if (run.student, where.precision) == (placed.cell.student, self.precision) and here in where.devices:
+                work = run.recipe["training"]["epochs"] * run.recipe["images"]
+                rates.append((abs(math.log(work / placed.work)), run.seconds / work))
         if not rates:
             return None
         furthest = sorted(rates)[:NEAR][-1][0]
         return statistics.median(rate for distance, rate in rates if distance <= furthest) * placed.work
+
+
+def resize_of(run):
+    """How the test images of a Run were resized; see Training.test_resize."""
+    return run.recipe["training"].get("test_resize", 0)
+
+
+def stem(folder):
+    """How an image set in a folder or file is called."""
+    return folder.name.split(".")[0]
+
+
+def fact_key(cell):
+    """How images.json names the image set of a cell."""
+    return f"{cell.benchmark} {cell.source}"
 
 
 def is_made(folder):
@@ -508,11 +587,13 @@ def share(found, index, count):
 
 
 def read_config(path):
-    """An accelerate config file as accelerate reads it; UserError where it is none."""
+    """An accelerate config file as accelerate reads it; UserError where it is none, or no cell could run under it."""
     try:
-        return load_config_from_file(str(path))
+        config = load_config_from_file(str(path))
     except Exception as error:  # of a library, and of many kinds
         raise UserError(f"--config {path} is no config file of accelerate: {str(error).splitlines()[0]}") from error
+    launch.check_config(config, f"--config {path}")
+    return config
 
 
 def device_of(config):
@@ -654,8 +735,8 @@ def data_dir(plan, benchmark):
 
 
 def drawn(source):
-    """The seed in "random:ipc=10,seed=2", as text."""
-    return next((pair.removeprefix("seed=") for pair in source.partition(":")[2].split(",") if pair.startswith("seed=")), "0")
+    """The seed of a selection of random images, as text."""
+    return str(selections.parsed(source)[1]["seed"])
 
 
 def has_store(plan, one, epochs):

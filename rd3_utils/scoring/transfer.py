@@ -27,14 +27,15 @@ from sklearn.preprocessing import StandardScaler, normalize
 
 from rd3_utils import launch
 from rd3_utils.data import images as image_sets
-from rd3_utils.data import selections, tables
+from rd3_utils.data import selections, sources, tables
 from rd3_utils.data.images import ImageSet
 from rd3_utils.errors import UserError
 from rd3_utils.learning import features
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.protocols.protocol import digest
-from rd3_utils.scoring import arms, runs
+from rd3_utils.scoring import runs
+from rd3_utils.scoring.measure import ARMS, same_measure
 
 SCHEMA = 1
 GRID = tuple(10.0**p for p in range(-6, 3))  # of C, the inverse of the probe's L2 penalty
@@ -72,6 +73,7 @@ class Entry:
     frozen: features.Frozen
     about: dict  # "kind", "benchmark", "student", "seed"; of a trained one also "arm", "protocol", "images", ...
     path: Path | None = None  # of its Run
+    run: runs.Run | None = None
 
 
 def entry(source):
@@ -84,50 +86,36 @@ def entry(source):
             f"student {source} has no Run ({' or '.join(place.name for place in places)}), so nothing tells what it learned "
             "from; train_student.py writes it, and pushes it with the network (for an older repo: --push-only)."
         )
-    about = identity(runs.read(path), f"{source}: {path.name}")
+    run = runs.read(path)
+    about = identity(run)
     if about["student"].partition(".")[0] != one.architecture:
         raise UserError(f"{source} is a network {one.architecture}, and {path.name} speaks of a {about['student']}.")
     size = benchmarks.load(about["benchmark"]).image.size
     if size != one.size:
         raise UserError(f"{source} takes images of {one.size} px, and {path.name} speaks of {about['benchmark']}: {size} px.")
-    return Entry(one, about, path)
+    return Entry(one, about, path, run)
 
 
-def identity(run, where):
-    """What a record says of the Run behind a network: plain data, every value checked, as a Run may come from the Hub."""
-    try:
-        images, protocol = run["images"], run["protocol"]
-        about = {
-            "kind": "random" if drawn(run) else "student",
-            "benchmark": run["benchmark"],
-            "student": run["student"],
-            "seed": run["seed"],
-            "arm": run["arm"],
-            "protocol": {"name": protocol["name"], "digest": protocol["digest"], "custom": bool(protocol["overrides"])},
-            "images": {key: images[key] for key in ("name", "source", "commit", "fingerprint", "ipc", "images")},
-            "labels": run["labels"]["kind"],
-            "teachers": [teacher["sha256"] for teacher in run["teachers"]],
-            "views_seed": run["views_seed"],
-            "precision": run["environment"]["precision"],
-            "top1": run["top1"],
-        }
-        texts = [about["benchmark"], about["student"], about["precision"], about["labels"], *about["teachers"]]
-        texts += [protocol["name"], protocol["digest"], images["name"], images["source"], images["fingerprint"]]
-        right = all(isinstance(text, str) and text.isprintable() for text in texts) and about["arm"] in arms.ARMS
-        right = right and type(about["seed"]) is int and 0 <= about["seed"] < 2**63 and 0 <= about["top1"] <= 1
-        right = right and type(images["images"]) is int and isinstance(images["ipc"], int | None)
-        json.dumps(about, allow_nan=False)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{where} is no Run of this project ({type(error).__name__}: {error}).") from error
-    if not right:
-        raise UserError(f"{where} is no Run of this project: a seed, score, arm or name in it is none.")
-    benchmarks.load(about["benchmark"])
-    return about
-
-
-def drawn(run):
-    """Whether a Run learned from random real images, under whatever arm."""
-    return run["arm"].startswith("random-") or run["images"]["source"].startswith("random:")
+def identity(run):
+    """What a record says of the Run behind a network: plain data."""
+    benchmarks.load(run.benchmark)
+    images = {key: getattr(run.images, key) for key in ("name", "source", "commit", "fingerprint", "ipc", "images")}
+    about = {
+        "kind": "student" if run.draw is None else "random",
+        "benchmark": run.benchmark,
+        "student": run.student,
+        "seed": run.seed,
+        "arm": run.arm,
+        "protocol": {"name": run.protocol.name, "digest": run.protocol.digest, "custom": bool(run.protocol.overrides)},
+        "images": images,
+        "labels": run.labels.kind,
+        "teachers": list(run.teacher_weights),
+        "views_seed": run.views_seed,
+        "precision": run.environment.precision,
+        "top1": run.top1,
+    }
+    later = {"initialisation": (run.network.initialisation, 1), "views": (run.views, "shared")}  # older records state neither
+    return about | {key: value for key, (value, first) in later.items() if value != first}
 
 
 def untrained(about):
@@ -147,7 +135,7 @@ def entries(sources, against=()):
     if against:
         random = [entry(source) for source in against]
         for one, source in zip(random, against):
-            misfits = [misfit(mine.about, one.about) for mine in students]
+            misfits = [unlike(mine, one) for mine in students]
             if not misfits:
                 raise UserError(
                     "--against compares with a student of other images, and every STUDENT given is a random-images one."
@@ -170,13 +158,22 @@ def distinct(found):
     return list({(one.frozen.sha256, name_of(one.about)): one for one in reversed(found)}.values())[::-1]
 
 
+def unlike(student, random):
+    """Why the Entry `random` is no baseline of the Entry `student`, or None."""
+    why = misfit(student.about, random.about)
+    if why is not None:
+        return why
+    same = same_measure(student.run, random.run, but=ARMS)
+    return None if same else f"it differs in {same}"
+
+
 def misfit(student, random):
     """Why the random-images student `random` is no baseline of `student` (both as `identity` gives them), or None."""
     if random["kind"] != "random":
         return f"it learned from {random['images']['name']}, which are no random real images"
-    for key in ("benchmark", "student", "precision"):
-        if random[key] != student[key]:
-            return f"its {key} is {random[key]}, wanted {student[key]}"
+    for key in ("benchmark", "student", "precision", "initialisation", "views"):
+        if random.get(key) != student.get(key):
+            return f"its {key} is {random.get(key)}, wanted {student.get(key)}"
     if random["protocol"]["digest"] != student["protocol"]["digest"]:
         wanted, found = (f"{of['protocol']['name']} {of['protocol']['digest']}" for of in (student, random))
         return f"its protocol is {found}, wanted {wanted}"
@@ -207,7 +204,7 @@ def beside(one):
     student, protocol = one.path.parents[1].name, one.path.parents[3]
     folders = [file.parent for file in sorted(protocol.glob(f"random-ipc*/{student}/random-*/seed*/config.json"))]
     found = [entry(str(folder)) for folder in folders if folder.with_suffix(".json").is_file()]
-    return [other for other in found if misfit(one.about, other.about) is None]
+    return [other for other in found if unlike(one, other) is None]
 
 
 # --- which images
@@ -440,11 +437,9 @@ def report(records):
 
 
 def summary(records, name):
-    """`runs.summary` of one classifier's top-1."""
-    plain = {"source": ""}
-    return runs.summary(
-        [{**r["network"], "images": r["network"].get("images", plain), "top1": r["top1"][name]} for r in records]
-    )
+    """`runs.summarised` of one classifier's top-1."""
+    draws = [sources.draw_of(r["network"].get("images", {}).get("source", "")) for r in records]
+    return runs.summarised([(draw and draw[1], r["network"]["seed"], r["top1"][name]) for draw, r in zip(draws, records)])
 
 
 def group_of(record):
@@ -453,6 +448,7 @@ def group_of(record):
     key = [("student", "random", "untrained").index(of["kind"]), of["benchmark"], of["student"]]
     if of["kind"] != "untrained":
         key += [of["protocol"]["digest"], of["arm"], of["labels"], of["teachers"], of["precision"], per_class(of)]
+        key += [of[later] for later in ("initialisation", "views") if later in of]
         key += [of["images"]["fingerprint"]] if of["kind"] == "student" else []
     return json.dumps(key)
 

@@ -1,0 +1,131 @@
+"""Which students of a command are there already: a Run is taken up only if it measured what this command would measure."""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+
+import torch
+
+from rd3_utils import launch
+from rd3_utils.errors import UserError
+from rd3_utils.learning import search, students
+from rd3_utils.protocols import protocol as protocols
+from rd3_utils.scoring import arms, measure, runs, shapes, vetting
+
+
+def kept_run(cell, labels, options, precision, benchmark, test):
+    """The Run of `cell` that is there already, or None; UserError if it measured something else than this command would.
+
+    A path names benchmark, protocol, images, arm and seed; all else that counts is compared: test split, network, labels.
+    None, too, where `--keep-weights all` wants the network and an earlier command did not keep it: it is trained again.
+    `test(resize)` is a function that returns the test split, resized as a recipe says.
+    """
+    where = cell.path(options.out, precision)
+    run = runs.kept(where)
+    if run is None:
+        return taken_over(cell, labels, options, precision, benchmark, test)
+    wanted = expected(cell, labels, precision, benchmark, test(cell.recipe.training.test_resize))
+    run = measure.with_split(run, cell.images.describe())
+    same = measure.same_measure(run, wanted)
+    if same and (run.images.fingerprint, run.seed) != (wanted.images.fingerprint, wanted.seed):
+        same = measure.Verdict(
+            "images or seed", f"{run.images.identity}, {run.seed}", f"{wanted.images.identity}, {wanted.seed}"
+        )
+    if not same:
+        raise UserError(
+            f"{where} is there already, with another {same.what}: {measure.short(same.a)}, and this command has "
+            f"{measure.short(same.b)}; give another --out to keep both, or remove that file."
+        )
+    if options.keep_weights == "all" and cell.keeps_weights(options) and not students.is_saved(where.with_suffix("")):
+        return None
+    return run
+
+
+def expected(cell, labels, precision, benchmark, test):
+    """The Run that this command would write for `cell`, as far as it is known before the training."""
+    with torch.device("meta"):
+        network = students.create(cell.student, benchmark, cell.seed, **cell.recipe.training.drops)
+    here = {"processes": 1, "precision": precision, "devices": "any", "threads": 1, "versions": {}, "git": None}
+    result = {"top1": 0.0, "top5": 0.0, "images_scored": len(test), "monitored_test": False, "history": [], "seconds": 0.0}
+    known = students.describe(cell.student, network)
+    stated = {**cell.describe(labels), "network": known, **result, "test": test.describe(), "environment": here}
+    return runs.as_read(stated)
+
+
+def taken_over(cell, labels, options, precision, benchmark, test):
+    """With --views-seed each: the Run of `cell` copied from one of shared views, where those were drawn from its own seed.
+
+    It is the same student to the bit. The two kinds are kept apart, so it is never counted twice. None where there is none.
+    """
+    if cell.views != arms.EACH:
+        return None
+    shared = dataclasses.replace(cell, views="shared").path(options.out, precision)
+    run = runs.kept(shared)
+    if run is None or run.views_seed != cell.seed:
+        return None
+    wanted = expected(cell, labels, precision, benchmark, test(cell.recipe.training.test_resize))
+    run = measure.with_split(run, cell.images.describe())
+    if not measure.same_measure(run, wanted, but=["kind of views", "views seed"]):
+        return None  # another test split, teacher or network: that Run is left where it is
+    where, network = cell.path(options.out, precision), shared.with_suffix("")
+    if cell.keeps_weights(options):
+        if not students.is_saved(network):
+            return None
+        shutil.copytree(network, where.with_suffix(""), dirs_exist_ok=True)
+    today = {key: value for key, value in cell.describe(labels).items() if key in ("schema", "views", "images")}
+    table = {**json.loads(shared.read_text()), **today, "network": dataclasses.asdict(wanted.network)}
+    runs.write(where, table)
+    return runs.read(where)
+
+
+def rate_search(folder, wanted, held_out, top1, accelerator):
+    """The learning-rate search for the Run `wanted` (see `expected`) on the ImageSet `held_out`: kept in `folder`, or made now.
+
+    `top1(rate)` trains and scores, in all processes. What is found is kept at once: a kill afterwards does not repeat it.
+    """
+    found = launch.from_main(accelerator, lambda: known_search(folder, wanted, held_out))
+    if found is None:
+        found = search.best(wanted.recipe["training"]["learning_rates"], top1, held_out)
+        launch.from_main(accelerator, lambda: runs.write(search_file(folder, wanted, held_out), found))
+    return found
+
+
+def known_search(folder, wanted, held_out):
+    """The learning-rate search for the Run `wanted` (see `expected`) on the ImageSet `held_out` that `folder` keeps, or None.
+
+    As a file of its own, or as the Run of another seed records it; one on other held-out images, or of Runs that measured
+    something else, is not taken.
+    """
+
+    def checked(table):
+        stated = vetting.check_search(table, wanted.recipe["training"]["learning_rates"], wanted.test.fingerprint)
+        return table if stated.images.fingerprint == held_out.fingerprint else None
+
+    with contextlib.suppress(shapes.Refused):  # not there, or damaged: then it is made
+        return checked(shapes.parse(runs.contents(search_file(folder, wanted, held_out))))
+    for file in sorted(folder.glob("seed*.json")):
+        with contextlib.suppress(UserError, shapes.Refused):
+            run = runs.read(file)
+            if measure.same_measure(run, wanted) and run.images.fingerprint == wanted.images.fingerprint:
+                found = checked(run.learning_rate_search)
+                if found:
+                    return found
+    return None
+
+
+def search_file(folder, wanted, held_out):
+    """Where the search for the Run `wanted` on `held_out` is kept: named after all that it depends on."""
+    known = [measure.kind(wanted), wanted.images.fingerprint, held_out.fingerprint]
+    return folder / f"learning-rate-search-{protocols.digest(known)}.json"
+
+
+def agreed(where, run):
+    """The Run of `run` (plain data), or what is at `where` already; UserError if that scored otherwise."""
+    there = runs.kept(where)
+    if there is not None and there.top1 != run["top1"]:
+        raise UserError(
+            f"{where} has top-1 {there.top1:.4f}, and the same student trained again to keep its network has "
+            f"{run['top1']:.4f} (another machine, or other processes or threads); give another --out."
+        )
+    return runs.as_read(run) if there is None else there

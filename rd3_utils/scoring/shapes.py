@@ -1,0 +1,176 @@
+"""Files that somebody else wrote, read as hostile input: JSON without surprises, and values that are what they must be.
+
+No text that comes from such a file is ever used as a path, a pattern or code. Needs no torch.
+"""
+
+import dataclasses
+import json
+import math
+import re
+from functools import cache
+from typing import Any, get_args, get_type_hints
+
+from rd3_utils import units
+
+MOST_BYTES = 4_000_000  # of a file; a Run of 1000 epochs that watched the test split has 0.15 MB
+LONGEST = 200  # characters of a text
+WHOLE = 2**63  # numbers stay below
+
+
+class Refused(Exception):
+    """Why a file is not what it must be, in one line without what only its author needs."""
+
+
+def shown(value: Any) -> str:
+    """A value for a message: one short line, no character of it invisible."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def parse(data: bytes) -> Any:
+    """The JSON value in `data`; Refused for what is not plain JSON of finite numbers with each key once, or too large."""
+    if len(data) > MOST_BYTES:
+        raise Refused(f"more than {units.size(MOST_BYTES)}, a Run has less")
+    try:
+        return json.loads(
+            data.decode("utf-8"), object_pairs_hook=each_once, parse_constant=no_number, parse_float=finite, parse_int=whole
+        )
+    except RecursionError:
+        raise Refused("not a Run: nested too deeply") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise Refused(f"not JSON: {str(error)[:80]}") from None
+
+
+def each_once(pairs):
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise Refused(f"key {shown(next(key for key in keys if keys.count(key) > 1))} is there more than once")
+    return found
+
+
+def no_number(text):
+    raise Refused(f"{text} is no number of JSON")
+
+
+def finite(text):
+    value = float(text)
+    if not math.isfinite(value):
+        raise Refused(f"{text[:40]} is no finite number")
+    return value
+
+
+def whole(text):
+    if len(text) > 19 or abs(int(text)) >= WHOLE:
+        raise Refused(f"{text[:20]}... is too large a number")
+    return int(text)
+
+
+def is_text(value):
+    return isinstance(value, str) and 0 < len(value) <= LONGEST and value.isprintable()
+
+
+def is_name(value):
+    return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", value) is not None
+
+
+def is_hex(digits):
+    pattern = re.compile(rf"[0-9a-f]{{{digits}}}")
+    return lambda value: isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+def is_whole(value):
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < WHOLE
+
+
+def is_count(value):
+    return is_whole(value) and value > 0
+
+
+def is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_fraction(value):
+    return is_number(value) and 0 <= value <= 1
+
+
+def is_seconds(value):
+    return is_number(value) and 0 <= value < 1e10
+
+
+def is_flag(value):
+    return isinstance(value, bool)
+
+
+def is_table(value):
+    return isinstance(value, dict)
+
+
+def is_texts(value):
+    return is_table(value) and len(value) <= 40 and all(is_text(name) and is_text(version) for name, version in value.items())
+
+
+def or_none(check):
+    return lambda value: value is None or check(value)
+
+
+def one_of(*values):
+    return lambda value: isinstance(value, str) and value in values
+
+
+def stated(check, wanted: str, since: int = 1, **more):
+    """A field of a dataclass that a file states: `check(value)` holds, `wanted` says what it wants.
+
+    With a `default`, files of an older schema than `since` may lack the key.
+    """
+    return dataclasses.field(metadata={"check": check, "wanted": wanted, "since": since}, **more)
+
+
+def part(since: int = 1, **more):
+    """A field that is a dataclass of its own, or a tuple of them."""
+    return dataclasses.field(metadata={"since": since}, **more)
+
+
+def read(cls: type, table: Any, schema: int, where: str = "the file") -> Any:
+    """The dataclass `cls` that `table` states, every field checked as `stated` says; Refused names the first that is not.
+
+    Further keys are let be and not read.
+    """
+    if not is_table(table):
+        raise Refused(f"{where} is {shown(table)}, wanted a table")
+    hints, found = cached_hints(cls), {}
+    for field in dataclasses.fields(cls):
+        name = field.name if where == "the file" else f"{where}.{field.name}"
+        absent = "check" not in field.metadata and field.default is None and table.get(field.name) is None
+        if field.name not in table or absent:
+            if field.default is dataclasses.MISSING or schema >= field.metadata["since"] > 1:
+                raise Refused(f"{where} lacks {field.name}")
+            continue
+        value, inner = table[field.name], inner_of(hints[field.name])
+        if "check" in field.metadata:
+            if not field.metadata["check"](value):
+                raise Refused(f"{name} is {shown(value)}, wanted {field.metadata['wanted']}")
+            found[field.name] = value
+        elif isinstance(inner, tuple):
+            found[field.name] = several(inner[0], value, schema, name)
+        else:
+            found[field.name] = read(inner, value, schema, name)
+    return cls(**found)
+
+
+@cache
+def cached_hints(cls):
+    return get_type_hints(cls)
+
+
+def inner_of(hint):
+    """The dataclass of a field's type: X of `X` and `X | None`, (X,) of `tuple[X, ...]`."""
+    inside = [one for one in get_args(hint) if dataclasses.is_dataclass(one)]
+    return hint if not inside else (inside[0],) if getattr(hint, "__origin__", None) is tuple else inside[0]
+
+
+def several(cls, value, schema, name, most=100):
+    if not isinstance(value, list) or len(value) > most:
+        raise Refused(f"{name} is {shown(value)}, wanted a list of at most {most}")
+    return tuple(read(cls, one, schema, f"one of {name}") for one in value)
