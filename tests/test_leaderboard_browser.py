@@ -109,7 +109,8 @@ def test_a_table_is_sorted_by_a_click_and_by_the_keyboard(visit):
 
 
 def test_ranks_show_ties(visit):
-    assert column(table(visit()), 1) == ["1-2", "1-2", "3", "4"]
+    """Three draws of random images, 4 points below but 3 points apart, do not tell enough to be a rank of their own."""
+    assert column(table(visit()), 1) == ["1-3", "1-3", "1-3", "4"]
 
 
 def test_tables_are_filtered_by_protocol_images_and_words(visit):
