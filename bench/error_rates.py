@@ -247,8 +247,12 @@ KINDS = {  # what it prints, its columns, how many simulations a row has
     "ties": (ties, "entries | seeds | and of draws | unevenness | split, %", 2_000),
     "power": (power, "test | of | luck | gap in deviations of a seed | found, %", 1_000),
     "arms": (arms, "arm | luck | interval holds the truth, %", 2_000),
-    "shares": (shares, "methods | protocols | replicates | sd method | protocol | interaction | seed | draws | each | luck | "
-               "unevenness | method held, % | protocol | interaction | seed", 1_000),  # fmt: skip
+    "shares": (
+        shares,
+        "methods | protocols | replicates | sd method | protocol | interaction | seed | draws | each | luck | "
+        "unevenness | method held, % | protocol | interaction | seed",
+        1_000,
+    ),  # fmt: skip
     "tau": (tau, "methods | sd method | interaction | seed | held, % | width", 500),
 }
 

@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import json
+import os
+import shutil
 
 import datasets
 import numpy as np
@@ -156,6 +158,16 @@ def test_a_benchmark_that_is_part_of_another_reads_only_its_own_rows(small, digi
     assert image_sets.test_split(part, tmp_path / "numbers").fingerprint == found.fingerprint
     with pytest.raises(UserError, match=r"has class '0' \(6 such of 10\), which four has not"):
         image_sets.read(str(tmp_path / "test-0.parquet"), part)  # a distilled set holds nothing but the benchmark's classes
+
+
+def test_another_file_of_the_same_time_at_the_same_path_is_read_anew(tmp_path):
+    """As unpacking an archive over a set, or copying with times, leaves it; `datasets` alone gives the images of before."""
+    path, found = tmp_path / "train.parquet", []
+    for ipc in (1, 10):
+        shutil.copyfile(image_sets.EMBEDDED / f"digits-dm-ipc{ipc}/train-00000-of-00001.parquet", path)
+        os.utime(path, (1e9, 1e9))
+        found.append(len(tables.local(tmp_path, ("train",))))
+    assert found == [10, 100]
 
 
 def test_only_selected_images_are_decoded(small, tmp_path, monkeypatch):

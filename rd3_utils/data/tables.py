@@ -34,6 +34,7 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 TEST_NAMES = ("validation", "valid", "val", "test")  # how local copies call the split that a benchmark tests on
 FOLDER = Path(constants.HF_HOME) / "rd3" / "splits"  # which files of a repo are a split, by commit
 DOWNLOADS = 4  # files at once
+CHANGES = ("size", "mtime_ns", "ctime_ns", "ino")  # of a file's stat: one of them differs where other bytes lie at its path
 PROBED = 1_000  # images of a large split whose pixels are part of its fingerprint
 PROBED_BYTES = 2e7
 MANY = 10_000  # images from which decoding shows its progress
@@ -270,7 +271,7 @@ def local(path, splits, named=False):
         raise UserError(f"'{path}' holds {len(folders)} sets ({', '.join(folders[:3])}); give one of these folders.")
     if files:
         try:
-            return datasets.Dataset.from_parquet([glob.escape(str(file)) for file in files], keep_in_memory=False)
+            return datasets.Dataset.from_parquet([glob.escape(str(file)) for file in files], cache_dir=cache_of(files))
         except Exception as error:  # pyarrow and datasets raise many kinds for a file that is not parquet
             raise UserError(f"{files[0]} cannot be read as parquet: {hub.one_line(error)}") from error
     folder = next((path / split for split in splits if (path / split).is_dir()), None)
@@ -281,6 +282,16 @@ def local(path, splits, named=False):
             f"images per class; found {', '.join(there[:5]) or 'nothing'}."
         )
     return image_folder(folder or path, splits[0])
+
+
+def cache_of(files):
+    """The folder in which `datasets` keeps its copy of these local `files`, of these alone.
+
+    By itself it takes files of one path and time of change for the same. What `cp -p`, an archive or a checkout put in their
+    place has other inodes and times of its own.
+    """
+    stats = [(str(file.resolve()), *(getattr(file.stat(), f"st_{key}") for key in CHANGES)) for file in files]
+    return str(Path(datasets.config.HF_DATASETS_CACHE) / f"rd3-{hashlib.sha256(json.dumps(stats).encode()).hexdigest()[:16]}")
 
 
 def image_folder(path, split):
