@@ -20,6 +20,7 @@ COMMANDS = list(dict.fromkeys(re.findall(
     r"^(?:accelerate launch|python -m) ((?:train_student|generate_soft_labels|rd3_utils)\S*.*?)(?:  +#.*)?$",
     "\n".join(PAGES.values()), re.MULTILINE)))  # fmt: skip
 SHORT = ["--set", "training.epochs=2"]
+SHORTER = ["--set", "training.epochs=1"]  # for what trains on all real images, three times
 
 
 def test_the_readme_shows_commands():
@@ -36,9 +37,14 @@ def test_a_command_of_the_readme_runs(script, command):
         assert script("generate_soft_labels", "--distilled", "digits-dm-ipc10", *SHORT).code == 0
         arguments += SHORT
     else:
-        arguments += SHORT + (["--protocol", "teacher-v1"] if "full-hard" in arguments else [])
+        arguments += SHORTER if "lrs" in arguments else SHORT
+        arguments += ["--protocol", "teacher-v1"] if "full-hard" in arguments else []
     done = script(name.removesuffix(".py"), *arguments)
     assert done.code == 0, done.err
+
+
+def test_the_readme_counts_the_released_recipes():
+    assert f"{len(protocol.names())} released recipes" in README
 
 
 def test_every_module_stands_in_the_tree():
