@@ -1,15 +1,15 @@
 """Label every view of every epoch of an image set with a teacher, once, and keep the labels for every student.
 
-    accelerate launch generate_soft_labels.py                       # the embedded benchmark
-    accelerate launch --config_file accelerate_configs/ddp_bf16.yaml generate_soft_labels.py \
-        --benchmark digits --distilled random:ipc=10,seed=0 --teacher local-dir:my_teacher
+    accelerate launch generate_soft_labels.py                       # the embedded benchmark; --help says more
 
-Writes soft_labels/<images>@<fingerprint>/<teachers>-<views>-s<views seed>/: safetensors shards of whole epochs (views
-beside fp16 logits) and, last, index.json. The same command again makes only what is missing. Processes share the work by
-shard; the bits do not depend on how many there are. With --push-to, shards go to the Hub as they are finished, the index last.
+options -> images, recipe, teachers -> plan of the store -> labelling.make (shards, then index.json) -> Hub
 """
 
-import argparse
+from rd3_utils.cli.label import parse
+
+if __name__ == "__main__":
+    given = parse()  # a mistyped option is told before torch is imported
+
 import contextlib
 import json
 import shlex
@@ -17,31 +17,15 @@ import time
 from pathlib import Path
 
 from rd3_utils import hub, launch, units
-from rd3_utils import options as shared
+from rd3_utils.cli import options as shared
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import selections, soft_labels, tables
 from rd3_utils.errors import UserError
 from rd3_utils.learning import labelling, students
-from rd3_utils.protocols.protocol import TAUGHT
+from rd3_utils.protocols.knobs import TAUGHT
 from rd3_utils.publishing import dataset_repo
 
 WHAT = "benchmark", "protocol", "distilled", "set", "views_seed", "student"  # options that say which labels these are
-
-
-def parse():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = shared.add_what(parser)
-    what.add_argument("--student", help="only where a rule of the protocol needs it (default: the benchmark's)")
-    what.add_argument("--labels", choices=("soft", "plain"), default="soft", help="views of the recipe, or one plain view")
-    where = parser.add_argument_group("where it runs")
-    where.add_argument("--data-dir", metavar="DIR", help="read the benchmark's real data from here")
-    where.add_argument("--out", metavar="DIR", default="soft_labels", help="folder of stores (default: %(default)s)")
-    where.add_argument("--workers", type=shared.positive, help="threads that decode images (default: one per core)")
-    where.add_argument("--dry-run", action="store_true", help="print what would be made, and its size, and stop")
-    shared.add_labels(where)
-    publish = shared.add_publish(parser, "the labels")
-    publish.add_argument("--with-images", action="store_true", help="push the images too, as parquet")
-    return shared.parse(parser)
 
 
 def main(options):
@@ -112,4 +96,4 @@ def plain(options):
 
 
 if __name__ == "__main__":
-    launch.run(main, parse())
+    launch.run(main, given)

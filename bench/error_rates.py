@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from rd3_utils.scoring import bootstrap, estimates, ranking, significance  # noqa: E402
+from rd3_utils.scoring import bootstrap, estimates, significance
+from rd3_utils.studies import ranking  # noqa: E402
 
 SEED = 0.01
 

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import time
 
+from rd3_utils.studies import devices
+
 REPEATS, STEPS, WARM_UP = 4, 12, 3
 
 
@@ -48,11 +50,10 @@ def train(options):
 
 
 def main(options):
-    from rd3_utils.scoring import study
 
-    mine = {name: value for name, value in os.environ.items() if name not in study.KEEP_MEMORY}
+    mine = {name: value for name, value in os.environ.items() if name not in devices.KEEP_MEMORY}
     mine.setdefault("OMP_NUM_THREADS", "1")
-    places = {"as it is": mine, "memory kept": {**mine, **study.KEEP_MEMORY}}
+    places = {"as it is": mine, "memory kept": {**mine, **devices.KEEP_MEMORY}}
     words = [
         sys.executable,
         "-m",

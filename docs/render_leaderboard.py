@@ -14,7 +14,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from rd3_utils.publishing import leaderboard
+from rd3_utils.leaderboard import gather
+from rd3_utils.leaderboard import site as leaderboard
 
 VIEWS = {  # name -> (width, height, scale, colour scheme, name of the row that is open)
     "desktop": (1280, 1400, 1, "light", "rded-ipc1"),
@@ -25,7 +26,7 @@ VIEWS = {  # name -> (width, height, scale, colour scheme, name of the row that 
 
 def main(results, out):
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as play:
-        leaderboard.build(leaderboard.gather([results]), Path(folder) / "site")
+        leaderboard.build(gather.gather([results]), Path(folder) / "site")
         browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for name, (width, height, scale, scheme, row) in VIEWS.items():
             page = browser.new_page(viewport={"width": width, "height": height}, device_scale_factor=scale, color_scheme=scheme)

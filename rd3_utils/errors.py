@@ -20,6 +20,14 @@ def unknown(kind, name, known):
     return UserError(f"unknown {kind} '{name}': {suggestion}Known: {', '.join(known)}.")
 
 
+def run(main, options):
+    """`main(options)`; a UserError ends the process with one line on stderr and exit code 2."""
+    try:
+        main(options)
+    except UserError as error:
+        stop(error)
+
+
 def stop(error):
     """Print a UserError as one line on stderr and end the process with exit code 2."""
     print(f"error: {error}", file=sys.stderr, flush=True)

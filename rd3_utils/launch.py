@@ -172,8 +172,9 @@ def raise_on_all(accelerator, function):
 
 def again(error, *more):
     """This command as words that repeat it after `error`, with `more` options, and a --tag to choose where it was the tag."""
-    module = sys.argv[0].endswith("__main__.py")
-    words = ["python", "-m", "rd3_utils"] if module else ["accelerate", "launch", sys.argv[0]]
+    name = Path(sys.argv[0]).name
+    alone = {"__main__.py": ["python", "-m", "rd3_utils"], "rd3": ["rd3"]}
+    words = alone.get(name, ["accelerate", "launch", sys.argv[0]])
     words += [*sys.argv[1:], *(word for word in more if word not in sys.argv)]
     if isinstance(error, TagTaken) and "--tag" in words:
         words[words.index("--tag") + 1] = "ANOTHER"

@@ -10,7 +10,7 @@ from conftest import CONFIGS, PROJECT
 
 from rd3_utils import launch
 from rd3_utils.errors import UserError
-from rd3_utils.scoring import study
+from rd3_utils.studies import devices
 
 CHANGED = {
     "ACCELERATE_MIXED_PRECISION": "fp8",
@@ -92,12 +92,12 @@ def test_a_config_that_no_cell_of_a_study_could_run_under_is_refused_before_the_
     assert old in text
     (tmp_path / "own.yaml").write_text(text.replace(old, new))
     with pytest.raises(UserError, match=f"own.yaml: {wanted}.*: it changes what is computed"):
-        study.read_config(tmp_path / "own.yaml")
+        devices.read_config(tmp_path / "own.yaml")
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in CONFIGS.glob("*.yaml")))
 def test_every_config_of_ours_changes_nothing(name):
-    study.read_config(CONFIGS / name)
+    devices.read_config(CONFIGS / name)
 
 
 @pytest.mark.slow

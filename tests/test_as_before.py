@@ -20,8 +20,8 @@ import pytest
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from conftest import PROJECT, run_script
 
+from rd3_utils.data import embedded, selections, tables, views
 from rd3_utils.data import images as image_sets
-from rd3_utils.data import selections, tables, views
 from rd3_utils.protocols import benchmark, protocol
 from rd3_utils.scoring import runs as run_files
 
@@ -134,7 +134,7 @@ def of_protocols():
 def of_images():
     digits = benchmark.load("digits")
     table = tables.real(digits, "train")
-    sources = [*image_sets.embedded_sets(), "random:ipc=10,seed=1", "full"]
+    sources = [*embedded.image_sets(), "random:ipc=10,seed=1", "full"]
     found = {source: selections.image_set(source, digits, lambda: table).fingerprint for source in sources}
     return {**found, "test": image_sets.test_split(digits).fingerprint}
 

@@ -19,6 +19,7 @@ from rd3_utils.data import augmentation, views, whitening
 from rd3_utils.errors import UserError
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols import protocol
+from rd3_utils.protocols.knobs import DSA
 
 PLAIN = "views.crop=none", "views.flip=0.0", "views.mix=none", "views.patch_shuffle=1"
 
@@ -187,7 +188,7 @@ def test_dsa_does_not_mirror_where_the_benchmark_forbids_it(digits):
     def strategy(text):
         return protocol.load("rd3-v1").override([f"views.dsa={text}"]).resolve(digits, "convnet3", 1, 10, "soft").views.dsa
 
-    assert set(protocol.DSA) == set(augmentation.DSA)
+    assert set(DSA) == set(augmentation.DSA)
     assert (strategy("color_flip_scale"), strategy("flip"), strategy("none")) == ("color_scale", "none", "none")
 
 

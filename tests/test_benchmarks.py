@@ -7,7 +7,7 @@ import pytest
 import timm
 from timm.data import ImageNetInfo
 
-from rd3_utils.data import tables
+from rd3_utils.data import classes
 from rd3_utils.errors import UserError
 from rd3_utils.learning import students
 from rd3_utils.protocols import benchmark as benchmarks
@@ -99,12 +99,12 @@ def test_names_that_the_hub_s_repo_uses_wrongly_are_mapped_where_nothing_else_ca
     names = [wrong.get(wnid, wnid) for wnid in benchmark.classes]
     features = datasets.Features({"label": datasets.ClassLabel(names=names)})
     table = datasets.Dataset.from_dict({"label": [*range(order)]}, features=features)
-    assert tables.benchmark_labels(table, "label", benchmark, "x", True).tolist() == [*range(order)]
+    assert classes.benchmark_labels(table, "label", benchmark, "x", True).tolist() == [*range(order)]
     if name == "imagewoof":  # right names in another place than in the repo, and distilled sets, are not believed wrong
         moved = table.cast(datasets.Features({"label": datasets.ClassLabel(names=[*names[1:], names[0]])}))
         for found, photographs in ((moved, True), (table, False)):
             with pytest.raises(UserError, match="which imagewoof has not"):
-                tables.benchmark_labels(found, "label", benchmark, "x", photographs)
+                classes.benchmark_labels(found, "label", benchmark, "x", photographs)
 
 
 def test_a_part_is_read_from_where_the_whole_is(benchmark):

@@ -8,7 +8,7 @@ import pytest
 from conftest import PROJECT
 from test_scores import CASES
 
-from rd3_utils.scoring import calculator
+from rd3_utils.cli import score as calculator
 
 OPTIONS = {
     "acc_real_hard": "--full-hard", "acc_syn_hard": "--distilled-hard", "acc_rdm_hard": "--random-hard",
@@ -30,7 +30,7 @@ def test_the_calculator_answers_in_json_without_importing_torch():
     found = json.loads(done.stdout)
     assert found.keys() == {"hlr", "ior", "alpha", "lrs", "weight", "labels"} and found["weight"] == 0.5
     assert [found[key] for key in ("hlr", "ior", "alpha", "lrs")] == pytest.approx([0.4, 0.05, -0.175, 0.2006369556754795])
-    assert "rd3_utils.scoring.calculator" in done.stderr and "torch" not in done.stderr and "scipy.stats" not in done.stderr
+    assert "rd3_utils.cli.score" in done.stderr and "torch" not in done.stderr and "scipy.stats" not in done.stderr
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])

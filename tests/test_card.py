@@ -9,7 +9,7 @@ from PIL import Image
 
 from rd3_utils.protocols import benchmark, protocol
 from rd3_utils.publishing import card as cards
-from rd3_utils.publishing import markdown
+from rd3_utils.text import fenced, table
 
 SHORT = "--set", "training.epochs=3"
 
@@ -81,15 +81,15 @@ def test_a_card_is_the_same_whether_arms_ran_in_one_command_or_two(script, tmp_p
 
 @pytest.mark.parametrize("text", ["a|b", "<script>alert(1)</script>", "`x`", "a\nb", "**b**", "[x](http://y)", "$x$"])
 def test_no_name_breaks_out_of_a_table(text):
-    row = markdown.table([["name"], [text]]).splitlines()[2]
-    assert len(markdown.table([["name"], [text]]).splitlines()) == 3 and "<" not in row
+    row = table([["name"], [text]]).splitlines()[2]
+    assert len(table([["name"], [text]]).splitlines()) == 3 and "<" not in row
     inner = row[2:-2]
     for character in "|`*[$":
         assert all(inner[i - 1] == "\\" for i, c in enumerate(inner) if c == character)
 
 
 def test_a_code_block_cannot_be_closed_from_inside():
-    assert markdown.fenced("x ``` y", "bash").startswith("````bash")
+    assert fenced("x ``` y", "bash").startswith("````bash")
 
 
 def test_a_card_says_that_an_arm_lacks_an_augmentation_of_the_headline(script, tmp_path):

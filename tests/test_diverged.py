@@ -9,12 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rd3_utils import launch
-from rd3_utils.data import images as image_sets
+from rd3_utils.data import embedded
 from rd3_utils.errors import TagTaken, UserError
-from rd3_utils.learning import features, students, synthesis, teachers, training
+from rd3_utils.learning import features, students, teachers, training
+from rd3_utils.synthesis import dm
 
 LAST = "--protocol", "hard-label-v1", "--student", "convnet1", "--set", "training.epochs=1"  # its only step is the last
-TEACHER = image_sets.EMBEDDED / "digits-teacher-convnet3"
+TEACHER = embedded.FOLDER / "digits-teacher-convnet3"
 
 
 def spoilt(tmp_path, value, name="classifier.weight"):
@@ -156,6 +157,6 @@ def test_processes_that_see_numbers_stop_with_the_one_that_does_not(launched, tm
 
 def test_images_that_are_no_numbers_are_not_made(script, tmp_path, monkeypatch):
     """Rounded to eight bits they would be black squares."""
-    monkeypatch.setattr(synthesis, "LEARNING_RATE", 1e38)
+    monkeypatch.setattr(dm, "LEARNING_RATE", 1e38)
     done = script("rd3_utils", "synthesize", "dm", "--ipc", "1", "--iterations", "2", "--student", "convnet1", "--out", "made")
     assert done.code == 2 and "error: dm: the images are no finite numbers" in done.err and not (tmp_path / "made").exists()

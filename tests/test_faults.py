@@ -50,7 +50,7 @@ KINDS_OUT = {  # every kind of call of a push: method and path
 PULL = """
 import shutil
 from huggingface_hub import HfFileSystem, _tree_cache, constants
-from rd3_utils.data import images, shards, soft_labels
+from rd3_utils.data import images, label_store, shards, soft_labels
 from rd3_utils.learning import teachers
 from rd3_utils.protocols import benchmark
 shutil.rmtree(constants.HF_HOME, ignore_errors=True)
@@ -60,7 +60,7 @@ digits = benchmark.load("digits")
 found = images.read("bench/pull-images@v1", digits).fingerprint
 print(found, teachers.load("hf-hub:bench/pull-teacher@v1", digits).sha256)
 (files,) = shards.on_hub("bench/pull-labels@v1", 0).values()
-store = soft_labels.SoftLabelStore(files, soft_labels.read_index(files), 16)
+store = label_store.SoftLabelStore(files, soft_labels.read_index(files), 16)
 print(sum(float(store.epoch(epoch)[1].double().sum()) for epoch in range(16)))
 """
 KINDS_IN = {
@@ -92,8 +92,8 @@ def pulled(hub, tmp_path_factory):  # noqa: F811
     assert hub.script("rd3_utils", "publish", "digits-dm-ipc1", "bench/pull-images", "--tag", "v1", cwd=home).code == 0
     done = hub.python(
         """
-from rd3_utils.data import images
-folder = images.EMBEDDED / "digits-teacher-convnet3"
+from rd3_utils.data import embedded, images
+folder = embedded.FOLDER / "digits-teacher-convnet3"
 files = {name: folder / name for name in ("config.json", "model.safetensors")}
 hub.push(hub.Target("bench/pull-teacher", "model", tag="v1"), lambda commit, there: files, "teacher")
 """,
@@ -335,7 +335,7 @@ OUTSIDE = """
 import json, re
 from huggingface_hub import HfApi
 from rd3_utils import hub
-from rd3_utils.data import images, shards, soft_labels
+from rd3_utils.data import images, label_store, shards, soft_labels
 from rd3_utils.errors import UserError
 from rd3_utils.protocols import benchmark, protocol
 digits = benchmark.load("digits")
@@ -349,7 +349,7 @@ for name in ("..", "", "../../secret", "labels-00000-of-00016.safetensors/..", "
     hub.push(hub.Target("bench/outside", "dataset"), lambda commit, there: {path: json.dumps(index).encode()}, "x")
     (other,) = shards.on_hub("bench/outside").values()
     try:
-        soft_labels.load(other, found, recipe, 0)
+        label_store.load(other, found, recipe, 0)
     except UserError as error:
         print("is damaged (a shard named" in str(error))
 """
@@ -361,9 +361,9 @@ def test_an_index_that_names_a_file_elsewhere_is_refused(hub, pulled):  # noqa: 
 
 
 DROPPED = """
-from rd3_utils.data import shards, soft_labels
+from rd3_utils.data import label_store, shards, soft_labels
 (files,) = shards.on_hub("bench/pull-labels", 0).values()
-store = soft_labels.SoftLabelStore(files, soft_labels.read_index(files), 16)
+store = label_store.SoftLabelStore(files, soft_labels.read_index(files), 16)
 honest, times = shards.file_sha256, [2]
 def robbed(path):
     if times[0]:

@@ -10,7 +10,7 @@ import pytest
 from conftest import PROJECT
 
 from rd3_utils import hub
-from rd3_utils.data import images
+from rd3_utils.data import embedded
 from rd3_utils.errors import UserError
 
 
@@ -69,17 +69,17 @@ def published(server, tmp_path_factory):
 import datasets, timm
 from huggingface_hub import HfApi
 import rd3_utils
-from rd3_utils.data import images, tables
+from rd3_utils.data import embedded, images, tables
 from rd3_utils.protocols import benchmark
 from rd3_utils.learning import teachers, students
 api, digits = HfApi(), benchmark.load("digits")
-dm = tables.local(images.EMBEDDED / "digits-dm-ipc1", ["train"])
+dm = tables.local(embedded.FOLDER / "digits-dm-ipc1", ["train"])
 dm.push_to_hub("bench/digits-dm")
 first = api.dataset_info("bench/digits-dm").sha
 api.create_tag("bench/digits-dm", tag="v1", repo_type="dataset")
 dm.select(list(reversed(range(10)))).push_to_hub("bench/digits-dm")
 api.create_repo("bench/teacher")
-api.upload_folder(repo_id="bench/teacher", folder_path=str(images.EMBEDDED / "digits-teacher-convnet3"))
+api.upload_folder(repo_id="bench/teacher", folder_path=str(embedded.FOLDER / "digits-teacher-convnet3"))
 print(first, api.dataset_info("bench/digits-dm").sha, api.model_info("bench/teacher").sha)
 """
     )
@@ -105,9 +105,9 @@ def test_images_and_teacher_come_from_the_hub_at_a_commit_that_runs_record(serve
 PICKLED = """
 import pathlib, torch
 from huggingface_hub import HfApi
-from rd3_utils.data import images
+from rd3_utils.data import embedded, images
 from safetensors.torch import load_file
-api, folder = HfApi(), images.EMBEDDED / "digits-teacher-convnet3"
+api, folder = HfApi(), embedded.FOLDER / "digits-teacher-convnet3"
 torch.save(load_file(folder / "model.safetensors"), "pytorch_model.bin")
 api.create_repo("bench/pickled")
 for path in (folder / "config.json", pathlib.Path("pytorch_model.bin")):
@@ -138,11 +138,11 @@ def test_the_hub_s_own_parquet_of_a_repo_with_a_script_is_read_config_by_config(
     done = server.python(
         """
 from huggingface_hub import HfApi
-from rd3_utils.data import images, tables
+from rd3_utils.data import embedded, images, tables
 api = HfApi()
 api.create_repo("bench/converted", repo_type="dataset")
 for ipc, config in ((1, "160px"), (10, "full_size")):
-    file = images.EMBEDDED / f"digits-dm-ipc{ipc}" / "train-00000-of-00001.parquet"
+    file = embedded.FOLDER / f"digits-dm-ipc{ipc}" / "train-00000-of-00001.parquet"
     path = f"{config}/train/0000.parquet"
     api.upload_file(repo_id="bench/converted", repo_type="dataset", path_or_fileobj=str(file), path_in_repo=path)
 commit = api.dataset_info("bench/converted").sha
@@ -158,9 +158,9 @@ def test_asking_for_a_split_fetches_only_its_files(server, tmp_path):
     done = server.python(
         """
 import datasets
-from rd3_utils.data import images, tables
+from rd3_utils.data import embedded, images, tables
 sizes = {"train": 10, "validation": 1}
-sets = {split: tables.local(images.EMBEDDED / f"digits-dm-ipc{ipc}", ["train"]) for split, ipc in sizes.items()}
+sets = {split: tables.local(embedded.FOLDER / f"digits-dm-ipc{ipc}", ["train"]) for split, ipc in sizes.items()}
 datasets.DatasetDict(sets).push_to_hub("bench/two")
 """
     )
@@ -188,8 +188,8 @@ def test_a_set_with_whole_numbers_for_classes_and_no_names_is_read_in_the_benchm
     done = server.python(
         """
 import datasets
-from rd3_utils.data import images, tables
-dm = tables.local(images.EMBEDDED / "digits-dm-ipc1", ["train"])
+from rd3_utils.data import embedded, images, tables
+dm = tables.local(embedded.FOLDER / "digits-dm-ipc1", ["train"])
 numbers = dm.add_column("class_id", dm["label"][:]).remove_columns("label")
 numbers.cast_column("class_id", datasets.Value("int32")).push_to_hub("bench/numbers")
 """
@@ -199,7 +199,7 @@ numbers.cast_column("class_id", datasets.Value("int32")).push_to_hub("bench/numb
                   "training.epochs=1")  # fmt: skip
     assert done.code == 0, done.err
     (path,) = tmp_path.glob("results/**/seed0.json")
-    about = json.loads((images.EMBEDDED / "digits-dm-ipc1" / "distilled.json").read_text())
+    about = json.loads((embedded.FOLDER / "digits-dm-ipc1" / "distilled.json").read_text())
     assert json.loads(path.read_text())["images"]["fingerprint"] == about["fingerprint"]
 
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from rd3_utils.data import embedded, tables
 from rd3_utils.data import images as image_sets
-from rd3_utils.data import tables
 from rd3_utils.errors import UserError
 from rd3_utils.protocols import benchmark as benchmarks
 
@@ -195,8 +195,8 @@ def test_a_wrong_selection_is_named(select, source, wanted):
 def test_the_embedded_sets_are_what_their_own_record_says(digits):
     import json
 
-    for name in image_sets.embedded_sets():
-        about = json.loads((image_sets.EMBEDDED / name / "distilled.json").read_text())
+    for name in embedded.image_sets():
+        about = json.loads((embedded.FOLDER / name / "distilled.json").read_text())
         found = image_sets.read(name, digits)
         assert (found.fingerprint, found.ipc) == (about["fingerprint"], about["ipc"])
 

@@ -12,14 +12,14 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from rd3_utils import hub, launch
+from rd3_utils.arms import planned_runs
 from rd3_utils.data import images as image_sets
-from rd3_utils.data import selections, soft_labels, tables, views
+from rd3_utils.data import label_readers, label_store, selections, soft_labels, tables, views
 from rd3_utils.errors import UserError
 from rd3_utils.learning import labelling, students, teachers
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols import protocol as protocols
 from rd3_utils.publishing import dataset_repo
-from rd3_utils.scoring import arms
 
 EMBEDDED = f"local-dir:{PROJECT / 'rd3_utils/embedded/digits-teacher-convnet3'}"
 SHORT = "--set", "training.epochs=3"
@@ -106,7 +106,7 @@ def test_the_measured_accuracies_weigh_the_labels_and_are_recorded(made, ten, di
     a, b = (teachers.load(source, digits).network for source in ("default", second))
     x = pixels(ten, recipe, 1, torch.arange(10))
     wanted = float(weights[0]) * a(x) + float(weights[1]) * b(x)
-    assert torch.allclose(soft_labels.load(where, ten, recipe, 0).epoch(1)[1], wanted, atol=0.02)
+    assert torch.allclose(label_store.load(where, ten, recipe, 0).epoch(1)[1], wanted, atol=0.02)
 
 
 def test_a_store_of_another_rule_is_another_store(made, ten, second):
@@ -115,7 +115,7 @@ def test_a_store_of_another_rule_is_another_store(made, ten, second):
     balanced, recipe, _ = made(ten, ["default", second], *two, "labels.ensemble=norm_balanced")
     assert mean != balanced
     with pytest.raises(UserError, match="ensemble rule mean, this run has norm_balanced"):
-        soft_labels.load(mean, ten, recipe, 0)
+        label_store.load(mean, ten, recipe, 0)
 
 
 def test_two_teachers_work_end_to_end(script, second, tmp_path):
@@ -144,7 +144,7 @@ def test_grouped_batch_norm_is_a_train_mode_forward_over_the_orders_rows(made, d
     """Against network.train() on a copy, for every group of N consecutive rows of `order`, the last one smaller."""
     images = select("random:ipc=3,seed=0")
     where, recipe, _ = made(images, [second], "training.epochs=2", f"labels.teacher_bn=groups:{size}")
-    store = soft_labels.load(where, images, recipe, 0)
+    store = label_store.load(where, images, recipe, 0)
     for epoch in (0, 1):
         drawn, logits = store.epoch(epoch)
         for rows in drawn.order.split(size):
@@ -176,11 +176,11 @@ def test_a_store_of_another_grouping_is_refused_and_lies_elsewhere(made, ten, se
         "shards",
     }
     assert "teacher_bn" not in plan.header and soft_labels.read_index(grouped)["teacher_bn"] == "groups:5"
-    assert soft_labels.load(grouped, ten, grouped_recipe, 0).describe()["teacher_bn"] == "groups:5"
+    assert label_store.load(grouped, ten, grouped_recipe, 0).describe()["teacher_bn"] == "groups:5"
     with pytest.raises(UserError, match="labels.teacher_bn groups:5, this run has eval"):
-        soft_labels.load(grouped, ten, eval_recipe, 0)
+        label_store.load(grouped, ten, eval_recipe, 0)
     with pytest.raises(UserError, match="labels.teacher_bn eval, this run has groups:5"):
-        soft_labels.load(plain, ten, grouped_recipe, 0)
+        label_store.load(plain, ten, grouped_recipe, 0)
 
 
 def test_grouped_labels_do_not_depend_on_who_makes_which_epoch(digits, second, ten, recipe):
@@ -207,14 +207,14 @@ def test_a_wrong_grouping_is_named(recipe, ten, value, wanted):
                                   ("resnet18.tv_in1k", "resnet18"), ("resnet18_cifar", "resnet18"),
                                   ("tf_efficientnet_b0", "efficientnet_b0")])  # fmt: skip
 def test_libraries_may_name_an_architecture_differently(a, b):
-    assert soft_labels.architecture_key(a) == soft_labels.architecture_key(b)
+    assert label_store.architecture_key(a) == label_store.architecture_key(b)
 
 
 def test_different_architectures_keep_different_keys():
     names = ["resnet18", "resnet34", "resnet101", "mobilenet_v2", "mobilenetv2_050", "mobilenetv2_140", "shufflenet_v2_x0_5",
              "shufflenet_v2_x1_0", "densenet121", "alexnet", "efficientnet_b0", "efficientnet_b1", "convnet3", "convnet3_bn",
              "resnetv2_50", "resnet50"]  # fmt: skip
-    assert len({soft_labels.architecture_key(name) for name in names}) == len(names)
+    assert len({label_store.architecture_key(name) for name in names}) == len(names)
 
 
 def test_teachers_must_have_the_architectures_in_any_order(digits, recipe, ten, second):
@@ -231,7 +231,7 @@ def test_a_store_of_other_architectures_is_refused(made, ten, recipe):
     where, _, _ = made(ten, ["default"], "training.epochs=1")
     r = recipe("rd3-v1", ten, "training.epochs=1", 'labels.architectures=["resnet18"]')
     with pytest.raises(UserError, match="names resnet18, the labels in .* are of convnet3: resnet18 is missing"):
-        soft_labels.load(where, ten, r, 0)
+        label_store.load(where, ten, r, 0)
 
 
 # static labels
@@ -241,7 +241,7 @@ def test_a_store_of_other_architectures_is_refused(made, ten, recipe):
 def test_a_static_label_is_that_of_the_plain_images_that_a_view_shows(made, digits, ten, mix):
     """Row by row: own_share * z_i + (1 - own_share) * z_partner of the untouched images."""
     where, r, _ = made(ten, ["default"], "training.epochs=5", "labels.kind=static", f"views.mix={mix}")
-    labels = soft_labels.StaticLabels(r, 0, soft_labels.load(where, ten, r.labelled, 0))
+    labels = label_readers.StaticLabels(r, 0, label_store.load(where, ten, r.labelled, 0))
     plain = (ten.images / 255 - digits.image.mean[0]) / digits.image.std[0]
     z = teachers.load("default", digits).network(plain)  # [10, 10]
     for epoch in (0, 4):
@@ -332,7 +332,7 @@ LEARNED = "--set", "labels.kind=learned", "--set", "loss.name=soft_ce", "--set",
 def test_a_learned_label_is_mixed_as_its_view_is(recipe, learned, mix):
     r = recipe("rd3-v1", learned, "labels.kind=learned", "loss.name=soft_ce", f"views.mix={mix}")
     for epoch in (0, 4):
-        v, logits = soft_labels.LearnedLabels(r, 0, learned).epoch(epoch)
+        v, logits = label_readers.LearnedLabels(r, 0, learned).epoch(epoch)
         for row in range(10):
             share = float(v.own_share(torch.tensor([row]), 8))
             z = learned.soft_labels
@@ -363,11 +363,13 @@ def test_only_sets_with_learned_labels_can_be_learned_from(script, learned, tmp_
 
 
 def test_the_groups_of_arms_are_those_that_the_labels_allow():
-    assert arms.names(None, "learned") == arms.names(None, "static") == ["distilled-soft"]
-    assert arms.names("all", "learned") == ["distilled-soft", "distilled-hard", "random-hard", "full-hard"]
-    assert arms.names("lrs", "static") == arms.names("lrs", "soft") and "random-plain" in arms.names("ars", "static")
+    assert planned_runs.names(None, "learned") == planned_runs.names(None, "static") == ["distilled-soft"]
+    assert planned_runs.names("all", "learned") == ["distilled-soft", "distilled-hard", "random-hard", "full-hard"]
+    assert planned_runs.names("lrs", "static") == planned_runs.names("lrs", "soft") and "random-plain" in planned_runs.names(
+        "ars", "static"
+    )
     with pytest.raises(UserError, match="this protocol has learned ones"):
-        arms.names("ars", "learned")
+        planned_runs.names("ars", "learned")
 
 
 # distinct epochs
@@ -376,7 +378,7 @@ def test_the_groups_of_arms_are_those_that_the_labels_allow():
 def test_epoch_e_reads_views_and_labels_of_epoch_e_mod_d(made, ten):
     """LPLD's pool: a store of D epochs serves the whole training."""
     where, recipe, _ = made(ten, ["default"], "training.epochs=10", "labels.distinct_epochs=3")
-    store = soft_labels.load(where, ten, recipe, 0)
+    store = label_store.load(where, ten, recipe, 0)
     assert store.index["epochs"] == 3 and recipe.training.epochs == 10
     for epoch in range(10):
         v, logits = store.epoch(epoch)
@@ -391,7 +393,7 @@ def test_a_label_budget_holds_whatever_more_the_store_has(made, ten, recipe):
     where, ten_epochs, _ = made(ten, ["default"], "training.epochs=10")
     pruned = recipe("rd3-v1", ten, "training.epochs=10", "labels.distinct_epochs=3")
     assert pruned.views_digest == ten_epochs.views_digest
-    everything, budget = soft_labels.load(where, ten, ten_epochs, 0), soft_labels.load(where, ten, pruned, 0)
+    everything, budget = label_store.load(where, ten, ten_epochs, 0), label_store.load(where, ten, pruned, 0)
     for epoch in range(10):
         v, logits = budget.epoch(epoch)
         wanted, teacher = everything.epoch(epoch % 3)
@@ -404,7 +406,7 @@ def test_a_label_budget_holds_whatever_more_the_store_has(made, ten, recipe):
 
 def test_labels_without_a_store_cycle_alike(ten, recipe):
     r = recipe("rd3-v1", ten, "labels.distinct_epochs=3", labels="hard")
-    labels = soft_labels.HardLabels(r, 0)
+    labels = label_readers.HardLabels(r, 0)
     assert torch.equal(labels.epoch(7)[0].order, labels.epoch(1)[0].order)
     assert not torch.equal(labels.epoch(2)[0].order, labels.epoch(1)[0].order)
 
@@ -427,7 +429,7 @@ def test_a_store_says_which_share_of_the_images_its_teachers_recognise(made, ten
     for images, share in ((ten, 1.0), (relabelled(ten, torch.arange(7)), 0.3)):
         where, r, _ = made(images, ["default"])
         assert soft_labels.read_index(where)["recognised"] == pytest.approx(share)
-        store = soft_labels.load(where, images, r, 0)
+        store = label_store.load(where, images, r, 0)
         assert store.origin["recognised"] == pytest.approx(share) and "recognised" not in store.describe()
 
 

@@ -115,8 +115,8 @@ def test_two_processes_train_online_the_student_of_a_store(launched, tmp_path):
 def killed_and_again(tmp_path, options, variables=()):
     """Train one student undisturbed, and once more killed after its first checkpoint and started again: the same bits."""
     code = (
-        "import sys, train_student; from rd3_utils import launch\n"
-        "train_student.CHECKPOINT_SECONDS = 0\n"
+        "import sys, train_student; from rd3_utils import launch; from rd3_utils.learning import fitting\n"
+        "fitting.CHECKPOINT_SECONDS = 0\n"
         "launch.run(train_student.main, train_student.parse())"
     )
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", **dict(variables)}

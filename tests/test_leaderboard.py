@@ -11,12 +11,14 @@ import shutil
 import pytest
 from conftest import PROJECT
 
+from rd3_utils.cli.options import read_what
 from rd3_utils.errors import UserError
-from rd3_utils.options import read_what
+from rd3_utils.leaderboard import claims, entries, pages, pareto, reproduce, vetting
+from rd3_utils.leaderboard import site as leaderboard
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols import protocol as protocols
-from rd3_utils.publishing import claims, leaderboard, pareto
-from rd3_utils.scoring import entries, runs, vetting
+from rd3_utils.protocols.recipe import digest
+from rd3_utils.scoring import runs
 
 MEASURED = PROJECT / "measured"
 RDED = "cifar10/rd3-v1-974086290837/rded-ipc10@f688766b/convnet3/distilled-soft"
@@ -206,7 +208,7 @@ def test_rows_that_the_bootstrap_cannot_tell_apart_share_their_rank(run, folder)
 def rehashed(run):
     """Knobs that are not rd3-v1's, with their own true digest, under its name."""
     run = changed(run, protocol__knobs__training__epochs=300)
-    run["protocol"]["digest"] = protocols.digest(run["protocol"]["knobs"])
+    run["protocol"]["digest"] = digest(run["protocol"]["knobs"])
     return run
 
 
@@ -385,10 +387,10 @@ def test_a_flood_of_rows_makes_small_pages(run):
     found = many(run, [f"set {i} {HOSTILE}" for i in range(8_000)])
     files = leaderboard.assembled(found)
     assert max(len(data) for path, data in files.items() if path.endswith(".html")) < 1_500_000
-    assert f"{8_000 - leaderboard.ROWS} of 8000 rows are not shown here" in files["index.html"].decode()
-    pages = json.loads(files["data/site.json"])["files"]
-    rows = [row for name in pages for row in json.loads(files[f"data/{name}"])]
-    assert len(rows) == 8_000 and len(pages) == 8
+    assert f"{8_000 - pages.ROWS} of 8000 rows are not shown here" in files["index.html"].decode()
+    parts = json.loads(files["data/site.json"])["files"]
+    rows = [row for name in parts for row in json.loads(files[f"data/{name}"])]
+    assert len(rows) == 8_000 and len(parts) == 8
 
 
 def test_many_tables_fit_a_page(run):
@@ -398,7 +400,7 @@ def test_many_tables_fit_a_page(run):
         group = entries.replace(entry.group, student=f"student{i % 150}")
         spread.append(entries.replace(entry, group=group))
     page = leaderboard.assembled(entries.replace(found, entries=tuple(spread)))["index.html"]
-    assert len(page) < 1_500_000 and page.count(b'<section class="table"') == leaderboard.PAGE_TABLES
+    assert len(page) < 1_500_000 and page.count(b'<section class="table"') == pages.PAGE_TABLES
     assert b"Further tables" in page
 
 
@@ -526,7 +528,7 @@ def test_a_row_s_command_makes_its_runs(measured, monkeypatch):
     import train_student
 
     for entry in measured.entries:
-        line = leaderboard.reproduce(entry)[-1]
+        line = reproduce.reproduce(entry)[-1]
         words = shlex.split(line)
         monkeypatch.setattr("sys.argv", words[words.index("train_student.py") :])
         options = train_student.parse()

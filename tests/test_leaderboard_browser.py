@@ -10,8 +10,8 @@ import shutil
 import pytest
 from test_leaderboard import HOSTILE, MEASURED, RDED, changed, selection
 
-from rd3_utils.publishing import leaderboard
-from rd3_utils.scoring import entries
+from rd3_utils.leaderboard import entries
+from rd3_utils.leaderboard import site as leaderboard
 
 CHROMIUM = shutil.which("chromium")
 api = pytest.importorskip("playwright.sync_api", reason="playwright, which drives the browser, is not installed")

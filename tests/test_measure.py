@@ -12,9 +12,10 @@ from rd3_utils.data import images as image_sets
 from rd3_utils.data import selections, sources
 from rd3_utils.errors import UserError
 from rd3_utils.protocols import benchmark as benchmarks
-from rd3_utils.scoring import findings, measure, runs
-from rd3_utils.scoring import study as studies
+from rd3_utils.scoring import measure, runs
 from rd3_utils.scoring.shapes import Refused
+from rd3_utils.studies import findings, planning
+from rd3_utils.studies import study as studies
 
 A_SPLIT = {**drawn(0), "train": {"fingerprint": "6" * 64, "images": 1297}}
 CHANGES = {  # for every fact a change that it must see
@@ -261,14 +262,14 @@ def test_a_study_credits_a_run_to_the_set_it_was_trained_on_whatever_the_folders
         image_sets.save(select(f"random:ipc=1,seed={seed}"), tmp_path / "sets" / method / "ipc1")
     (tmp_path / "two.toml").write_text(TWO_SETS)
     assert run_script(tmp_path, "train_student", *SHORT, "--distilled", "sets/rded/ipc1", "--runs-only").code == 0
-    monkeypatch.setattr(studies, "QUICK", quick)
-    plan = studies.Plan(studies.load(tmp_path / "two.toml"), tmp_path / "results")
+    monkeypatch.setattr(planning, "QUICK", quick)
+    plan = planning.Plan(studies.load(tmp_path / "two.toml"), tmp_path / "results")
     placed = {one.cell.method: one.run is not None for one in plan.place(False)}
     assert placed == {"rded": True, "sre2l": False}
     cells = findings.findings(plan.study, plan.place(False), {}, {})["cells"]
     assert [(cell["method"], cell["n"]) for cell in cells] == [("rded", 1)]
     shutil.rmtree(tmp_path / "sets")  # then nothing tells whose it is
-    assert not any(one.run for one in studies.Plan(plan.study, plan.out).place(False))
+    assert not any(one.run for one in planning.Plan(plan.study, plan.out).place(False))
 
 
 def test_a_study_does_not_pool_runs_of_two_test_splits(tmp_path, monkeypatch):
@@ -279,13 +280,13 @@ def test_a_study_does_not_pool_runs_of_two_test_splits(tmp_path, monkeypatch):
     (tmp_path / "one.toml").write_text(text)
     what = "--distilled", "digits-dm-ipc1", "--seeds", "0,1", "--runs-only"
     assert run_script(tmp_path, "train_student", *SHORT, *what).code == 0
-    plan = studies.Plan(studies.load(tmp_path / "one.toml"), tmp_path / "results")
+    plan = planning.Plan(studies.load(tmp_path / "one.toml"), tmp_path / "results")
     assert sum(one.run is not None for one in plan.place(False)) == 2
     (path,) = tmp_path.glob("results/**/seed1.json")
     run = json.loads(path.read_text())
     path.write_text(json.dumps({**run, "test": {**run["test"], "fingerprint": "8" * 64}}))
     with pytest.raises(UserError, match="has another test split: 88888888, wanted"):
-        studies.Plan(plan.study, plan.out).place(False)
+        planning.Plan(plan.study, plan.out).place(False)
 
 
 def test_every_run_that_the_project_comes_with_is_read_and_every_arm_is_one_measure():

@@ -7,6 +7,7 @@ import pytest
 
 from rd3_utils.errors import UserError
 from rd3_utils.protocols import benchmark, protocol
+from rd3_utils.protocols.knobs import SECTIONS, all_knobs, stated
 
 RELEASED = {  # a released file never changes; a correction is a new version
     "rd3-v1": "974086290837",
@@ -54,7 +55,7 @@ def test_a_released_protocol_keeps_its_digest(name):
 @pytest.mark.parametrize("name", protocol.names())
 def test_every_knob_names_its_source(name):
     found = protocol.load(name)
-    knobs = [f"{section}.{knob}" for section in protocol.SECTIONS for knob in protocol.stated(getattr(found, section))]
+    knobs = [f"{section}.{knob}" for section in SECTIONS for knob in stated(getattr(found, section))]
     assert len(knobs) > 30 and all(found.sources[knob].strip() for knob in knobs)
 
 
@@ -219,7 +220,7 @@ def test_names_that_mean_one_evaluation_have_one_digest():
         assert len({protocol.load(name).digest for name in names.split()}) == 1
 
 
-@pytest.mark.parametrize("knob", protocol.all_knobs())
+@pytest.mark.parametrize("knob", all_knobs())
 def test_every_knob_is_inside_the_digest(knob):
     rd3 = protocol.load("rd3-v1")
     section, field = knob.split(".")

@@ -16,7 +16,7 @@ import pytest
 from conftest import CONFIGS, PROJECT
 from test_hub import script, server  # noqa: F401  (the fixture)
 
-from rd3_utils.data import images
+from rd3_utils.data import embedded
 
 EPOCHS = "--set", "training.epochs=160"  # 16 shards of ten epochs
 WORKER = """
@@ -129,7 +129,7 @@ def test_published_images_are_the_same_images_with_a_card(hub, published):
     done = hub.python(
         """
 from huggingface_hub import DatasetCard
-from rd3_utils.data import images
+from rd3_utils.data import embedded, images
 from rd3_utils.protocols import benchmark
 digits = benchmark.load("digits")
 print(images.read("bench/digits@v1:digits-dm-ipc1", digits).fingerprint, images.read("bench/digits", digits).fingerprint)
@@ -138,7 +138,7 @@ print(card.data.license, card.data.tags, card.text)
 """
     )
     assert done.code == 0, done.err
-    about = json.loads((images.EMBEDDED / "digits-dm-ipc1" / "distilled.json").read_text())
+    about = json.loads((embedded.FOLDER / "digits-dm-ipc1" / "distilled.json").read_text())
     assert done.out.splitlines()[0].split() == [about["fingerprint"]] * 2
     for part in ("None [", "benchmark-digits", "ipc-1", "| method | dm |", "sklearn:digits", "41.0 s on cpu", "1000",
                  about["fingerprint"], "(digits-dm-ipc1/images.png)", "--distilled bench/digits:digits-dm-ipc1"):  # fmt: skip
@@ -170,7 +170,7 @@ def test_a_pushed_student_scores_the_same_again(hub, student):
 import timm, rd3_utils.learning.students
 from accelerate import Accelerator
 from huggingface_hub import HfApi, ModelCard
-from rd3_utils.data import images
+from rd3_utils.data import embedded, images
 from rd3_utils.learning import evaluation
 from rd3_utils.protocols import benchmark
 digits = benchmark.load("digits")
@@ -471,12 +471,12 @@ def test_a_pull_request_may_go_to_somebody_else(hub, others):
 CHOICE = """
 import sys, train_student
 from accelerate import Accelerator
-from rd3_utils.options import push_target, read_what
+from rd3_utils.cli.options import push_target, read_what
 from rd3_utils.publishing import student_repo
-from rd3_utils.scoring import arms
+from rd3_utils.arms import planned_runs
 sys.argv = ["x", "--protocol", "{protocol}", "--arms", "{arms}", "--seeds", "3,1", "--push-to", "bench/new"]
 options = train_student.parse()
-cells = arms.plan(options, *read_what(options), ["convnet3"])
+cells = planned_runs.plan(options, *read_what(options), ["convnet3"])
 cell = student_repo.check(push_target(options, "model"), cells, options, "fp32", Accelerator(cpu=True))
 print(cell.arm, cell.seed)
 """

@@ -5,8 +5,9 @@ import pytest
 from scipy import special, stats
 
 from rd3_utils.errors import UserError
-from rd3_utils.scoring import bootstrap, ranking
-from rd3_utils.scoring.ranking import Cell
+from rd3_utils.scoring import bootstrap
+from rd3_utils.studies import ranking
+from rd3_utils.studies.ranking import Cell
 
 M, P = ["a", "b", "c"], ["x", "y"]
 

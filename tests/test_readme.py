@@ -12,7 +12,7 @@ from conftest import PROJECT
 from rd3_utils.protocols import benchmark, protocol
 from rd3_utils.scoring import measure
 from rd3_utils.scoring import runs as run_files
-from rd3_utils.scoring import study as studies
+from rd3_utils.studies import study as studies
 
 README = (PROJECT / "README.md").read_text()
 PAGES = {path: path.read_text() for path in [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]}
@@ -136,10 +136,7 @@ def test_the_students_on_tiny_imagenet_are_those_of_the_committed_runs():
         (path,) = (PROJECT / "measured/tiny-imagenet").glob(f"hard-label-v1-*/{method}-ipc1*@*/convnet4/{side}-hard/seed*.json")
         run = run_files.read(path)
         assert told.format(100 * run.top1) in text and run.images_scored == 10000
-        assert (
-            run.seconds == pytest.approx(18 * 60, abs=30)
-            and run.protocol.digest == protocol.load("hard-label-v1").digest
-        )
+        assert run.seconds == pytest.approx(18 * 60, abs=30) and run.protocol.digest == protocol.load("hard-label-v1").digest
 
 
 @pytest.mark.parametrize("name, title", [("cifar10", "CIFAR-10"), ("tiny-imagenet", "Tiny-ImageNet")])

@@ -16,7 +16,9 @@ from rd3_utils import launch
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import tables, views
 from rd3_utils.errors import UserError
-from rd3_utils.learning import real_patches, recovery, students, teachers, training
+from rd3_utils.learning import students, teachers, training
+from rd3_utils.synthesis import rded as real_patches
+from rd3_utils.synthesis import recovery
 
 
 @pytest.fixture(scope="module")

@@ -141,9 +141,9 @@ api.upload_folder(repo_id="bench/large", repo_type="dataset", folder_path=str(wh
 READ = """
 import time, torch
 from pathlib import Path
-from rd3_utils.data import shards, soft_labels
+from rd3_utils.data import label_store, shards, soft_labels
 (files,) = shards.on_hub("bench/large", 0).values()
-store = soft_labels.SoftLabelStore(files, soft_labels.read_index(files), 64)
+store = label_store.SoftLabelStore(files, soft_labels.read_index(files), 64)
 shard, most = max(entry["bytes"] for entry in store.index["shards"]), 0
 def memory(key):
     return 1024 * int(Path("/proc/self/status").read_text().partition(key + ":")[2].split()[0])

@@ -13,12 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rd3_utils import launch
+from rd3_utils.data import embedded
 from rd3_utils.data import images as image_sets
 from rd3_utils.errors import UserError
 from rd3_utils.learning import evaluation, students, teachers, training
 from rd3_utils.protocols import benchmark as benchmarks
 
-TEACHER = image_sets.EMBEDDED / "digits-teacher-convnet3"
+TEACHER = embedded.FOLDER / "digits-teacher-convnet3"
 
 
 def test_a_small_image_resnet_is_torchvisions_after_the_stem():

@@ -20,11 +20,11 @@ from making_runs import drawn, made, table
 
 from rd3_utils.data import soft_labels, tables
 from rd3_utils.errors import UserError
-from rd3_utils.publishing import study_report
-from rd3_utils.scoring import findings, jobs, progress, ranking
 from rd3_utils.scoring import runs as run_files
-from rd3_utils.scoring import study as studies
-from rd3_utils.scoring.ranking import Cell
+from rd3_utils.studies import commands, devices, findings, jobs, planning, progress, ranking
+from rd3_utils.studies import report as study_report
+from rd3_utils.studies import study as studies
+from rd3_utils.studies.ranking import Cell
 
 STUDIES = sorted((PROJECT / "studies").glob("*.toml"))
 SMOKE = PROJECT / "studies" / "digits-smoke.toml"
@@ -79,7 +79,7 @@ def test_every_study_plans_without_network_or_data(path, tmp_path):
     study = studies.load(path)
     done = run_script(tmp_path, "rd3_utils", "study", path, "--dry-run")
     assert done.code == 0, done.err
-    plan = studies.Plan(study, tmp_path / "results")
+    plan = planning.Plan(study, tmp_path / "results")
     assert f"{len(plan.cells)} cells" in done.out and not list(tmp_path.iterdir())
     lacking = [cell for cell in studies.cells(study) if cell.optional and not (path.parent / cell.source).exists()]
     assert len(studies.cells(study)) == len(plan.cells) + len(lacking)
@@ -102,7 +102,7 @@ def test_a_plan_has_every_cell_once_also_where_grid_and_ablation_meet(small):
 
 def test_neighbours_share_images_and_the_parts_are_the_whole(small):
     cells = studies.cells(small())
-    parts = [studies.share(cells, i, 7) for i in range(7)]
+    parts = [planning.share(cells, i, 7) for i in range(7)]
     assert sum(parts, []) == cells and max(map(len, parts)) - min(map(len, parts)) <= 1
     sources = [cell.source for cell in cells]
     assert sum(a != b for a, b in zip(sources, sources[1:])) == len(set(sources)) - 1
@@ -112,25 +112,25 @@ def test_a_student_of_all_the_data_is_one_cell_under_its_own_protocol(small, tmp
     study = small(SMALL.replace('"random:ipc={ipc},seed={draw}"\nipc = [1, 10]\ndraws = [0, 1, 2]', '"full"'))
     full = [cell for cell in studies.cells(study) if cell.source == "full"]
     assert [(cell.protocol, cell.set, cell.seed) for cell in full] == [("teacher-v1", (), 0), ("teacher-v1", (), 1)]
-    (one, _) = studies.Plan(study, tmp_path).place(True, full)
+    (one, _) = planning.Plan(study, tmp_path).place(True, full)
     assert one.arm == "full-hard" and "full@" in str(one.path)
 
 
 def test_paths_are_those_of_the_study_file_and_unread_sets_are_planned_by_name(small, tmp_path):
     text = SMALL.replace('"digits-dm-ipc{ipc}"', '"sets/dm-ipc{ipc}"\nmake = "synthesize dm --ipc {ipc}"')
-    plan = studies.Plan(small(text), tmp_path / "out")
+    plan = planning.Plan(small(text), tmp_path / "out")
     one = plan.place(False)[0]
     assert (one.folder, one.known.identity, one.known.images, one.path) == (tmp_path / "sets/dm-ipc1", None, 10, None)
-    (job,) = studies.make_jobs(plan, [one])
+    (job,) = commands.make_jobs(plan, [one])
     assert job == tmp_path / "sets/dm-ipc1"
     shutil.copytree(PROJECT / "rd3_utils/embedded/digits-dm-ipc1", one.folder)
-    again = studies.Plan(plan.study, plan.out).place(False)[0]
+    again = planning.Plan(plan.study, plan.out).place(False)[0]
     assert again.known.identity == "dm-ipc1@1502343e" and again.recipe == one.recipe
-    assert not studies.make_jobs(plan, [again])
+    assert not commands.make_jobs(plan, [again])
 
 
 def test_a_set_that_nobody_makes_is_asked_for(small, tmp_path):
-    plan = studies.Plan(small(SMALL.replace('"digits-dm-ipc{ipc}"', '"./dm-ipc{ipc}"')), tmp_path / "out")
+    plan = planning.Plan(small(SMALL.replace('"digits-dm-ipc{ipc}"', '"./dm-ipc{ipc}"')), tmp_path / "out")
     with pytest.raises(UserError, match="no images in .*dm-ipc1; put them there"):
         plan.place(True)
 
@@ -151,7 +151,7 @@ def test_an_optional_set_that_is_not_there_is_left_out_and_named(small, tmp_path
     assert done.code == 0 and f"{plain} cells" in done.out
     assert "left out: mine, for mine-ipc1 is not there" in done.out and "others" not in done.out  # IPC 10 is in no grid
     shutil.copytree(PROJECT / "rd3_utils/embedded/digits-dm-ipc1", tmp_path / "mine-ipc1")
-    plan = studies.Plan(small(text), tmp_path / "out")
+    plan = planning.Plan(small(text), tmp_path / "out")
     assert len(plan.cells) == plain + 2 * 2 and not plan.left_out
     told = findings.findings(plan.study, plan.place(False), {}, {"mine": ["mine-ipc1"]})["notes"]
     assert "Left out, for these images are not there: mine (mine-ipc1)." in told
@@ -160,20 +160,20 @@ def test_an_optional_set_that_is_not_there_is_left_out_and_named(small, tmp_path
 def test_runs_of_an_optional_set_count_when_its_images_are_gone(small, tmp_path):
     study, out = small(SMALL.replace("[[grid]]", f"{OPTIONAL}\n[[grid]]", 1)), tmp_path / "out"
     shutil.copytree(PROJECT / "rd3_utils/embedded/digits-dm-ipc1", tmp_path / "mine-ipc1")
-    one = next(one for one in studies.Plan(study, out).place(False) if one.cell.method == "mine")
+    one = next(one for one in planning.Plan(study, out).place(False) if one.cell.method == "mine")
     images = {"name": "mine-ipc1", "source": "mine-ipc1"}
     own = {"name": one.protocol.name, "digest": one.protocol.digest}
     run_files.write(one.path, table(student=one.cell.student, seed=one.cell.seed, arm=one.arm, protocol=own, images=images))
     shutil.rmtree(tmp_path / "mine-ipc1")
-    assert [cell for cell in studies.Plan(study, out).cells if cell.method == "mine"] == [one.cell]
+    assert [cell for cell in planning.Plan(study, out).cells if cell.method == "mine"] == [one.cell]
 
 
 def test_what_a_teacher_recognised_is_of_these_images_alone(small, tmp_path):
     """Facts of images that lay there before are dropped; damaged stores and those of strangers change nothing."""
     study = small(SMALL.replace("[[grid]]", f"{OPTIONAL}\n[[grid]]", 1))
     shutil.copytree(PROJECT / "rd3_utils/embedded/digits-dm-ipc1", tmp_path / "mine-ipc1")
-    placed = [one for one in studies.Plan(study, tmp_path / "out").place(False) if one.cell.method == "mine"]
-    store, key = tmp_path / "labels" / placed[0].known.identity / "t-v-s0", studies.fact_key(placed[0].cell)
+    placed = [one for one in planning.Plan(study, tmp_path / "out").place(False) if one.cell.method == "mine"]
+    store, key = tmp_path / "labels" / placed[0].known.identity / "t-v-s0", planning.fact_key(placed[0].cell)
     store.mkdir(parents=True)
     for teachers, share in ((None, 0.5), ([{"architecture": "x"}], 0.5), (TEACHERS, "all"), ("{", 0.5), (TEACHERS, 0.5)):
         index = {**dict.fromkeys(INDEX), "format": "rd3-soft-labels", "version": 1, "teachers": teachers, "recognised": share}
@@ -191,7 +191,7 @@ def test_what_a_teacher_recognised_is_of_these_images_alone(small, tmp_path):
             assert findings.image_facts(trained, known, tmp_path / "labels")[key].get("recognised", {}) == told
     shutil.rmtree(tmp_path / "mine-ipc1")
     shutil.copytree(PROJECT / "rd3_utils/embedded/digits-dm-ipc10", tmp_path / "mine-ipc1")
-    placed = [one for one in studies.Plan(study, tmp_path / "out").place(False) if one.cell.method == "mine"]
+    placed = [one for one in planning.Plan(study, tmp_path / "out").place(False) if one.cell.method == "mine"]
     assert "recognised" not in findings.image_facts(placed, facts, tmp_path / "none")[key] and "recognised" in facts[key]
 
 
@@ -203,7 +203,7 @@ INDEX = [f.name for f in dataclasses.fields(soft_labels.Plan)] + ["epochs_per_sh
 def test_a_study_of_nothing_but_missing_sets_says_where_to_put_one(small, tmp_path):
     text = SMALL.split("[[images]]")[0] + OPTIONAL + '\n[[grid]]\nprotocols = ["hard-label-v1"]\n'
     with pytest.raises(UserError, match="all missing; put one into .*mine-ipc1"):
-        studies.Plan(small(text), tmp_path / "out")
+        planning.Plan(small(text), tmp_path / "out")
 
 
 BAD = {
@@ -262,10 +262,10 @@ def test_a_slurm_array_task_does_its_part(tmp_path, monkeypatch):
 def test_every_benchmark_of_a_study_has_a_folder_of_its_own(small, tmp_path):
     study = small(SMALL.replace('["digits"]', '["digits", "cifar10"]').replace('"digits-dm', '"{benchmark}-dm', 1))
     folders = tables.data_dirs(["digits=here", "cifar10=there"], study.benchmarks)
-    plan = studies.Plan(study, tmp_path, folders)
-    plan.known = {(name, f"{name}-dm-ipc1"): studies.Known("x@1", 1, 10) for name in study.benchmarks}  # none is read
+    plan = planning.Plan(study, tmp_path, folders)
+    plan.known = {(name, f"{name}-dm-ipc1"): planning.Known("x@1", 1, 10) for name in study.benchmarks}  # none is read
     cells = [cell for cell in plan.asked if cell.method == "dm" and cell.ipc == 1]
-    _, of = studies.train_jobs(plan, [plan.placed(cell, False) for cell in cells], "cpu.yaml")
+    _, of = commands.train_jobs(plan, [plan.placed(cell, False) for cell in cells], "cpu.yaml")
     for job, one in of.items():
         assert job.command[job.command.index("--data-dir") + 1] == {"digits": "here", "cifar10": "there"}[one.cell.benchmark]
     assert {one.cell.benchmark for one in of.values()} == {"digits", "cifar10"}
@@ -276,13 +276,13 @@ def test_every_benchmark_of_a_study_has_a_folder_of_its_own(small, tmp_path):
 def test_real_images_have_no_learned_labels_and_a_plan_says_so(small, tmp_path):
     study = small(SMALL.replace('["rd3-v1", "hard-label-v1"]', '["datm-v1"]'))
     with pytest.raises(UserError, match="datm-v1 trains on labels that come with a set, and random, real images, has none"):
-        studies.Plan(study, tmp_path).place(False)
+        planning.Plan(study, tmp_path).place(False)
 
 
 def test_a_broken_set_stops_its_own_cells_only(small, tmp_path):
     shutil.copytree(PROJECT / "rd3_utils/embedded/digits-dm-ipc1", tmp_path / "sets/dm-ipc1")
     (tmp_path / "sets/dm-ipc1/train-00000-of-00001.parquet").write_bytes(b"broken")
-    plan = studies.Plan(small(SMALL.replace('"digits-dm-ipc{ipc}"', '"./sets/dm-ipc{ipc}"')), tmp_path / "out")
+    plan = planning.Plan(small(SMALL.replace('"digits-dm-ipc{ipc}"', '"./sets/dm-ipc{ipc}"')), tmp_path / "out")
     placed = [one for one in plan.place(False) if one.cell.ipc == 1]
     assert {one.known.identity is None for one in placed if one.cell.method == "dm"} == {True}
     assert {one.known.identity is None for one in placed if one.cell.method == "random"} == {False}
@@ -312,18 +312,18 @@ def test_the_cost_is_by_the_time_per_image_of_the_nearest_kept_runs(small, tmp_p
     for k, (epochs, seconds) in enumerate([(200, 3 + k) for k in range(5)] + [(200, 60)] * 5 + [(4, 1)] * 10):
         run = table(seed=k, seconds=seconds, recipe={"training": {"epochs": epochs}, "images": 10})
         run_files.write(tmp_path / f"digits/p-{epochs}/x@y/convnet3/arm/seed{k}.json", run)
-    plan = studies.Plan(small(), tmp_path)
+    plan = planning.Plan(small(), tmp_path)
     one = next(one for one in plan.place(False) if one.cell.variant == "rd3-v1" and one.cell.ipc == 1)
     assert plan.seconds(one) == pytest.approx((7 + 60) / 2 * 2)
-    assert studies.Plan(small(), tmp_path, device="cuda").seconds(one) is None
-    assert studies.Plan(small(), tmp_path / "elsewhere").seconds(one) is None
+    assert planning.Plan(small(), tmp_path, device="cuda").seconds(one) is None
+    assert planning.Plan(small(), tmp_path / "elsewhere").seconds(one) is None
 
 
 def test_labels_are_one_job_before_the_students_that_read_them(small, tmp_path):
-    plan = studies.Plan(small(SMALL.replace('"training.zeta" = [1.0]', '"training.epochs" = [10, 500]')), tmp_path)
+    plan = planning.Plan(small(SMALL.replace('"training.zeta" = [1.0]', '"training.epochs" = [10, 500]')), tmp_path)
     plan.soft_labels = str(tmp_path / "labels")
     placed = [one for one in plan.place(True) if one.cell.method == "dm" and one.cell.ipc == 1]
-    todo, of = studies.train_jobs(plan, placed, "cpu.yaml")
+    todo, of = commands.train_jobs(plan, placed, "cpu.yaml")
     made = [job for job in todo if job not in of]
     assert len(made) == 1 and "training.epochs=500" in made[0].command  # serves those of 10 and 400 epochs, too
     assert all(job.after == (made if one.arm == "distilled-soft" else []) for job, one in of.items())
@@ -451,28 +451,28 @@ def test_a_claim_holds_while_its_process_lives_and_is_fresh_on_another_host(tmp_
 
 def test_workers_share_the_cores(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    config = studies.read_config(PROJECT / "accelerate_configs/cpu.yaml")
-    monkeypatch.setattr(studies, "cores", lambda: 2)
-    assert [place["OMP_NUM_THREADS"] for place in studies.places(2, config)] == ["1", "1"]
-    monkeypatch.setattr(studies, "cores", lambda: 16)
-    assert [place["OMP_NUM_THREADS"] for place in studies.places(3, config)] == ["5"] * 3
+    config = devices.read_config(PROJECT / "accelerate_configs/cpu.yaml")
+    monkeypatch.setattr(devices, "cores", lambda: 2)
+    assert [place["OMP_NUM_THREADS"] for place in devices.places(2, config)] == ["1", "1"]
+    monkeypatch.setattr(devices, "cores", lambda: 16)
+    assert [place["OMP_NUM_THREADS"] for place in devices.places(3, config)] == ["5"] * 3
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert [place["OMP_NUM_THREADS"] for place in studies.places(1, config)] == ["3"]
-    assert (studies.precision_of(config), studies.device_of(config)) == ("fp32", "cpu")
-    assert studies.precision_of(studies.read_config(PROJECT / "accelerate_configs/single_gpu_bf16.yaml")) == "bf16"
+    assert [place["OMP_NUM_THREADS"] for place in devices.places(1, config)] == ["3"]
+    assert (devices.precision_of(config), devices.device_of(config)) == ("fp32", "cpu")
+    assert devices.precision_of(devices.read_config(PROJECT / "accelerate_configs/single_gpu_bf16.yaml")) == "bf16"
 
 
 def test_every_worker_on_gpus_gets_one_of_its_own_and_a_share_of_the_cores(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.setattr(studies, "cores", lambda: 16)
+    monkeypatch.setattr(devices, "cores", lambda: 16)
     for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
-    config = studies.read_config(PROJECT / "accelerate_configs/single_gpu_bf16.yaml")
-    assert studies.places(4, config) == [{"CUDA_VISIBLE_DEVICES": str(i), "OMP_NUM_THREADS": "4"} for i in range(4)]
-    assert studies.places(1, config) == [{}]  # accelerate takes the first that this process sees
+    config = devices.read_config(PROJECT / "accelerate_configs/single_gpu_bf16.yaml")
+    assert devices.places(4, config) == [{"CUDA_VISIBLE_DEVICES": str(i), "OMP_NUM_THREADS": "4"} for i in range(4)]
+    assert devices.places(1, config) == [{}]  # accelerate takes the first that this process sees
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-ab")  # what a scheduler gave
-    places = studies.places(3, config)
+    places = devices.places(3, config)
     assert [place["CUDA_VISIBLE_DEVICES"] for place in places] == ["5", "GPU-ab", "5"]  # two share the first
     assert {place["OMP_NUM_THREADS"] for place in places} == {"5"}
 
@@ -486,7 +486,7 @@ def test_a_plan_and_its_tables_keep_the_order_of_the_file(small):
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_no_study_trains_one_recipe_twice(path, tmp_path):
-    plan, seen = studies.Plan(studies.load(path), tmp_path), {}
+    plan, seen = planning.Plan(studies.load(path), tmp_path), {}
     for one in plan.place(False):
         cell = one.cell
         seen.setdefault((cell.benchmark, one.source, one.recipe, cell.student, cell.seed, one.teachers), []).append(
@@ -513,13 +513,13 @@ def pages_asked_for(environment):
 def test_a_place_on_a_cpu_keeps_its_memory_unless_the_user_said_what_malloc_does(monkeypatch):
     for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES"):
         monkeypatch.delenv(name, raising=False)
-    config = studies.read_config(PROJECT / "accelerate_configs/cpu.yaml")
-    (place,) = studies.places(1, config)
-    assert studies.KEEP_MEMORY.items() <= place.items()
+    config = devices.read_config(PROJECT / "accelerate_configs/cpu.yaml")
+    (place,) = devices.places(1, config)
+    assert devices.KEEP_MEMORY.items() <= place.items()
     asked, kept = pages_asked_for({}), pages_asked_for(place)
     assert kept < asked / 5, (asked, kept)
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
-    assert not studies.KEEP_MEMORY.keys() & studies.places(1, config)[0].keys()
+    assert not devices.KEEP_MEMORY.keys() & devices.places(1, config)[0].keys()
 
 
 # --- a whole study
@@ -558,7 +558,7 @@ def smoke(tmp_path_factory):
 
 def test_a_study_trains_every_cell_where_its_plan_said(smoke):
     folder, out = smoke
-    plan = studies.Plan(studies.load(SMOKE), folder / "results")
+    plan = planning.Plan(studies.load(SMOKE), folder / "results")
     placed = plan.place(False)
     assert len(placed) == 8 and all(one.path.is_file() and one.run.arm == one.arm for one in placed)
     assert len(kept(folder)) == 8 and set(starts(folder).values()) == {1} and len(starts(folder)) == 10
@@ -702,7 +702,7 @@ def placed_run(one, top1, fingerprint, teachers=()):
 
 def test_draws_of_random_images_are_drawn_again_whole_and_must_be_the_same_under_every_protocol(small, tmp_path):
     study = small()
-    placed = [one for one in studies.Plan(study, tmp_path).place(False) if one.cell.ipc == 1 and not one.cell.set]
+    placed = [one for one in planning.Plan(study, tmp_path).place(False) if one.cell.ipc == 1 and not one.cell.set]
     placed = [placed_run(one, 0.3 + 0.01 * i, f"{one.cell.method}{one.cell.draw}") for i, one in enumerate(placed)]
     mine = {}
     for one in placed:
@@ -717,9 +717,9 @@ def test_draws_of_random_images_are_drawn_again_whole_and_must_be_the_same_under
 
 def test_runs_of_another_teacher_than_the_study_names_are_told(small, tmp_path):
     study = small()
-    one, other = (one for one in studies.Plan(study, tmp_path).place(False) if one.arm == "distilled-soft" and one.cell.ipc == 1
-                  and not one.cell.set)  # fmt: skip
-    [default] = [studies.recorded(name, "digits") for name in one.teachers]
+    placed = planning.Plan(study, tmp_path).place(False)
+    one, other = (one for one in placed if one.arm == "distilled-soft" and one.cell.ipc == 1 and not one.cell.set)
+    [default] = [planning.recorded(name, "digits") for name in one.teachers]
 
     def notes(*sources):
         teachers = [[{**TEACHER, "source": source, "sha256": sha256 * 64}] for source, sha256 in sources]

@@ -15,7 +15,10 @@ from rd3_utils import launch
 from rd3_utils.data import augmentation, selections, tables
 from rd3_utils.data import images as image_sets
 from rd3_utils.errors import UserError
-from rd3_utils.learning import real_patches, students, synthesis, teachers
+from rd3_utils.learning import students, teachers
+from rd3_utils.synthesis import dm
+from rd3_utils.synthesis import methods as synthesis
+from rd3_utils.synthesis import rded as real_patches
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,7 @@ def table(digits):
 
 def test_distribution_matching_brings_the_class_means_together(digits, table, train, select):
     """For networks it never saw, DM's images embed nearer to the class means than the real images they start from."""
-    pixels, _ = synthesis.dm(table, digits, 1, 0, launch.accelerator(), None, iterations=60, student="convnet3")
+    pixels, _ = dm.dm(table, digits, 1, 0, launch.accelerator(), None, iterations=60, student="convnet3")
     start = select("random:ipc=1,seed=0")
 
     def embedded(network, images):
@@ -49,22 +52,22 @@ def test_siamese_augmentation_changes_real_and_synthetic_images_of_a_class_alike
     network = students.create("convnet2", digits, 0).requires_grad_(False)
     x = torch.stack([train.images[train.labels == k][0] for k in range(10)]).float() / 255
     generator = torch.Generator().manual_seed(1)
-    drawn = synthesis.draw_siamese([operation], 10, generator)
-    other = synthesis.draw_siamese([operation], 10, generator)
+    drawn = dm.draw_siamese([operation], 10, generator)
+    other = dm.draw_siamese([operation], 10, generator)
     real = x.repeat_interleave(3, 0)  # three times the same image of each class
-    means = synthesis.class_means(network, x.requires_grad_(), 10, drawn)
-    assert torch.allclose(means, synthesis.class_means(network, real, 10, drawn), atol=1e-5)
-    assert not torch.allclose(means, synthesis.class_means(network, real, 10, other), atol=1e-2)
+    means = dm.class_means(network, x.requires_grad_(), 10, drawn)
+    assert torch.allclose(means, dm.class_means(network, real, 10, drawn), atol=1e-5)
+    assert not torch.allclose(means, dm.class_means(network, real, 10, other), atol=1e-2)
     assert torch.autograd.grad(means.square().sum(), x)[0].abs().sum() > 0
 
 
 def test_distribution_matching_with_dsa_still_brings_class_means_together(digits, table, select):
-    plain, about = synthesis.dm(table, digits, 1, 0, launch.accelerator(), None, iterations=10)
-    made, told = synthesis.dm(table, digits, 1, 0, launch.accelerator(), None, iterations=10, dsa="color_crop_scale")
+    plain, about = dm.dm(table, digits, 1, 0, launch.accelerator(), None, iterations=10)
+    made, told = dm.dm(table, digits, 1, 0, launch.accelerator(), None, iterations=10, dsa="color_crop_scale")
     assert (about["dsa"], told["dsa"]) == ("none", "color_crop_scale") and not torch.equal(plain, made)
     for wrong, says in (("color_flop", "did you mean 'flip'"), ("flip", "forbids mirror images")):
         with pytest.raises(UserError, match=says):
-            synthesis.dm(table, digits, 1, 0, launch.accelerator(), None, iterations=1, dsa=wrong)
+            dm.dm(table, digits, 1, 0, launch.accelerator(), None, iterations=1, dsa=wrong)
 
 
 @pytest.mark.parametrize("factor, ipc", [(1, 3), (2, 2)])

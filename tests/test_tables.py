@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, Resize
 
-from rd3_utils.data import decoded, selections, tables
+from rd3_utils.data import decoded, decoding, embedded, selections, tables
 from rd3_utils.data import images as image_sets
 from rd3_utils.errors import UserError
 from rd3_utils.protocols import benchmark as benchmarks
@@ -54,7 +54,7 @@ def test_photographs_are_resized_and_cropped_as_torchvision_does_to_the_bit():
     for size in ((500, 375), (375, 500), (257, 1000), (256, 256), (333, 222), (224, 640), (90, 81)):
         image = picture(size[0], size)
         wanted = np.asarray(theirs(image)).transpose(2, 0, 1)
-        assert np.array_equal(tables.pixels(image, 224, 256, "x"), wanted)
+        assert np.array_equal(decoding.pixels(image, 224, 256, "x"), wanted)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
@@ -164,7 +164,7 @@ def test_another_file_of_the_same_time_at_the_same_path_is_read_anew(tmp_path):
     """As unpacking an archive over a set, or copying with times, leaves it; `datasets` alone gives the images of before."""
     path, found = tmp_path / "train.parquet", []
     for ipc in (1, 10):
-        shutil.copyfile(image_sets.EMBEDDED / f"digits-dm-ipc{ipc}/train-00000-of-00001.parquet", path)
+        shutil.copyfile(embedded.FOLDER / f"digits-dm-ipc{ipc}/train-00000-of-00001.parquet", path)
         os.utime(path, (1e9, 1e9))
         found.append(len(tables.local(tmp_path, ("train",))))
     assert found == [10, 100]
@@ -173,7 +173,7 @@ def test_another_file_of_the_same_time_at_the_same_path_is_read_anew(tmp_path):
 def test_only_selected_images_are_decoded(small, tmp_path, monkeypatch):
     folders(tmp_path / "train", small.classes)
     opened = []
-    original = tables.picture
+    original = decoding.picture
     monkeypatch.setattr(tables, "picture", lambda *a: opened.append(1) or original(*a))
     found = selections.select("random:ipc=1,seed=0", small, lambda: tables.real(small, "train", tmp_path))
     assert len(found) == 10 and len(opened) == 10 + 20  # and those that tell the split from others: of a small one all

@@ -12,7 +12,7 @@ from accelerate.tracking import GeneralTracker
 from conftest import PROJECT
 
 from rd3_utils import tracking
-from rd3_utils.learning import training
+from rd3_utils.learning import fitting, training
 
 SHORT = "--runs-only", "--student", "convnet1", "--set", "training.epochs=3"
 TWO = *SHORT, "--arms", "distilled-hard,random-hard", "--draws", "1"
@@ -70,7 +70,6 @@ def test_every_student_has_a_run_with_its_recipe_every_epoch_and_its_score(scrip
 
 
 def test_a_resumed_student_has_its_whole_curve(script, tmp_path, recorder, monkeypatch):
-    import train_student
 
     class Killed(Exception):
         pass
@@ -83,7 +82,7 @@ def test_a_resumed_student_has_its_whole_curve(script, tmp_path, recorder, monke
             raise Killed
 
     one = "--runs-only", "--arms", "distilled-hard", "--student", "convnet1", "--set", "training.epochs=4"
-    monkeypatch.setattr(train_student, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", 0)
     monkeypatch.setattr(training, "save_checkpoint", killed)
     with pytest.raises(Killed):
         script("train_student", *one)

@@ -16,7 +16,7 @@ from rd3_utils.errors import UserError
 from rd3_utils.learning import losses, students, training
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols import protocol as protocols
-from rd3_utils.protocols.protocol import CHOICES, Loss
+from rd3_utils.protocols.knobs import CHOICES, Loss
 
 
 def logits(seed, b=4, c=5):

@@ -16,16 +16,16 @@ from scipy.optimize import minimize
 from sklearn.datasets import load_sample_images
 
 from rd3_utils import launch
+from rd3_utils.data import embedded, tables
 from rd3_utils.data import images as image_sets
-from rd3_utils.data import tables
 from rd3_utils.errors import UserError
 from rd3_utils.learning import evaluation, features, students
 from rd3_utils.protocols import benchmark as benchmarks
-from rd3_utils.publishing import transfer_report
 from rd3_utils.scoring import runs as run_files
-from rd3_utils.scoring import transfer
+from rd3_utils.transfer import classifiers, networks
+from rd3_utils.transfer import report as transfer_report
 
-TEACHER = image_sets.EMBEDDED / "digits-teacher-convnet3"
+TEACHER = embedded.FOLDER / "digits-teacher-convnet3"
 SETTINGS = {"neighbours": 5, "seed": 0, "grid": [1e-3, 1e-2, 1e-1, 1.0], "steps": 1000, "tolerance": 1e-4}
 TOML = """
 name = "{name}"
@@ -154,7 +154,7 @@ def test_the_nearest_class_centre_is_that_of_brute_force(cloud):
     unit, to = x / np.linalg.norm(x, axis=1, keepdims=True), test / np.linalg.norm(test, axis=1, keepdims=True)
     centres = [np.mean([unit[i] for i in range(len(y)) if y[i] == k], axis=0) for k in range(3)]
     wanted = [min(range(3), key=lambda k: ((row - centres[k]) ** 2).sum()) for row in to]
-    assert transfer.nearest_centre(x, y, test, SETTINGS)[0].tolist() == wanted
+    assert classifiers.nearest_centre(x, y, test, SETTINGS)[0].tolist() == wanted
 
 
 @pytest.mark.parametrize("k", [1, 4, 5])
@@ -165,7 +165,7 @@ def test_the_nearest_neighbours_are_those_of_brute_force_by_cosine(cloud, k):
         cosines = [float(row @ other / np.linalg.norm(row) / np.linalg.norm(other)) for other in x.astype(np.float64)]
         votes = np.bincount(y[np.argsort(cosines)[::-1][:k]], minlength=3)
         wanted.append(int(votes.argmax()))  # of equals the first class
-    assert transfer.nearest_neighbours(x, y, test, {**SETTINGS, "neighbours": k})[0].tolist() == wanted
+    assert classifiers.nearest_neighbours(x, y, test, {**SETTINGS, "neighbours": k})[0].tolist() == wanted
 
 
 @pytest.mark.parametrize("c", [1e-2, 1.0])
@@ -183,14 +183,14 @@ def test_the_probe_is_the_minimum_that_another_solver_finds(cloud, c):
 
     flat = minimize(loss, np.zeros(24), method="BFGS").x
     wanted = (b @ flat[:21].reshape(3, 7).T + flat[21:]).argmax(1)
-    found, about = transfer.regression(x.astype(np.float64), y, test.astype(np.float64), c, SETTINGS)
+    found, about = classifiers.regression(x.astype(np.float64), y, test.astype(np.float64), c, SETTINGS)
     assert about["converged"] and (found == wanted).mean() >= 0.995
 
 
 def test_the_penalty_is_chosen_without_a_look_at_the_test_split(cloud):
     x, y, test = cloud
-    mine, about = transfer.linear_probe(x, y, test, SETTINGS)
-    other, again = transfer.linear_probe(x, y, test[::-1] * 3, SETTINGS)
+    mine, about = classifiers.linear_probe(x, y, test, SETTINGS)
+    other, again = classifiers.linear_probe(x, y, test[::-1] * 3, SETTINGS)
     assert about == again and not np.array_equal(mine, other[::-1])
     best = max(tried["held_out_top1"] for tried in about["tried"])
     assert about["c"] == min(tried["c"] for tried in about["tried"] if tried["held_out_top1"] == best)
@@ -200,13 +200,13 @@ def test_the_penalty_is_chosen_without_a_look_at_the_test_split(cloud):
 def test_classes_that_a_plane_separates_are_told_apart_by_all():
     y = np.arange(80) % 4
     x = (5 * np.eye(4)[y] + np.random.default_rng(0).normal(scale=0.1, size=(80, 4))).astype(np.float32)
-    top1, _ = transfer.classify(x[:40], y[:40], x[40:], y[40:], SETTINGS)
-    assert top1 == {name: 1.0 for name in transfer.CLASSIFIERS}
+    top1, _ = classifiers.classify(x[:40], y[:40], x[40:], y[40:], SETTINGS)
+    assert top1 == {name: 1.0 for name in classifiers.CLASSIFIERS}
 
 
 def test_a_probe_that_did_not_converge_says_so(cloud, carried):
     x, y, test = cloud
-    _, about = transfer.linear_probe(x, y, test, {**SETTINGS, "steps": 2, "grid": [1.0, 10.0, 100.0]})
+    _, about = classifiers.linear_probe(x, y, test, {**SETTINGS, "steps": 2, "grid": [1.0, 10.0, 100.0]})
     assert not about["converged"] and not about["tried"][0]["converged"] and about["steps"] == 2
     report = carried[2]
     late = [{**report["groups"][0], "probe_converged": False}]
@@ -217,10 +217,10 @@ def test_a_probe_that_did_not_converge_says_so(cloud, carried):
 @pytest.mark.parametrize("counts", [(2, 2), (5, 9, 13), (100, 3)])
 def test_one_image_in_five_of_every_class_is_held_out_and_never_all(counts):
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
-    aside = transfer.held_out(labels, 3)
+    aside = classifiers.held_out(labels, 3)
     assert np.bincount(labels[aside]).tolist() == [max(1, n // 5) for n in counts]
-    assert np.array_equal(aside, transfer.held_out(labels, 3))
-    assert counts == (2, 2) or not np.array_equal(aside, transfer.held_out(labels, 4))
+    assert np.array_equal(aside, classifiers.held_out(labels, 3))
+    assert counts == (2, 2) or not np.array_equal(aside, classifiers.held_out(labels, 4))
 
 
 def test_a_trained_network_tells_digits_apart_better_than_its_start(digits, test_set, tmp_path):
@@ -229,7 +229,7 @@ def test_a_trained_network_tells_digits_apart_better_than_its_start(digits, test
     (path,) = tmp_path.glob("results/transfer/digits/random-ipc20-seed0-*/report.json")
     teacher, start = json.loads(path.read_text())["groups"]
     assert (teacher["kind"], start["kind"]) == ("student", "untrained")
-    for name in transfer.CLASSIFIERS:
+    for name in classifiers.CLASSIFIERS:
         assert teacher["top1"][name]["mean"] > 0.95 > start["top1"][name]["mean"]
     assert "own benchmark, not another one" in done.out and "no random-images student" not in done.out
     assert "/" not in json.loads(next(path.parent.glob("*full-hard*.json")).read_text())["network"]["source"]
@@ -260,7 +260,7 @@ def test_students_are_set_against_random_and_untrained_ones(carried):
     assert {kind: len(found) for kind, found in records.items()} == {"student": 2, "random": 4, "untrained": 2}
     student, random, start = report["groups"]
     assert [group["kind"] for group in report["groups"]] == ["student", "random", "untrained"]
-    for name in transfer.CLASSIFIERS:
+    for name in classifiers.CLASSIFIERS:
         values = {kind: [r["top1"][name] for r in found] for kind, found in records.items()}
         assert student["top1"][name]["mean"] == pytest.approx(np.mean(values["student"]))
         assert student["top1"][name]["std"] == pytest.approx(np.std(values["student"], ddof=1))
@@ -291,7 +291,7 @@ def test_a_record_says_where_everything_came_from(carried):
     x, y = (features.extract(one, split.images, "cpu").numpy() for split in (image_sets.of_table(
         tables.real(photos, "train", folder / "photos")), test))  # fmt: skip
     labels = tables.real(photos, "train", folder / "photos").labels
-    predicted, _ = transfer.nearest_centre(x, labels, y, SETTINGS)
+    predicted, _ = classifiers.nearest_centre(x, labels, y, SETTINGS)
     assert record["top1"]["nearest_centre"] == (predicted == test.labels.numpy()).mean()
 
 
@@ -323,7 +323,7 @@ def test_the_card_shows_the_transfer_of_its_students_alone(carried, tmp_path):
     (path,) = folder.glob("results/digits/*/digits-dm-ipc1@*/README.md")
     text = path.read_text()
     row = next(line for line in text.splitlines() if line.startswith("| convnet3 of digits, distilled-soft on digits-dm-ipc1"))
-    for name in transfer.CLASSIFIERS:
+    for name in classifiers.CLASSIFIERS:
         assert f"{100 * report['groups'][0]['top1'][name]['mean']:.2f}" in row
     assert text.count("## Transfer") == 1 and "gain over random" in text and "--keep-weights" not in text
     assert run_script(folder, "train_student", *what, "training.epochs=2").code == 0
@@ -334,7 +334,7 @@ def test_the_card_shows_the_transfer_of_its_students_alone(carried, tmp_path):
 # --- which networks are kept, and which are compared
 
 
-def networks(folder):
+def kept_networks(folder):
     return {
         path.parent.relative_to(folder / "results").as_posix().split("/", 2)[2]
         for path in folder.glob("results/**/config.json")
@@ -345,10 +345,10 @@ def test_networks_of_random_images_and_later_seeds_are_kept_only_when_asked_for(
     what = ("--protocol", "hard-label-v1", "--arms", "distilled-hard,random-hard", "--seeds", "0,1", "--draws", "1", "--set",
             "training.epochs=2")  # fmt: skip
     assert run_script(tmp_path, "train_student", *what).code == 0
-    assert {name.partition("/")[2] for name in networks(tmp_path)} == {"convnet3/distilled-hard/seed0"}
+    assert {name.partition("/")[2] for name in kept_networks(tmp_path)} == {"convnet3/distilled-hard/seed0"}
     before = {path: path.read_bytes() for path in tmp_path.glob("results/**/seed*.json")}
     assert run_script(tmp_path, "train_student", *what, "--keep-weights", "all").code == 0
-    assert len(networks(tmp_path)) == 4 and before == {path: path.read_bytes() for path in before}
+    assert len(kept_networks(tmp_path)) == 4 and before == {path: path.read_bytes() for path in before}
     for path in before:  # the network is that of the Run
         test = image_sets.test_split(benchmarks.load("digits"))
         network = features.load(str(path.with_suffix(""))).network
@@ -362,7 +362,7 @@ def test_a_run_that_its_own_training_does_not_repeat_is_refused(tmp_path):
     (path,) = tmp_path.glob("results/**/seed0.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), "top1": 0.987}))
     done = run_script(tmp_path, "train_student", *what, "--keep-weights", "all")
-    assert done.code == 2 and "has top-1 0.9870" in done.err and done.err.count("\n") == 1 and not networks(tmp_path)
+    assert done.code == 2 and "has top-1 0.9870" in done.err and done.err.count("\n") == 1 and not kept_networks(tmp_path)
 
 
 def test_networks_of_random_images_are_never_pushed_though_they_are_kept(tmp_path):
@@ -402,14 +402,14 @@ RANDOM = {"kind": "random", "arm": "random-soft"}
     ],
 )
 def test_a_random_student_counts_only_under_the_same_recipe(changes, why):
-    found = transfer.misfit(about(), about(**{**RANDOM, **changes}))
+    found = networks.misfit(about(), about(**{**RANDOM, **changes}))
     assert found == why if why is None else why in found
 
 
 def test_random_images_have_hard_labels_where_the_set_brought_its_own():
     learned = about(labels="learned")
-    assert transfer.misfit(learned, about(kind="random", arm="random-hard", labels="hard", teachers=[])) is None
-    assert "wanted hard" in transfer.misfit(learned, about(**RANDOM))
+    assert networks.misfit(learned, about(kind="random", arm="random-hard", labels="hard", teachers=[])) is None
+    assert "wanted hard" in networks.misfit(learned, about(**RANDOM))
 
 
 # --- bad input: one clear line, nothing written
@@ -419,18 +419,18 @@ def test_two_networks_of_one_run_are_not_taken_for_two_students(carried, tmp_pat
     (mine,), other = carried[0].glob("results/digits/**/distilled-soft/seed0/config.json"), tmp_path / "seed0"
     shutil.copytree(mine.parent, other)
     shutil.copy(mine.parent.with_suffix(".json"), tmp_path)
-    assert len(transfer.entries([str(mine.parent), str(other)])) == 7  # one, four random ones, two untrained
+    assert len(networks.entries([str(mine.parent), str(other)])) == 7  # one, four random ones, two untrained
     weights = load_file(other / "model.safetensors")
     save_file({key: value + 1 for key, value in weights.items()}, other / "model.safetensors")
     with pytest.raises(UserError, match="two networks of one recipe"):
-        transfer.entries([str(mine.parent), str(other)])
+        networks.entries([str(mine.parent), str(other)])
 
 
 def test_a_random_student_is_compared_with_a_student_of_other_images_only(carried):
     random = [str(path.parent) for path in sorted(carried[0].glob("results/digits/**/random-soft/seed0/config.json"))]
-    assert [one.about["kind"] for one in transfer.entries(random[:1])] == ["random", "untrained"]
+    assert [one.about["kind"] for one in networks.entries(random[:1])] == ["random", "untrained"]
     with pytest.raises(UserError, match="every STUDENT given is a random-images one"):
-        transfer.entries(random[:1], random[1:])
+        networks.entries(random[:1], random[1:])
 
 
 @pytest.fixture
@@ -532,9 +532,9 @@ def test_a_class_with_one_train_image_is_named(photos, tmp_path):
 
 def test_the_name_of_a_record_stays_in_its_folder_whatever_a_run_says():
     images = {**about()["images"], "name": "../../" + "x" * 400}
-    name = transfer.name_of(about(images=images))
-    assert "/" not in name and len(name) < 200 and name != transfer.name_of(about())
-    assert transfer.name_of(about(top1=0.1)) == transfer.name_of(about())
+    name = networks.name_of(about(images=images))
+    assert "/" not in name and len(name) < 200 and name != networks.name_of(about())
+    assert networks.name_of(about(top1=0.1)) == networks.name_of(about())
 
 
 def test_a_network_whose_features_say_nothing_is_refused(digits, test_set):

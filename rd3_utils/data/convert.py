@@ -16,11 +16,10 @@ from rd3_utils.data import whitening
 from rd3_utils.errors import UserError
 from rd3_utils.hub import file_sha256
 
-MOST_CLIPPED = 0.05  # share of values that may lie outside of what 8 bits hold
 AGREE = 0.5  # share of learned labels that must be largest for the image's own class: else the classes are in another order
 
 
-def convert(source, out, benchmark, train, method="not stated", normalisation=None, zca=0.0, most_clipped=MOST_CLIPPED):
+def convert(source, out, benchmark, train, method="not stated", normalisation=None, zca=0.0, most_clipped=0.05):
     """Make the image set in the new folder `out` from the tensor file `source`; (ImageSet, what distilled.json says).
 
     `normalisation` (mean, std) is undone, the benchmark's by default; with `zca`, the whitening with that epsilon of images

@@ -17,11 +17,9 @@ import torch
 from PIL import Image
 
 from rd3_utils import units
-from rd3_utils.data import decoded, tables
+from rd3_utils.data import decoded, embedded, tables
 from rd3_utils.errors import UserError
 
-PACKAGE = Path(__file__).parents[1]
-EMBEDDED = PACKAGE / "embedded"
 MAPPED = 2e9  # bytes of pixels from which a set is mapped from disk instead of held in memory
 LIMIT = 64e9  # bytes of pixels that no set may take
 
@@ -152,11 +150,11 @@ def read(source, benchmark, workers=None):
     number of images in each class. UserError names what was found, what was wanted and what to do.
     """
     path = Path(source) if Path(source).exists() else None
-    if path is None and "/" not in source and (EMBEDDED / source).is_dir():
-        path = EMBEDDED / source
+    if path is None and "/" not in source and (embedded.FOLDER / source).is_dir():
+        path = embedded.FOLDER / source
     if path is None and (source.startswith((".", "/", "~")) or "/" not in source):
         raise UserError(
-            f"no folder or file '{source}', and no embedded set of that name ({', '.join(embedded_sets())}); "
+            f"no folder or file '{source}', and no embedded set of that name ({', '.join(embedded.image_sets())}); "
             "give a path, a selection such as random:ipc=10,seed=0, or OWNER/REPO."
         )
     table = tables.published(source, benchmark, path, workers)
@@ -169,11 +167,6 @@ def read(source, benchmark, workers=None):
             f"'{table.class_names[many]}' has {counts[many]}; a distilled set has the same number in every class."
         )
     return of_table(table)
-
-
-def embedded_sets():
-    """Names of the image sets that the package carries."""
-    return sorted(path.parent.name for path in EMBEDDED.glob("*/train-*.parquet"))
 
 
 def save(images, folder):

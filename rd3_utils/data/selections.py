@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rd3_utils.data import catalogue, images, sources
+from rd3_utils.data import catalogue, embedded, images, sources
 from rd3_utils.errors import UserError, unknown
 
 
@@ -95,8 +95,8 @@ def image_set(source, benchmark, train, workers=None):
     if not Path(source).exists():
         if is_selection(source):
             return select(source, benchmark, train)
-        embedded = re.fullmatch(r"(\w+):ipc=(\d+)", source)
-        if embedded and (images.EMBEDDED / (own := f"{benchmark.name}-{embedded[1]}-ipc{embedded[2]}")).is_dir():
+        match = re.fullmatch(r"(\w+):ipc=(\d+)", source)
+        if match and (embedded.FOLDER / (own := f"{benchmark.name}-{match[1]}-ipc{match[2]}")).is_dir():
             source = own
         source = catalogue.repo(source, benchmark) or source
     return images.read(source, benchmark, workers)

@@ -1,4 +1,4 @@
-"""SoftLabelStore: epoch -> (Views, teacher logits [N, C]), as safetensors shards of whole epochs and an index written last.
+"""The format of a label store, and writing one: safetensors shards of whole epochs, and an index written last.
 
 A store is bound to an ImageSet (fingerprint), to teachers and to the view part of a recipe; its folder is named after all
 three. Rows are in image order, so any batch size and any number of processes read the same labels.
@@ -29,7 +29,6 @@ import math
 import os
 import re
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,15 +36,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from rd3_utils.data import views as views_module
 from rd3_utils.data.shards import Folder, HubFolder
-from rd3_utils.data.views import Views
 from rd3_utils.errors import UserError
 from rd3_utils.hub import file_sha256
-from rd3_utils.protocols import protocol
+from rd3_utils.protocols.knobs import stated
 
 FORMAT = 1
-OPENINGS = 5  # tries to open a shard that another command may drop
 LEAST_SHARDS = 16  # a kill or a lost process costs at most a sixteenth of the labels, also where all would fit one file
 SHARD = re.compile(r"labels-\d+-of-\d+\.safetensors")  # no name that an index may state leaves its folder
 INTEGERS = {True: torch.uint8, False: torch.uint16}
@@ -133,7 +129,7 @@ def border_of(recipe):
 def planned_bytes(recipe, label_dtype):
     """Bytes of a store of the labels and views of a Recipe, without headers."""
     side = recipe.image_size + 2 * border_of(recipe)
-    row = row_bytes(protocol.stated(recipe.views), recipe.classes, side, label_dtype)
+    row = row_bytes(stated(recipe.views), recipe.classes, side, label_dtype)
     return recipe.label_epochs * recipe.images * row
 
 
@@ -268,161 +264,6 @@ def offsets(path):
     }
 
 
-class SoftLabelStore:
-    """A finished store, read by memory-mapped slice from `files` (a Folder or HubFolder); shards are checked when opened.
-
-    Its first `epochs` are read, and cycled, however many more it holds. The next shard is fetched while one is read.
-    """
-
-    def __init__(self, files, index, epochs):
-        self.files, self.index, self.epochs = files, index, epochs
-        self.shard, self.name = None, None
-
-    @property
-    def teachers(self):
-        return self.index["teachers"]
-
-    @property
-    def origin(self):
-        """Of no weight for what is learned: where labels came from, if from the Hub, and what teachers made of the images."""
-        return {**self.files.origin, **recognised(self.index)}
-
-    def describe(self):
-        """What a Run records of its labels: of the epochs that are read, in bytes their part of each shard."""
-        keys = "views_digest views_seed teachers_id ensemble label_dtype forward_batch device".split()
-        size = 0
-        for shard in self.index["shards"]:
-            first, stop = shard["epochs"]
-            size += round(shard["bytes"] * min(1.0, max(0, self.epochs - first) / (stop - first)))
-        known = {"epochs": self.epochs, **{key: self.index[key] for key in keys}}
-        return {"kind": "soft", "bytes": size, **known, **grouping(self.index)}
-
-    def epoch(self, epoch):
-        """(Views, logits float32 [N, C]) of `epoch`; epochs beyond the store's `epochs` cycle."""
-        epoch %= self.epochs
-        shard, at = self.open(epoch)
-        read = {key: shard.get_slice(key)[at : at + 1][0] for key in shard.keys()}
-        box = read["box"].long()
-        box[:, :2] -= self.index["border"]
-        patches = read.get("patch_order", torch.zeros(len(box), 2, 1, dtype=torch.uint8)).long()
-        partner, mix_box, order = (read[key].long() for key in ("mix_partner", "mix_box", "order"))
-        used = {name: read[key] for key, (name, _) in OPTIONAL.items() if key in read}
-        used = {name: value if value.is_floating_point() else value.long() for name, value in used.items()}
-        return Views(box, read["flip"].bool(), partner, mix_box, order, patches, **used), unpacked(read)
-
-    def open(self, epoch):
-        """(memory-mapped shard that holds `epoch`, verified; its place in it); the next shard is on its way."""
-        if self.made_longer(epoch):
-            self.index, self.name = read_index(self.files), None
-        entries, k = self.index["shards"], self.index["epochs_per_shard"]
-        i = epoch // k
-        if self.name != entries[i]["file"]:
-            self.shard, self.name = self.opened(entries[i]), entries[i]["file"]
-            after = [entry for entry in entries[i + 1 : i + 2] if entry["epochs"][0] < self.epochs]
-            kept = [Path(entry["file"]).name for entry in (entries[i], *after)]
-            self.files.drop(kept, sum(entry["bytes"] for entry in after))
-            for entry in after:
-                self.files.soon(entry)
-        return self.shard, epoch % k
-
-    def made_longer(self, epoch):
-        """Whether another command cut this local store into other shards meanwhile: the same labels under other names."""
-        entry = self.index["shards"][epoch // self.index["epochs_per_shard"]]
-        if not isinstance(self.files, Folder) or self.name == entry["file"] or (self.files.where / entry["file"]).is_file():
-            return False
-        known, now = self.index, read_index(self.files)
-        same = all(now[key] == known[key] for key in ("images", "views_digest", "views_seed", "teachers_id", "label_dtype",
-                                                      "forward_batch", "ensemble"))  # fmt: skip
-        return same and now["epochs"] >= self.epochs
-
-    def opened(self, entry):
-        """The memory-mapped shard of an index entry; fetched again where another command dropped it from a bounded cache."""
-        for attempt in range(OPENINGS):
-            path = self.files.path(entry)
-            try:
-                return safe_open(path, "pt")
-            except FileNotFoundError as error:
-                if attempt == OPENINGS - 1:
-                    raise UserError(
-                        f"{path} was removed {OPENINGS} times before it could be read: several commands share a bounded "
-                        "cache; give a larger --label-cache-gb."
-                    ) from error
-            except SafetensorError as error:
-                raise UserError(f"{path} is no safetensors file, though its SHA-256 is the index's: {error}.") from error
-
-
-def load(where, images, recipe, views_seed, teachers_id=None):
-    """The SoftLabelStore in `where`, a local folder or a HubFolder, checked against what it is to label.
-
-    UserError, with both values, for labels of other images, classes, views, seeds or teachers, for fewer epochs than the
-    recipe needs, and for a folder whose index is not there yet.
-    """
-    files = where if isinstance(where, HubFolder) else Folder(where)
-    index = read_index(files)
-    try:
-        check_use(where, index, images, recipe, views_seed, teachers_id)
-    except (TypeError, KeyError, AttributeError, IndexError) as error:
-        raise UserError(
-            f"index.json of {where} is damaged ({type(error).__name__}: {error}); make the labels again."
-        ) from error
-    return SoftLabelStore(files, index, recipe.label_epochs)
-
-
-def check_use(where, index, images, recipe, views_seed, teachers_id):
-    """UserError, with both values, where the labels that `index` describes are not those that a training asks for."""
-    check(
-        where,
-        "images",
-        f"{index['images']['name']}@{index['images']['fingerprint'][:8]}",
-        images.identity,
-        same=index["images"]["fingerprint"] == images.fingerprint,
-    )
-    check(where, "classes", list(index["class_names"])[:3], list(images.class_names)[:3],
-          same=tuple(index["class_names"]) == images.class_names)  # fmt: skip
-    wanted = protocol.stated(recipe.views)
-    wanted = json.loads(json.dumps(wanted))
-    different = [k for k in {**index["views"], **wanted} if wanted.get(k) != index["views"].get(k)]
-    check(
-        where,
-        "views",
-        {k: index["views"].get(k) for k in different} or index["views_digest"],
-        {k: wanted.get(k) for k in different} or recipe.views_digest,
-        same=index["views_digest"] == recipe.views_digest,
-    )
-    check(where, "views seed", index["views_seed"], views_seed)
-    check(where, "a number of teachers of", len(index["teachers"]), recipe.labels.teachers)
-    if recipe.labels.teachers > 1:
-        check(where, "ensemble rule", index["ensemble"], recipe.labels.ensemble)
-    check(where, "labels.teacher_bn", index.get("teacher_bn", "eval"), recipe.labels.teacher_bn)
-    check_architectures([teacher["architecture"] for teacher in index["teachers"]], recipe, f"the labels in {where} are of")
-    if teachers_id is not None:
-        check(where, "teachers", index["teachers_id"][:8], teachers_id[:8], same=index["teachers_id"] == teachers_id)
-    if index["epochs"] < recipe.label_epochs:
-        raise UserError(
-            f"{where} labels {index['epochs']} epochs, the recipe needs {recipe.label_epochs}; run "
-            "generate_soft_labels.py for the same protocol, or train with --set training.epochs="
-            f"{index['epochs']} (a custom protocol)."
-        )
-    first, entries = 0, index["shards"]
-    for entry in entries:
-        if not SHARD.fullmatch(entry["file"]):
-            raise UserError(f"index.json of {where} is damaged (a shard named {entry['file'][:60]!r}); make the labels again.")
-        if entry["epochs"] != [first, min(first + index["epochs_per_shard"], index["epochs"])] or entry["bytes"] < 0:
-            raise UserError(f"index.json of {where} is damaged (epochs {entry['epochs']} of a shard); make the labels again.")
-        first = entry["epochs"][1]
-    if first != index["epochs"] or not all(isinstance(entry["sha256"] + entry["file"], str) for entry in entries):
-        raise UserError(f"index.json of {where} is damaged ({first} of {index['epochs']} epochs); make the labels again.")
-
-
-def intact(where, index):
-    """Whether every shard that `index` names is there, of its size and SHA-256."""
-    for entry in index["shards"]:
-        path = where / Path(entry["file"]).name
-        if not path.is_file() or path.stat().st_size != entry["bytes"] or file_sha256(path) != entry["sha256"]:
-            return False
-    return True
-
-
 def read_index(where):
     """index.json of the store in `where` (a path, Folder or HubFolder); UserError if it is not there or is not one."""
     path = where.index() if isinstance(where, (Folder, HubFolder)) else where / "index.json"
@@ -450,114 +291,7 @@ def read_index(where):
     return index
 
 
-def check(where, what, found, wanted, same=None):
-    if not (found == wanted if same is None else same):
-        raise UserError(f"the soft labels in {where} are for {what} {found}, this run has {wanted}; make labels for it.")
-
-
-def grouping(index):
-    """{"teacher_bn": ...} of an index or a Plan's header, or {} for the default."""
-    return {key: index[key] for key in ("teacher_bn",) if key in index}
-
-
 def recognised(index):
     """{"recognised": share of the images that the teachers put into their own class}; {} of an older store."""
     share = index.get("recognised")
     return {"recognised": share} if type(share) in (int, float) and 0 <= share <= 1 else {}
-
-
-def check_architectures(found, recipe, whose):
-    """UserError unless the teachers' architectures `found` are those that the recipe names, in any order."""
-    wanted = recipe.labels.architectures
-    missing = Counter(map(architecture_key, wanted)) - Counter(map(architecture_key, found))
-    if missing:
-        lacking = [next(name for name in wanted if architecture_key(name) == key) for key in missing.elements()]
-        raise UserError(
-            f"labels.architectures names {', '.join(wanted)}, {whose} {', '.join(found)}: {', '.join(lacking)} is missing; "
-            "give such a --teacher, or --set labels.architectures=[] for any (a custom protocol)."
-        )
-
-
-def architecture_key(name):
-    """What tells architectures apart whichever library names them: mobilenetv2_100 (timm) is mobilenet_v2 (torchvision).
-
-    Lower case without tag (".tv_in1k"), timm's prefix "tf_", its suffix "_100" for width 1, our "_cifar" for the stem for
-    small images, and underscores. What remains must be equal: shufflenet_v2_x0_5 is not shufflenet_v2_x1_0.
-    """
-    plain = name.lower().partition(".")[0].removeprefix("tf_").removesuffix("_cifar").removesuffix("_100")
-    return plain.replace("_", "")
-
-
-def own_views(recipe, views_seed, epoch):
-    """The Views of `epoch` where no store holds them; epochs beyond the distinct ones cycle."""
-    return views_module.draw(recipe, views_seed, epoch % recipe.label_epochs)
-
-
-def mixed(logits, views, size):
-    """float32 [N, C]: one label per image [N, C] becomes one per view: where views mix images, their labels are mixed alike.
-
-    own_share * z_i + (1 - own_share) * z_partner on logits, as zhangxin-xd/UFC ufc_validation/val_static.py does for MixUp
-    (INFER, arXiv 2408.06927).
-    """
-    share = views.own_share(torch.arange(len(logits)), size)[:, None]
-    return share * logits + (1 - share) * logits[views.mix_partner]
-
-
-class HardLabels:
-    """The same reader without a teacher: epoch -> (Views drawn on the fly, None)."""
-
-    def __init__(self, recipe, views_seed):
-        self.recipe, self.views_seed = recipe, views_seed
-        self.teachers, self.origin = [], {}
-
-    def describe(self):
-        """What a Run records of its labels."""
-        return {"kind": "hard", "views_digest": self.recipe.views_digest, "views_seed": self.views_seed}
-
-    def epoch(self, epoch):
-        """(Views, None) of `epoch`."""
-        return own_views(self.recipe, self.views_seed, epoch), None
-
-
-class LearnedLabels:
-    """The same reader of the labels that come with an ImageSet: epoch -> (Views drawn on the fly, logits [N, C])."""
-
-    def __init__(self, recipe, views_seed, images):
-        self.recipe, self.views_seed, self.logits = recipe, views_seed, images.soft_labels
-        self.teachers, self.origin = [], {}
-
-    def describe(self):
-        """What a Run records of its labels; the labels themselves are part of the images' fingerprint."""
-        return {"kind": "learned", "views_digest": self.recipe.views_digest, "views_seed": self.views_seed}
-
-    def epoch(self, epoch):
-        """(Views, logits) of `epoch`."""
-        views = own_views(self.recipe, self.views_seed, epoch)
-        return views, mixed(self.logits, views, self.recipe.image_size)
-
-
-class StaticLabels:
-    """The same reader of one teacher label per plain image: epoch -> (Views drawn on the fly, logits [N, C]).
-
-    `plain` reads the labels of `recipe.labelled`: a SoftLabelStore of one epoch, or what makes it.
-    """
-
-    def __init__(self, recipe, views_seed, plain):
-        self.recipe, self.views_seed, self.plain = recipe, views_seed, plain
-
-    @property
-    def teachers(self):
-        return self.plain.teachers
-
-    @property
-    def origin(self):
-        return self.plain.origin
-
-    def describe(self):
-        """What a Run records of its labels: those of the plain images, and the views that students see."""
-        return {**self.plain.describe(), "kind": "static", "student_views_digest": self.recipe.views_digest}
-
-    def epoch(self, epoch):
-        """(Views, logits) of `epoch`."""
-        views = own_views(self.recipe, self.views_seed, epoch)
-        return views, mixed(self.plain.epoch(0)[1], views, self.recipe.image_size)

@@ -2,6 +2,10 @@
 
 import re
 
+SELECTIONS = {  # image sets that need no file of their own
+    "random": "random:ipc=K,seed=S: K real training images per class",
+    "full": "the whole train split",
+}
 RANDOM = re.compile(r"random:ipc=([1-9][0-9]{0,17}),seed=(0|[1-9][0-9]{0,17})")
 
 

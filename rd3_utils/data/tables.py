@@ -6,10 +6,8 @@ class. Everything that a file may get wrong is checked here, at the border.
 
 import glob
 import hashlib
-import io
 import json
 import os
-import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,17 +17,16 @@ import datasets
 import numpy as np
 from accelerate.utils import tqdm
 from huggingface_hub import constants
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from rd3_utils import hub
+from rd3_utils.data.classes import benchmark_labels, class_index
+from rd3_utils.data.decoding import content, picture, pixels
 from rd3_utils.errors import UserError
-from rd3_utils.protocols import benchmark as benchmarks
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label", "class_id", "labels")
 OWN_COLUMNS = {"soft_label": "soft_labels", "weight": "weights"}  # of a distilled set -> field of ImageSet
-INTEGER_TYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-MODES = ("1", "L", "P", "RGB", "LA", "RGBA", "PA")  # what becomes RGB without losing anything, if opaque
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 TEST_NAMES = ("validation", "valid", "val", "test")  # how local copies call the split that a benchmark tests on
 FOLDER = Path(constants.HF_HOME) / "rd3" / "splits"  # which files of a repo are a split, by commit
@@ -365,124 +362,6 @@ def pick(names, table, source):
     raise UserError(
         f"{source} has columns {', '.join(table.column_names)}; wanted one of {', '.join(dict.fromkeys(names))}: rename it."
     )
-
-
-def benchmark_labels(table, column, benchmark, source, photographs):
-    """Labels int64 [N] as indices into the benchmark's classes, mapped by name (or title) where the file has names.
-
-    Names that the benchmark's repo is known to use wrongly (data.renames) are mapped; where some of them are names of other
-    classes, only in real data whose whole list of names is that of the repo.
-    Of a benchmark that is part of another one, real images of the other's classes get -1: they are not its own.
-    """
-    feature = table.features[column]
-    dtype = getattr(feature, "dtype", None)
-    if dtype not in ("string", *INTEGER_TYPES):
-        raise UserError(f"{source}: column '{column}' holds {dtype or feature}, wanted class names or whole numbers.")
-    values = table[column][:]
-    if None in values:
-        raise UserError(f"{source}: row {values.index(None)} has no label in column '{column}'; every image needs a class.")
-    whole = benchmarks.load(benchmark.data.part_of) if photographs and benchmark.data.part_of else benchmark
-    if dtype == "string":
-        names, values = np.unique(values, return_inverse=True)
-        names = names.tolist()
-    elif isinstance(feature, datasets.ClassLabel):
-        names, values = feature.names, np.asarray(values, np.int64)
-        if values.min(initial=0) < 0:
-            raise UserError(f"{source}: row {values.argmin()} has label {values.min()}, which means unlabelled.")
-        if values.max(initial=0) >= len(names):
-            raise UserError(
-                f"{source}: row {values.argmax()} has label {values.max()}, and only {len(names)} classes have names."
-            )
-    else:
-        names, values = whole.classes, np.asarray(values, np.int64)
-        if not 0 <= values.min(initial=0) <= values.max(initial=0) < len(names):
-            raise UserError(
-                f"{source} has labels {values.min()}..{values.max()}, wanted 0..{len(names) - 1} for {benchmark.name}."
-            )
-    index = class_index(names, benchmark, source, photographs)
-    return index[values] if len(values) else np.empty(0, np.int64)
-
-
-def class_index(names, benchmark, source, photographs):
-    """For each of a file's class `names` its index in the benchmark, int64; -1 for one of a benchmark that this is part of.
-
-    A distilled set may number its classes in the benchmark's order instead: new007 or 00007, as released code writes folders.
-    """
-    whole = benchmarks.load(benchmark.data.part_of) if photographs and benchmark.data.part_of else benchmark
-    count, renames = len(benchmark.classes), benchmark.data.renames
-    renamed = [renames.get(name, name) for name in names]
-    ambiguous = set(renames) & {*benchmark.classes, *benchmark.titles}
-    names = renamed if not ambiguous or (photographs and renamed == list(benchmark.classes)) else names
-    meaning = {**dict(zip(benchmark.titles, range(count))), **dict(zip(benchmark.classes, range(count)))}
-    if not photographs and not set(names) & set(meaning):
-        names = numbered(names, benchmark.classes) or names
-    stray = sorted(set(names) - set(meaning) - set(whole.classes) - set(whole.titles))
-    if stray:
-        others = (benchmarks.load(name) for name in benchmarks.names())
-        fitting = [other for other in others if set(names) <= {*other.classes, *other.titles}]
-        nearest = min(fitting, key=lambda other: len(other.classes), default=None)
-        raise UserError(
-            f"{source} has class '{stray[0]}' ({len(stray)} such of {len(names)}), which {benchmark.name} has "
-            f"not: its classes are {', '.join(benchmark.classes[:3])} ... {benchmark.classes[-1]}; "
-            + (f"give --benchmark {nearest.name}." if nearest else "rename the classes.")
-        )
-    index = np.array([meaning.get(name, -1) for name in names], np.int64)
-    own, times = np.unique(index[index >= 0], return_counts=True)
-    if (times > 1).any():
-        twice = benchmark.classes[own[times.argmax()]]
-        raise UserError(f"{source} has two classes that both mean '{twice}'; merge them.")
-    return index
-
-
-def numbered(names, classes):
-    """The classes that `names` mean by their numbers; None unless every one of them is the number of a class."""
-    found = [re.fullmatch(r"(?:new)?([0-9]{1,9})", name) for name in names]
-    if all(found) and all(int(one[1]) < len(classes) for one in found):
-        return [classes[int(one[1])] for one in found]
-    return None
-
-
-def content(cell, where, roots):
-    """The bytes of one image file; one that a cell names instead of holding is read only if it lies under `roots`."""
-    if not isinstance(cell, dict) or (cell.get("bytes") is None and cell.get("path") is None):
-        raise UserError(f"{where} is {str(cell)[:40]}, wanted an image.")
-    if cell["bytes"] is not None:
-        return cell["bytes"]
-    if not any(Path(cell["path"]).resolve().is_relative_to(root) for root in roots):
-        raise UserError(f"{where} is a path outside its folder ('{cell['path']}'), wanted the image itself.")
-    try:
-        return Path(cell["path"]).read_bytes()
-    except OSError as error:
-        raise UserError(f"{where} cannot be read: {hub.one_line(error)}") from error
-
-
-def picture(data, where, photographs=False):
-    """One image file's bytes as an RGB PIL image; grey becomes three equal channels, exactly."""
-    try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
-    except UnidentifiedImageError as error:
-        raise UserError(f"{where} cannot be decoded (no image format is like it); replace the file.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{where} cannot be decoded ({hub.one_line(error)}); replace the file.") from error
-    if image.mode not in MODES and not (photographs and image.mode == "CMYK"):  # ImageNet has a few
-        raise UserError(f"{where} has mode {image.mode}; wanted 8-bit RGB or grey, convert it first.")
-    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
-        raise UserError(f"{where} is transparent (mode {image.mode}); wanted RGB or grey, flatten it first.")
-    return image.convert("RGB")
-
-
-def pixels(image, size, shorter_side, where):
-    """uint8 [3, size, size] of a PIL image: torchvision's Resize(shorter_side) and CenterCrop(size), to the bit."""
-    if shorter_side:
-        width, height = image.size
-        short = min(width, height)
-        image = image.resize((width * shorter_side // short, height * shorter_side // short), Image.Resampling.BILINEAR)
-        left, top = round((image.width - size) / 2), round((image.height - size) / 2)
-        image = image.crop((left, top, left + size, top + size))
-    if image.size != (size, size):
-        raise UserError(f"{where} is {image.width}x{image.height}, wanted {size}x{size}; resize the set first.")
-    return np.asarray(image).transpose(2, 0, 1)
 
 
 def sklearn_digits(split):

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rd3_utils import hub
 from rd3_utils.errors import UserError
-from rd3_utils.protocols.protocol import STOCK
+from rd3_utils.protocols.knobs import STOCK
 
 KNOBS = {"drop_rate": "dropout", "drop_path_rate": "stochastic_depth"}  # timm's word -> the protocol's
 

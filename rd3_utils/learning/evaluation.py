@@ -4,7 +4,6 @@ import contextlib
 import uuid
 from pathlib import Path
 
-import evaluate
 import torch
 from accelerate.utils import gather_object
 
@@ -63,6 +62,8 @@ def accuracy(network, test, benchmark, accelerator, exact=False, whitening=None,
         rows, places = rows.sort()
         if not torch.equal(rows, torch.arange(len(test))):
             raise UserError(f"{len(rows)} test rows came back, wanted each of {len(test)} once; the score would be wrong.")
+        import evaluate  # takes a second, and only scores need it
+
         metric = evaluate.load(str(METRIC), keep_in_memory=True, experiment_id=uuid.uuid4().hex)
         return metric.compute(predictions=best[places].numpy(), references=test.labels.numpy())
 

@@ -16,8 +16,7 @@ from PIL import Image
 from torch import nn
 
 from rd3_utils import hub
-from rd3_utils.data import images as image_sets
-from rd3_utils.data import tables
+from rd3_utils.data import embedded, tables
 from rd3_utils.errors import UserError
 from rd3_utils.learning import students, teachers, training
 
@@ -52,8 +51,8 @@ def load(source):
         repo, revision, _ = hub.parse(rest)
         commit = hub.commit(repo, revision, repo_type="model")
         folder = hub.network_folder(repo, commit, also=(RUN,))
-    elif not folder.is_dir() and (image_sets.PACKAGE / folder).is_dir():
-        folder = image_sets.PACKAGE / folder
+    elif not folder.is_dir() and (embedded.PACKAGE / folder).is_dir():
+        folder = embedded.PACKAGE / folder
     elif folder.suffix == ".json" and folder.is_file():  # the Run instead of the folder beside it
         folder = folder.with_suffix("")
     if kind != "hf-hub":

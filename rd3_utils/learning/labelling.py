@@ -10,12 +10,12 @@ import dataclasses
 import torch
 from accelerate.utils import tqdm
 
-from rd3_utils.data import soft_labels, views
+from rd3_utils.data import label_store, soft_labels, views
 from rd3_utils.errors import UserError
 from rd3_utils.launch import raise_on_all
 from rd3_utils.learning import evaluation, teachers
 from rd3_utils.learning.training import on_device
-from rd3_utils.protocols import protocol
+from rd3_utils.protocols.knobs import stated
 
 
 def load_teachers(sources, recipe, benchmark):
@@ -27,7 +27,7 @@ def load_teachers(sources, recipe, benchmark):
             f"--set labels.teachers={len(sources)}."
         )
     found = [teachers.load(source, benchmark) for source in sources]
-    soft_labels.check_architectures([teacher.architecture for teacher in found], recipe, "the teachers given are")
+    label_store.check_architectures([teacher.architecture for teacher in found], recipe, "the teachers given are")
     return found
 
 
@@ -41,7 +41,7 @@ def plan(images, recipe, found, views_seed, device, forward_batch=100, label_dty
         classes=recipe.classes,
         image_size=recipe.image_size,
         border=soft_labels.border_of(recipe),
-        views=protocol.stated(recipe.views),
+        views=stated(recipe.views),
         views_digest=recipe.views_digest,
         views_seed=views_seed,
         teachers=tuple(teachers.described(found, recipe.labels.ensemble)),
@@ -69,7 +69,7 @@ def is_complete(where, plan):
                 f"{where} already holds labels with {key} {index[key]}, this command asks for {getattr(plan, key)}; "
                 "give another folder for labels, or remove that one."
             )
-    return index["epochs"] >= plan.epochs and soft_labels.intact(where, index)
+    return index["epochs"] >= plan.epochs and label_store.intact(where, index)
 
 
 def make(where, plan, images, recipe, found, benchmark, test, accelerator, finished=None):
@@ -184,7 +184,7 @@ class OnlineLabels:
         """What a Run records of its labels: the same as of a store, of no bytes."""
         index = self.plan.header
         keys = "epochs views_digest views_seed teachers_id ensemble label_dtype forward_batch device".split()
-        known = {**{key: index[key] for key in keys}, **soft_labels.grouping(index)}
+        known = {**{key: index[key] for key in keys}, **label_store.grouping(index)}
         return {"kind": "soft", "bytes": 0, **known, "online": True}
 
     def epoch(self, epoch):

@@ -19,7 +19,8 @@ from torch import nn
 from rd3_utils import hub
 from rd3_utils.errors import UserError, unknown
 from rd3_utils.learning import dropping, initialisation
-from rd3_utils.protocols.protocol import STOCK
+from rd3_utils.learning.architectures import CONVNETS, OWN, RESNETS
+from rd3_utils.protocols.knobs import STOCK
 
 SMALL = 64  # pixels: up to this size `resnet18` means the network with the small-image stem
 # what networks raise that do not take an image of some size
@@ -111,22 +112,7 @@ def pixels(img_size):
     return img_size if isinstance(img_size, int) else img_size[0]
 
 
-CONVNETS = {f"convnet{d}{norm}": (d, norm) for d in range(1, 7) for norm in ("", "_bn")}
-RESNETS = {
-    "resnet18_cifar": (BasicBlock, (2, 2, 2, 2)),
-    "resnet34_cifar": (BasicBlock, (3, 4, 6, 3)),
-    "resnet50_cifar": (Bottleneck, (3, 4, 6, 3)),
-    "resnet101_cifar": (Bottleneck, (3, 4, 23, 3)),
-}
-TRANSFORMERS = {  # name: (builder, what it is, its linear layer)
-    "vit_base_cifar": (small_image_vit_base, "ViT-B for small images: 8x8 patches at any size", "head"),
-    "swin_tiny_cifar": (small_image_swin_tiny, "Swin-T for small images: 16x16 patches at any size, windows of 4x4", "head.fc"),
-}
-OWN = {
-    **{name: f"ConvNet-{d}, {'batch' if norm else 'instance'} norm" for name, (d, norm) in CONVNETS.items()},
-    **{name: f"{name.removesuffix('_cifar')} with a 3x3 stride-1 stem and no max-pooling" for name in RESNETS},
-    **{name: text for name, (_, text, _) in TRANSFORMERS.items()},
-}
+BUILDERS = {"vit_base_cifar": (small_image_vit_base, "head"), "swin_tiny_cifar": (small_image_swin_tiny, "head.fc")}
 
 
 def register(name, build, **arguments):
@@ -154,15 +140,15 @@ default_cfgs = generate_default_cfgs(
     {
         **{f"{name}.untrained": untrained("features.0", "classifier", True) for name in CONVNETS},
         **{f"{name}.untrained": untrained("conv1", "fc", False) for name in RESNETS},
-        **{f"{name}.untrained": untrained("patch_embed.proj", head, True) for name, (_, _, head) in TRANSFORMERS.items()},
+        **{f"{name}.untrained": untrained("patch_embed.proj", head, True) for name, (_, head) in BUILDERS.items()},
     }
 )
 __all__ = []  # timm's register_model appends the architectures
 for _name, (_depth, _norm) in CONVNETS.items():
     register(_name, ConvNet, depth=_depth, norm="batch" if _norm else "instance")
-for _name, (_block, _layers) in RESNETS.items():
-    register(_name, SmallImageResNet, block=_block, layers=_layers)
-for _name, (_build, _, _) in TRANSFORMERS.items():
+for _name, (_bottleneck, _layers) in RESNETS.items():
+    register(_name, SmallImageResNet, block=Bottleneck if _bottleneck else BasicBlock, layers=_layers)
+for _name, (_build, _) in BUILDERS.items():
     register(_name, _build)
 
 

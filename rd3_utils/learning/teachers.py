@@ -20,8 +20,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from rd3_utils import hub
-from rd3_utils.data import images as image_sets
-from rd3_utils.data import tables
+from rd3_utils.data import embedded, tables
 from rd3_utils.errors import UserError, unknown
 from rd3_utils.learning import evaluation, students, training
 from rd3_utils.protocols import benchmark as benchmarks
@@ -92,7 +91,7 @@ def is_default(described, benchmark):
 @cache
 def embedded_sha256(source):
     """SHA-256 of the teacher local-dir:embedded/..., that comes with the project; "" of any other source."""
-    folder = image_sets.PACKAGE / source.removeprefix("local-dir:")
+    folder = embedded.PACKAGE / source.removeprefix("local-dir:")
     if not source.startswith("local-dir:") or not students.is_saved(folder):
         return ""
     return weights_sha256(timm.create_model(f"local-dir:{folder}", pretrained=True))
@@ -104,7 +103,7 @@ def from_timm(source, benchmark):
     name, commit, overlay = source, None, None
     if kind == "local-dir" or (not rest and Path(source).is_dir()):
         path = Path(rest or source)
-        path = path if path.is_dir() else image_sets.PACKAGE / path
+        path = path if path.is_dir() else embedded.PACKAGE / path
         if not path.is_dir():
             raise UserError(
                 f"teacher {source}: there is no such folder. A teacher is a student of the full data: make one with "

@@ -13,14 +13,17 @@ from urllib.parse import quote
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from rd3_utils.arms.planned_runs import citations
 from rd3_utils.data import selections
 from rd3_utils.protocols import protocol as protocols
-from rd3_utils.publishing import plots, terminal, transfer_report
-from rd3_utils.publishing.markdown import escape, fenced, listed, show, table
+from rd3_utils.protocols.knobs import NEUTRAL, SECTIONS, TAUGHT
+from rd3_utils.protocols.protocol import TEACHER_PROTOCOL
+from rd3_utils.publishing import plots, terminal
 from rd3_utils.scoring import measure
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
-from rd3_utils.scoring.arms import TEACHER_PROTOCOL, citations
+from rd3_utils.text import escape, fenced, listed, show, table
+from rd3_utils.transfer import report as transfer_report
 
 IMAGES = {"distilled": "distilled images", "random": "random real images", "full": "real training images"}
 LABELS = {
@@ -305,7 +308,7 @@ def protocol_section(runs, head, protocol, benchmark):
     changed = []
     for run in {(run.student, run.arm): run for run in reversed(runs)}.values():
         mine = flat(run.recipe)
-        changes = [f"{key} = {show(mine.get(key, protocols.NEUTRAL.get(key)))}" for key in {**mine, **recipe}
+        changes = [f"{key} = {show(mine.get(key, NEUTRAL.get(key)))}" for key in {**mine, **recipe}
                    if mine.get(key) != recipe.get(key)]  # fmt: skip
         if run.protocol.digest != head.protocol.digest:
             changes = [f"all of {run.protocol.name}, digest {run.protocol.digest}"]
@@ -319,7 +322,7 @@ def protocol_section(runs, head, protocol, benchmark):
 
 def flat(recipe):
     """{"section.field": value} of a Run's recipe."""
-    return {f"{section}.{key}": value for section in protocols.SECTIONS for key, value in recipe[section].items()}
+    return {f"{section}.{key}": value for section in SECTIONS for key, value in recipe[section].items()}
 
 
 def source_of(key, labels, protocol, benchmark, rules):
@@ -350,7 +353,7 @@ def provenance_section(runs):
     for run in runs:
         of, label = run.images, run.labels
         images.append([of.name, of.source, of.commit, of.fingerprint, of.images, of.ipc])
-        if label.kind in protocols.TAUGHT:
+        if label.kind in TAUGHT:
             facts = label.epochs, label.bytes, label.label_dtype, label.forward_batch, label.device
             origin = label.source or "made here", label.commit
             labels.append([of.name, store_of(run), *facts, *origin, reports.percent(label.recognised)])
@@ -368,7 +371,7 @@ def provenance_section(runs):
 def store_of(run):
     """How the folder of a Run's label store is called, "classes" for hard labels, "own" for those of the images themselves."""
     of = run.labels
-    if of.kind not in protocols.TAUGHT:
+    if of.kind not in TAUGHT:
         return {"hard": "classes", "learned": "own"}[of.kind]
     return f"{of.teachers_id[:8]}-{of.views_digest}-s{of.views_seed}"
 

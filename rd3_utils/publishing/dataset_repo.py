@@ -21,12 +21,12 @@ from pathlib import Path
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from rd3_utils import hub, launch, units
+from rd3_utils.data import embedded, selections, soft_labels, tables
 from rd3_utils.data import images as image_sets
-from rd3_utils.data import selections, soft_labels, tables
 from rd3_utils.errors import UserError
 from rd3_utils.publishing import plots
-from rd3_utils.publishing.markdown import escape, fenced, show, table
 from rd3_utils.scoring import report as reports
+from rd3_utils.text import escape, fenced, show, table
 
 BATCH = 2e9  # bytes of label shards in one commit, so that a lost connection costs no more
 BEGIN = "<!-- rd3: from here to the end mark a command wrote this, and writes it again -->"
@@ -194,7 +194,7 @@ def image_files(target, images, about, benchmark, folder):
 
 def stated(source):
     """distilled.json of the folder or embedded set `source`, or {}; UserError if it is no JSON object."""
-    for path in (Path(source) / "distilled.json", image_sets.EMBEDDED / source / "distilled.json"):
+    for path in (Path(source) / "distilled.json", embedded.FOLDER / source / "distilled.json"):
         if path.is_file():
             try:
                 about = json.loads(path.read_text())
@@ -213,8 +213,8 @@ def about_images(source, images):
     if about and about.get("fingerprint") != images.fingerprint:
         found = str(about.get("fingerprint"))[:12]
         raise UserError(f"distilled.json of {source} speaks of other images ({found}) than lie beside it; remove it.")
-    embedded = stated(images.name)  # METHOD:ipc=K
-    return about or (embedded if embedded.get("fingerprint") == images.fingerprint else {})
+    own = stated(images.name)  # METHOD:ipc=K
+    return about or (own if own.get("fingerprint") == images.fingerprint else {})
 
 
 def image_section(repo, images, about, benchmark):

@@ -21,9 +21,9 @@ from huggingface_hub.utils import yaml_dump
 from rd3_utils import hub, launch, units
 from rd3_utils.errors import UserError
 from rd3_utils.publishing import card
-from rd3_utils.publishing.markdown import escape
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
+from rd3_utils.text import escape
 
 OURS = ("runs/", "plots/", ".eval_results/")  # folders of the repo that hold nothing but what is pushed here
 

@@ -4,9 +4,9 @@ import shlex
 
 from rd3_utils.data.tables import without_machine
 from rd3_utils.learning import teachers as networks
-from rd3_utils.publishing.markdown import listed
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
+from rd3_utils.text import listed
 
 
 def say(report, cell, folder, pictures, tips):

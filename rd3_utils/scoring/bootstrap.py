@@ -1,7 +1,7 @@
 """The one bootstrap behind every interval: what was measured is drawn again with replacement, RESAMPLES times.
 
 Draws of random images are drawn again whole, each with its seeds: an arm's (scoring/estimates.py) and those of a study's cell
-(scoring/ranking.py).
+(studies/ranking.py).
 
 Percentile intervals (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13) from fixed generators, so that the
 same Runs give the same interval. Means of n values drawn again have the variance of divisor n, which is too small: deviations

@@ -16,11 +16,12 @@ from functools import cached_property
 from pathlib import Path
 
 from rd3_utils.errors import UserError
+from rd3_utils.leaderboard import vetting
 from rd3_utils.protocols import benchmark as benchmarks
-from rd3_utils.scoring import estimates, measure, significance, vetting
+from rd3_utils.protocols.protocol import TEACHER_PROTOCOL
+from rd3_utils.scoring import estimates, measure, significance
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
-from rd3_utils.scoring.arms import TEACHER_PROTOCOL
 from rd3_utils.scoring.runs import Run
 from rd3_utils.scoring.shapes import Refused
 

@@ -8,22 +8,20 @@
 What "hard" and "plain" change is stated by the protocol ([arms.hard], [arms.plain]).
 """
 
-import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
-from rd3_utils import hub, units
-from rd3_utils.data import selections, shards, soft_labels, tables, whitening
+from rd3_utils import units
+from rd3_utils.data import selections, soft_labels, tables, whitening
 from rd3_utils.data.images import ImageSet
 from rd3_utils.errors import UserError, unknown
-from rd3_utils.learning import labelling, search, teachers
 from rd3_utils.protocols import protocol as protocols
-from rd3_utils.protocols.protocol import Protocol, Recipe
+from rd3_utils.protocols.knobs import TAUGHT
+from rd3_utils.protocols.protocol import TEACHER_PROTOCOL, Protocol
+from rd3_utils.protocols.recipe import Recipe
 from rd3_utils.scoring import runs
 from rd3_utils.scoring.runs import ARMS
 
-TEACHER_PROTOCOL = "teacher-v1"
 EACH = "each"  # --views-seed each: the views of a student are drawn from its own seed
 GROUPS = {  # by the labels of the protocol itself; static ones are soft
     "soft": {
@@ -209,141 +207,6 @@ def check_learned(recipe, images):
         )
 
 
-def find_labels(cells, options, benchmark, test, accelerator):
-    """{labels_key: reader} for all cells; soft labels that are missing are made if `--teacher` was given.
-
-    UserError, before anything is trained, where labels are missing, of other images, or too few. `test` is a function that
-    returns the test split; it is called only where a teacher must be examined.
-    """
-    taught = taught_labels(cells, options, benchmark, test, accelerator)
-    found = {}
-    for cell in cells:
-        if cell.labels_key not in found:
-            kind = cell.recipe.labels.kind
-            found[cell.labels_key] = READERS[kind](cell) if kind in READERS else taught(cell)
-            if kind == "static":
-                found[cell.labels_key] = soft_labels.StaticLabels(cell.recipe, cell.views_seed, found[cell.labels_key])
-    return found
-
-
-READERS = {  # of labels that need no teacher
-    "hard": lambda cell: soft_labels.HardLabels(cell.recipe, cell.views_seed),
-    "learned": lambda cell: soft_labels.LearnedLabels(cell.recipe, cell.views_seed, cell.images),
-}
-
-
-def labels_of_search(cell, labels):
-    """What a learning-rate search learns from: the `labels` of `cell`; of students with views of their own, search.SEED's."""
-    return labels if cell.views != EACH else READERS[cell.recipe.labels.kind](replace(cell, views_seed=search.SEED))
-
-
-def taught_labels(cells, options, benchmark, test, accelerator):
-    """The function that gives, for a cell, the reader of what teachers say about the views of its `recipe.labelled`."""
-    if options.online and not options.teacher:
-        raise UserError("--online labels with a teacher while students train; give --teacher default, or another.")
-
-    loaded = {}
-
-    def teachers_of(recipe):
-        """What `--teacher` names, loaded once and, when a store must be made, examined once."""
-        wanted = recipe.labels.teachers, recipe.labels.architectures
-        if wanted not in loaded:
-            loaded[wanted] = labelling.load_teachers(options.teacher, recipe, benchmark)
-        return loaded[wanted]
-
-    published = published_stores(cells, options)
-
-    def reader(cell):
-        found = teachers_of(cell.recipe) if options.teacher else None
-        if options.online:
-            return online(cell, options, found, benchmark, test, accelerator)
-        where, teachers_id = find_store(cell, options, published, found, benchmark, test, accelerator)
-        return soft_labels.load(where, cell.images, cell.recipe.labelled, cell.views_seed, teachers_id)
-
-    return reader
-
-
-def published_stores(cells, options):
-    """{path: HubFolder} of the stores that --soft-labels OWNER/REPO names, or {}."""
-    if not hub.looks_like_repo(options.soft_labels) or options.online:
-        return {}
-    if not any(cell.recipe.labels.kind in protocols.TAUGHT for cell in cells):
-        return {}
-    limit = None if options.label_cache_gb is None else options.label_cache_gb * 1e9
-    return shards.on_hub(options.soft_labels, limit)
-
-
-def find_store(cell, options, published, found, benchmark, test, accelerator):
-    """(the store for `cell`, the teachers_id it must have or None): a given one, one on the Hub, one made here, one found here.
-
-    `found` are the Teachers that were given, or None.
-    """
-    root, labels = Path(options.soft_labels), cell.recipe.labels
-    given = (root / "index.json").is_file() or any(root.glob("labels-*.safetensors"))
-    where = hub_store(cell, published, options) if published else None
-    if given and cell.arm == "distilled-soft" and serves(root, cell, found):
-        where = root
-    if where is not None:
-        return where, found and teachers.teachers_id(found, labels.ensemble, labels.teacher_bn)
-    root = Path("soft_labels") if given or published else root
-    if found:
-        return made(cell, options, found, benchmark, test, root, accelerator), None
-    return stored(cell, options, root), None
-
-
-def serves(root, cell, found):
-    """Whether the store in `root`, which was given by name, is that of the views of `cell`; another can be made with `found`.
-
-    UserError where every student has views of its own and no teacher is there to label them.
-    """
-    if cell.views != EACH or not (root / "index.json").is_file():
-        return True
-    seed = soft_labels.read_index(root)["views_seed"]
-    if seed != cell.views_seed and not found:
-        raise UserError(
-            f"{root} holds the labels of views seed {seed}{OWN_SEEDS[EACH]}; add --teacher default to make those of seed "
-            f"{cell.views_seed}, or give --views-seed {seed}, which all students share."
-        )
-    return seed == cell.views_seed
-
-
-OWN_SEEDS = {"shared": "", EACH: ", and --views-seed each wants a store for every student's seed"}
-
-
-def online(cell, options, found, benchmark, test, accelerator):
-    """The reader that labels with the Teachers `found` while students train; they are replaced by examined ones."""
-    found[:] = [teachers.examined(teacher, benchmark, test(), accelerator) for teacher in found]
-    plan = label_plan(cell, options, found, accelerator)
-    return labelling.OnlineLabels(plan, cell.images, cell.recipe.labelled, found, benchmark, accelerator)
-
-
-def label_plan(cell, options, found, accelerator):
-    """The soft_labels.Plan of the labels of the Teachers `found` for `cell`."""
-    return labelling.plan(cell.images, cell.recipe.labelled, found, cell.views_seed, accelerator.device,
-                          options.forward_batch, options.label_dtype, options.shard_mb)  # fmt: skip
-
-
-def hub_store(cell, published, options):
-    """Of the stores `published` {path: HubFolder}, the one for `cell`; None where it can be made here."""
-    if len(published) == 1 and cell.arm == "distilled-soft" and cell.views != EACH:
-        return next(iter(published.values()))  # loading says in what it differs
-    digest = cell.recipe.labelled.views_digest
-    tail = f"-{digest}-s{cell.views_seed}"
-    mine = [path for path in published if f"@{cell.images.fingerprint[:8]}/" in path and path.endswith(tail)]
-    if len(mine) > 1:
-        raise UserError(
-            f"{len(mine)} stores on the Hub label these views of {cell.images.name}: {', '.join(mine)}; name one with "
-            f"--soft-labels {options.soft_labels.partition(':')[0]}:{mine[0]}."
-        )
-    if not mine and not options.teacher:
-        raise UserError(
-            f"{options.soft_labels} has no labels for {cell.images.identity} with views {digest} of seed "
-            f"{cell.views_seed}{OWN_SEEDS[cell.views]}; it has {', '.join(list(published)[:3])}. Add --teacher default to make "
-            "them here."
-        )
-    return published[mine[0]] if mine else None
-
-
 def find_whitening(cells, options, benchmark):
     """{views.zca: Whitening of the train split, or None for 0} for all cells."""
     found = {0.0: None}
@@ -351,55 +214,6 @@ def find_whitening(cells, options, benchmark):
         train = selections.select("full", benchmark, lambda: tables.real(benchmark, "train", options.data_dir, options.workers))
         found[eps] = whitening.fitted(train, benchmark.image.mean, benchmark.image.std, eps)
     return found
-
-
-def made(cell, options, found, benchmark, test, root, accelerator):
-    """The folder of the store of the Teachers `found` for `cell` under `root`; a missing one is made.
-
-    `found` is a list in which Teachers are replaced by examined ones.
-    """
-    plan, recipe = label_plan(cell, options, found, accelerator), cell.recipe.labelled
-    where = soft_labels.folder(root, cell.images, plan.teachers_id, recipe, cell.views_seed)
-    if not labelling.is_complete(where, plan):
-        found[:] = [teachers.examined(teacher, benchmark, test(), accelerator) for teacher in found]
-        labelling.make(where, plan, cell.images, recipe, found, benchmark, test(), accelerator)
-    return where
-
-
-def stored(cell, options, root):
-    """The folder of the one store for `cell` that is there under `root`; UserError says how to make or choose one."""
-    images, recipe = cell.images, cell.recipe.labelled
-    stores = soft_labels.candidates(root, images, recipe, cell.views_seed)
-    if len(stores) == 1:
-        return stores[0]
-    if stores:
-        raise UserError(
-            f"{len(stores)} stores label these views of {images.name}: {', '.join(str(store) for store in stores)}; "
-            "choose one with --soft-labels, or name its --teacher."
-        )
-    half_written = [p for p in (root / images.identity).glob(f"*-{recipe.views_digest}-s{cell.views_seed}") if p.is_dir()]
-    if half_written:
-        soft_labels.read_index(half_written[0])  # says what is missing
-    raise UserError(
-        f"no soft labels for {images.identity} under {root}; add --teacher default, or make them with: {command(cell, options)}"
-    )
-
-
-def command(cell, options):
-    """The generate_soft_labels.py command that makes the labels `cell` lacks."""
-    given = options.distilled if cell.arm.startswith("distilled-") else None
-    words = ["accelerate", "launch", "generate_soft_labels.py", "--benchmark", cell.benchmark]
-    words += ["--protocol", options.protocol, "--distilled", given or cell.images.source]
-    words += [word for assignment in options.set for word in ("--set", assignment)]
-    words += ["--views-seed", str(cell.views_seed)] if cell.views_seed else []
-    words += ["--labels", "plain"] if cell.arm.endswith("-plain") else []
-    words += ["--data-dir", options.data_dir] if options.data_dir else []
-    words += ["--out", options.soft_labels] if options.soft_labels != "soft_labels" else []
-    words += ["--student", cell.student] if options.student else []
-    return shlex.join(words)
-
-
-OF_EACH = {"shared": "", EACH: " for each seed"}
 
 
 def describe(cells, options, precision):
@@ -416,7 +230,7 @@ def describe(cells, options, precision):
             f"  images    {len(images)} ({images.ipc or 'various'} per class) from {images.source}, "
             f"{units.size(images.images.numel())}",
         ]
-        if recipe.labels.kind in protocols.TAUGHT:
+        if recipe.labels.kind in TAUGHT:
             source = ", ".join(options.teacher) if options.teacher else f"the store under {options.soft_labels}"
             source += ", while training" if options.online else ""
             epochs, digest = recipe.labelled.label_epochs, recipe.labelled.views_digest
@@ -437,3 +251,6 @@ def describe(cells, options, precision):
             lines.append(f"  {section:9} " + ", ".join(f"{key}={value}" for key, value in values.items()))
         lines.append(f"  result    {cell.path(options.out, precision)}")
     return "\n".join(lines)
+
+
+OF_EACH = {"shared": "", EACH: " for each seed"}

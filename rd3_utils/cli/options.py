@@ -1,10 +1,50 @@
-"""Command-line options that both scripts share, and what is read from them."""
+"""Options that several commands share, what is read from them, and how a mistyped one is told: before torch is imported."""
 
 import argparse
+import difflib
+import re
 
-from rd3_utils import hub
-from rd3_utils.errors import UserError
-from rd3_utils.protocols import benchmark, protocol
+from rd3_utils.errors import UserError, stop, unknown
+from rd3_utils.protocols import benchmark, knobs, protocol
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that takes no abbreviations, for an option added later must not change a command, and tells the nearest name."""
+
+    def __init__(self, *arguments, **named):
+        super().__init__(
+            *arguments, **{"formatter_class": argparse.RawDescriptionHelpFormatter, **named, "allow_abbrev": False}
+        )
+
+    def parse_args(self, args=None, namespace=None):
+        found, unread = self.parse_known_args(args, namespace)
+        if unread:
+            self.error(f"unknown {unread[0]}{nearest(unread[0], self.known(found))}")
+        return found
+
+    def known(self, found):
+        """The names of the options of this command and of the subcommand that was `found`."""
+        names = set(self._option_string_actions)
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction) and getattr(found, action.dest, None) in action.choices:
+                names |= action.choices[getattr(found, action.dest)].known(found)
+        return names
+
+    def error(self, message):
+        choice = re.match(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if choice:
+            message = str(unknown(choice[1].lower(), choice[2], choice[3].replace("'", "").split(", "))).rstrip(".")
+        stop(UserError(f"{message}. See {self.prog} --help."))
+
+
+def nearest(word, options):
+    """What a mistyped option may have meant: a knob by its own name, or the nearest option."""
+    name = word.partition("=")[0].lstrip("-").replace("-", "_")
+    same = [knob for knob in knobs.all_knobs() if knob.rpartition(".")[2] == name]
+    if same and "--set" in options:
+        return f": a knob is set with --set {same[0]}=VALUE"
+    near = difflib.get_close_matches(word.partition("=")[0], options, n=1, cutoff=0.5)
+    return f": did you mean {near[0]}" if near else ""
 
 
 def add_what(parser, each=False):
@@ -65,17 +105,20 @@ def push_target(options, kind):
         raise UserError("a pull request cannot be tagged: leave out --tag, or --create-pr.")
     if options.push_to is None:
         return None
+    from rd3_utils import hub
+
     return hub.Target(options.push_to, kind, options.private, options.create_pr, options.tag)
 
 
-def parse(parser):
-    """The parsed options; `options.defaults` holds what each is when it is not given, for the command on a card.
+def keep_defaults(parser):
+    """Keep as `options.defaults` what each option is when it is not given, for the command on a card; none that publish."""
+    parser.set_defaults(defaults={action.dest: action.default for action in parser._actions if action.dest not in PUBLISH})
 
-    Options that publish are not among them.
-    """
-    options = parser.parse_args()
-    options.defaults = {action.dest: action.default for action in parser._actions if action.dest not in PUBLISH}
-    return options
+
+def add_data_dirs(command):
+    """--data-dir of a command for several benchmarks."""
+    command.add_argument("--data-dir", action="append", default=[], metavar="[NAME=]DIR", help="read a benchmark's real data "
+                         "from here; repeatable")  # fmt: skip
 
 
 def positive(text):

@@ -14,30 +14,15 @@ from rd3_utils.errors import UserError
 from rd3_utils.learning import initialisation, search
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols import protocol as protocols
+from rd3_utils.protocols.knobs import SECTIONS, TAUGHT, check_knob
+from rd3_utils.protocols.protocol import TEACHER_PROTOCOL
+from rd3_utils.protocols.recipe import digest
 from rd3_utils.protocols.strict import build
 from rd3_utils.scoring import runs, shapes
-from rd3_utils.scoring.arms import TEACHER_PROTOCOL
-from rd3_utils.scoring.runs import Images
-from rd3_utils.scoring.shapes import Refused, is_count, is_fraction, is_hex, is_name, is_number, is_seconds, is_table, shown
+from rd3_utils.scoring.searches import check_search, check_share
+from rd3_utils.scoring.shapes import Refused, is_count, is_hex, is_name, is_seconds, is_table, shown
 
 MOST_KNOBS = 50_000  # characters of a protocol's knobs as JSON; ours have at most 4,000
-
-
-@dataclasses.dataclass(frozen=True)
-class Candidate:
-    """One learning rate of a search."""
-
-    learning_rate: float = shapes.stated(is_number, "a finite number")
-    top1: float | None = shapes.stated(shapes.or_none(is_fraction), "a fraction from 0 to 1 or null")
-
-
-@dataclasses.dataclass(frozen=True)
-class Search:
-    """A learning-rate search as a Run states it."""
-
-    learning_rate: float = shapes.stated(is_number, "a finite number")
-    candidates: tuple[Candidate, ...] = shapes.part()
-    images: Images = shapes.part()
 
 
 def vetted(data):
@@ -92,32 +77,30 @@ def protocol_of(name, knobs, overrides):
     knobs, overrides = json.loads(knobs), json.loads(overrides)
     where = f"protocol {name}"
     try:
-        sections = {
-            section: build(cls, knobs.get(section), f"{where} [{section}]") for section, cls in protocols.SECTIONS.items()
-        }
+        sections = {section: build(cls, knobs.get(section), f"{where} [{section}]") for section, cls in SECTIONS.items()}
         rules = tuple(protocols.read_rule(rule, where) for rule in knobs.get("rules", []))
         arms = {
-            arm: {key: protocols.check_knob(key, value, where) for key, value in changes.items()}
+            arm: {key: check_knob(key, value, where) for key, value in changes.items()}
             for arm, changes in knobs["arms"].items()
         }
         if not arms.keys() <= set(protocols.ARMS):
             raise Refused(f"its protocol has arms {shown(sorted(arms))}, wanted some of {', '.join(protocols.ARMS)}")
-        pairs = tuple(sorted((key, protocols.check_knob(key, value, where)) for key, value in overrides.items()))
+        pairs = tuple(sorted((key, check_knob(key, value, where)) for key, value in overrides.items()))
         found = protocols.Protocol(name, name, "", "not stated", {}, **sections, arms=arms, rules=rules, overrides=pairs)
-        for section in protocols.SECTIONS:
+        for section in SECTIONS:
             for key, value in dataclasses.asdict(getattr(found, section)).items():
-                protocols.check_knob(f"{section}.{key}", value, where)
+                check_knob(f"{section}.{key}", value, where)
         plain = dataclasses.replace(found, overrides=())
         differs = is_released(name) and plain.digest != released(name).digest
-        digest = found.digest
+        read = found.digest
     except UserError as error:
         raise Refused(f"the knobs of its protocol are none of ours: {str(error)[:160]}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Refused(f"the knobs of its protocol are malformed ({type(error).__name__})") from None
     if differs:
         raise Refused(f"says {name}, but its knobs have digest {plain.digest}; {name} has {released(name).digest}")
-    if digest != protocols.digest(knobs):
-        raise Refused(f"the knobs of its protocol have digest {protocols.digest(knobs)}, as we read them {digest}")
+    if read != digest(knobs):
+        raise Refused(f"the knobs of its protocol have digest {digest(knobs)}, as we read them {read}")
     return found
 
 
@@ -158,27 +141,6 @@ def check_network(run):
         )
 
 
-def check_search(table, rates, test_fingerprint):
-    """The Search that `table` states; Refused unless every rate of the grid is told and the best one on held-out images won."""
-    where = "learning_rate_search"
-    if not is_table(table) or table.get("learning_rate") not in rates:
-        raise Refused("its protocol searches a learning rate, and it does not say which of the grid won")
-    found = shapes.read(Search, table, runs.SCHEMA, where)
-    if sorted(one.learning_rate for one in found.candidates) != sorted(rates):
-        raise Refused(f"{where} tried other rates than its protocol's grid")
-    finished = [one for one in found.candidates if one.top1 is not None]
-    if not finished:
-        raise Refused(f"{where} has no candidate that finished")
-    best = max(finished, key=lambda one: (one.top1, -one.learning_rate))
-    if best.learning_rate != found.learning_rate:
-        raise Refused(f"{where} chose {found.learning_rate:g}, and {best.learning_rate:g} scored best")
-    if not found.images.source.startswith("held-out:") or found.images.fingerprint == test_fingerprint:
-        raise Refused(f"{where} was not scored on held-out train images")
-    for one in finished:
-        check_share(one.top1, found.images.images, f"top1 of a candidate of {where}")
-    return found
-
-
 def check_recipe(run, protocol, bench):
     """The Recipe that the protocol makes for this student and these images; Refused where the Run has another one."""
     images = run.images
@@ -210,7 +172,7 @@ def check_labels(run, recipe):
     kinds = {"static": ("static", "soft")}.get(recipe.labels.kind, (recipe.labels.kind,))
     if labels.kind not in kinds:
         raise Refused(f"labels are {shown(labels.kind)}, its recipe has {recipe.labels.kind} ones")
-    if recipe.labels.kind in protocols.TAUGHT:
+    if recipe.labels.kind in TAUGHT:
         for key in ("teachers_id", "label_dtype"):
             if getattr(labels, key) is None:
                 raise Refused(f"labels lacks {key}")
@@ -218,12 +180,6 @@ def check_labels(run, recipe):
             raise Refused(f"{len(teachers)} teachers, its recipe has {recipe.labels.teachers}")
     elif teachers:
         raise Refused(f"{len(teachers)} teachers, and {labels.kind} labels need none")
-
-
-def check_share(value, n, name):
-    """Refused unless `value` is a share of n images."""
-    if abs(value * n - round(value * n)) > 1e-3:
-        raise Refused(f"{name} is {shown(value)}, which is no whole number of {n} images")
 
 
 def check_score(run, bench):

@@ -8,10 +8,11 @@ import shutil
 import torch
 
 from rd3_utils import launch
+from rd3_utils.arms import planned_runs
 from rd3_utils.errors import UserError
 from rd3_utils.learning import search, students
-from rd3_utils.protocols import protocol as protocols
-from rd3_utils.scoring import arms, measure, runs, shapes, vetting
+from rd3_utils.protocols.recipe import digest
+from rd3_utils.scoring import measure, runs, searches, shapes
 
 
 def kept_run(cell, labels, options, precision, benchmark, test):
@@ -58,7 +59,7 @@ def taken_over(cell, labels, options, precision, benchmark, test):
 
     It is the same student to the bit. The two kinds are kept apart, so it is never counted twice. None where there is none.
     """
-    if cell.views != arms.EACH:
+    if cell.views != planned_runs.EACH:
         return None
     shared = dataclasses.replace(cell, views="shared").path(options.out, precision)
     run = runs.kept(shared)
@@ -99,7 +100,7 @@ def known_search(folder, wanted, held_out):
     """
 
     def checked(table):
-        stated = vetting.check_search(table, wanted.recipe["training"]["learning_rates"], wanted.test.fingerprint)
+        stated = searches.check_search(table, wanted.recipe["training"]["learning_rates"], wanted.test.fingerprint)
         return table if stated.images.fingerprint == held_out.fingerprint else None
 
     with contextlib.suppress(shapes.Refused):  # not there, or damaged: then it is made
@@ -117,7 +118,7 @@ def known_search(folder, wanted, held_out):
 def search_file(folder, wanted, held_out):
     """Where the search for the Run `wanted` on `held_out` is kept: named after all that it depends on."""
     known = [measure.kind(wanted), wanted.images.fingerprint, held_out.fingerprint]
-    return folder / f"learning-rate-search-{protocols.digest(known)}.json"
+    return folder / f"learning-rate-search-{digest(known)}.json"
 
 
 def agreed(where, run):

@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 from rd3_utils.errors import UserError
-from rd3_utils.scoring import jobs as work
-from rd3_utils.scoring import study as studies
 from rd3_utils.scoring.report import percent
+from rd3_utils.studies import commands, devices, planning
+from rd3_utils.studies import jobs as work
 from rd3_utils.units import duration
 
 
@@ -35,7 +35,7 @@ def show(plan, placed, config_name):
         print(f"  left out: {method}, for {sources[0]} is not there"
               f"{f', nor are {len(sources) - 1} others' if len(sources) > 1 else ''}")  # fmt: skip
     print("\n+: is there. By name: a plan does not read these images; Runs of a set of that name count as there. Cost: median "
-          f"time per image of the {studies.NEAR} kept Runs of the same student and device whose images x epochs are nearest; "
+          f"time per image of the {planning.NEAR} kept Runs of the same student and device whose images x epochs are nearest; "
           "?: there is none. Starting up, making images and labels are not counted.")  # fmt: skip
     costs = ([f"about {duration(known)} by one worker"] if known else []) + ([f"{unknown} of unknown cost"] if unknown else [])
     print(", ".join([f"to train: {len(placed) - there} students", *costs]), flush=True)
@@ -46,11 +46,11 @@ def conduct(plan, chosen, workers, config, path_of_config):
 
     KeyboardInterrupt, also on SIGTERM, once the commands that ran are ended; what is finished is kept.
     """
-    environments, lock = studies.places(workers, config), plan.out / "study" / ".claims.lock"
+    environments, lock = devices.places(workers, config), plan.out / "study" / ".claims.lock"
     plan.folder.mkdir(parents=True, exist_ok=True)
     with work.interruptible():
         missing, failed, bad = [one for one in plan.place(False, chosen) if one.run is None], 0, {}
-        to_make = studies.make_jobs(plan, missing)
+        to_make = commands.make_jobs(plan, missing)
         if to_make:
             say = Lines(plan, list(to_make.values()), {}, workers)
             work.run(list(to_make.values()), environments, lock, say.finished, say.waiting)
@@ -65,7 +65,7 @@ def conduct(plan, chosen, workers, config, path_of_config):
             except UserError as error:
                 failed += 1
                 print(f"FAILED  {one.cell.name}: {error}", flush=True)
-        todo, of = studies.train_jobs(plan, placed, path_of_config, plan.place(False))
+        todo, of = commands.train_jobs(plan, placed, path_of_config, plan.place(False))
         for name in {one.cell.benchmark for one in of.values()}:
             plan.check_test_split(name)
         say = Lines(plan, todo, of, workers)

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from rd3_utils.publishing.markdown import escape, listed, table
 from rd3_utils.scoring import report as reports
-from rd3_utils.scoring import transfer
+from rd3_utils.text import escape, listed, table
+from rd3_utils.transfer import networks
+from rd3_utils.transfer import records as transfer
 
 TITLES = {
     "nearest_centre": "nearest class centre",
@@ -29,7 +30,7 @@ def say(folder, report, groups):
         print(note)
     for group in groups:
         if group["kind"] == "student" and group["arm"] != "full-hard" and not group["over_random"]:
-            arms = f"{group['arm']},random-{transfer.counterpart(group)}"
+            arms = f"{group['arm']},random-{networks.counterpart(group)}"
             print(f"no random-images student to compare with: add --arms {arms} --keep-weights all to the command that trained "
                   f"{label(group)}")  # fmt: skip
     print(f"files  {folder} (report.json, and one record per network)\n"
@@ -39,7 +40,7 @@ def say(folder, report, groups):
 def section(runs, root):
     """The card's part on transfer of the networks of `runs`: of every target that has records under the results `root`."""
     folders = sorted(path.parent for path in (Path(root) / "transfer").glob("*/*/report.json"))
-    names = {transfer.name_of(transfer.identity(run)): run.top1 for run in runs} if folders else {}
+    names = {networks.name_of(networks.identity(run)): run.top1 for run in runs} if folders else {}
     parts = []
     for folder in folders:
         records = transfer.records_of(folder)

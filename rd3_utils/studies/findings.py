@@ -12,13 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from rd3_utils.data import images as image_sets
-from rd3_utils.data import soft_labels
+from rd3_utils.data import embedded, soft_labels
 from rd3_utils.errors import UserError
 from rd3_utils.protocols import benchmark as benchmarks
-from rd3_utils.scoring import measure, ranking
+from rd3_utils.scoring import measure
 from rd3_utils.scoring import runs as run_files
-from rd3_utils.scoring.study import fact_key, grid_cells, teacher_names, variants
+from rd3_utils.studies import ranking
+from rd3_utils.studies.commands import teacher_names
+from rd3_utils.studies.planning import fact_key
+from rd3_utils.studies.study import grid_cells, variants
 
 
 def findings(study, placed, facts, left_out=None):
@@ -313,8 +315,8 @@ def image_facts(placed, known, stores="soft_labels"):
     measured, taught = cache(facts_of_files), {called(weights_of(one.run)) for one in placed if one.run and one.run.teachers}
     for one in placed:
         key, folder = fact_key(one.cell), one.folder
-        if folder is None and (image_sets.EMBEDDED / one.source).is_dir():
-            folder = image_sets.EMBEDDED / one.source
+        if folder is None and (embedded.FOLDER / one.source).is_dir():
+            folder = embedded.FOLDER / one.source
         if folder is not None and folder.exists():
             found[key] = found.get(key, {}) | measured(folder)
         elif key not in found:

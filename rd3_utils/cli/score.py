@@ -6,12 +6,11 @@
 Needs no network and no torch, so it answers at once.
 """
 
-import argparse
 import glob
 import json
 from pathlib import Path
 
-from rd3_utils.errors import UserError, stop
+from rd3_utils.errors import UserError
 from rd3_utils.scoring import runs as run_files
 from rd3_utils.scoring import scores, significance
 
@@ -20,10 +19,9 @@ ARS = "distilled-aug random-aug distilled-plain random-plain".split()
 AS_CODED = "DD-Ranking v0.2.0: percentage points inside exp(), so no score in [0, 1]"
 
 
-def add_to(commands):
-    """Add the command `score` to the subparsers of `python -m rd3_utils`."""
-    score = commands.add_parser("score", help="LRS or ARS of given accuracies, or a comparison of two sets of runs")
-    kinds = score.add_subparsers(dest="score", required=True, metavar="lrs|ars|compare")
+def add_options(parser):
+    """Options of `score`: one subcommand for each kind."""
+    kinds = parser.add_subparsers(dest="score", required=True, metavar="lrs|ars|compare")
     lrs = kinds.add_parser("lrs", help="HLR, IOR, alpha and LRS; accuracies as fractions")
     for name in LRS:
         lrs.add_argument(f"--{name}", type=float, metavar="TOP1", required=name in LRS[:2])
@@ -40,7 +38,8 @@ def add_to(commands):
                              "such as 'results/*/*/random-ipc1-*/convnet3/random-soft' names several draws")  # fmt: skip
 
 
-def main(options):
+def run(options):
+    """Print the score as JSON."""
     print(json.dumps(KINDS[options.score](options), indent=1, allow_nan=False))
 
 
@@ -96,13 +95,3 @@ def runs_in(where):
 
 
 KINDS = {"lrs": of_lrs, "ars": of_ars, "compare": of_compare}
-
-
-def run():
-    """The command alone, before anything heavy is imported; see rd3_utils/__main__.py."""
-    parser = argparse.ArgumentParser(prog="python -m rd3_utils")
-    add_to(parser.add_subparsers(dest="command", required=True))
-    try:
-        main(parser.parse_args())
-    except UserError as error:
-        stop(error)

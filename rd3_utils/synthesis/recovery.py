@@ -17,9 +17,10 @@ from torch.nn import functional as F
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import selections, views
 from rd3_utils.errors import UserError, unknown
-from rd3_utils.learning import real_patches, teachers, training
+from rd3_utils.learning import teachers, training
+from rd3_utils.synthesis import rded as real_patches
+from rd3_utils.synthesis.settings import CLASSES
 
-CLASSES = 100  # images optimised together, one of each class: --batch-size in all of its scripts
 BETAS, EPSILON = (0.5, 0.9), 1e-8  # Adam's: recover/data_synthesis.py:46
 FIRST_LAYER = 10.0  # --first-bn-multiplier in all of its scripts
 CROP_RATIO = (3 / 4, 4 / 3)  # torchvision's default, which its crops leave as it is

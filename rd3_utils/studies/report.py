@@ -1,6 +1,6 @@
 """The report of a study: report.md for people, report.json with the same numbers as fractions, and pictures of them.
 
-Nothing is computed here: every number comes from scoring/findings.py. Accuracies and shares are percent on paper.
+Nothing is computed here: every number comes from findings.py beside it. Accuracies and shares are percent on paper.
 """
 
 import json
@@ -8,10 +8,10 @@ import json
 import numpy as np
 
 from rd3_utils.publishing import plots
-from rd3_utils.publishing.markdown import escape, table
 from rd3_utils.publishing.plots import plain
-from rd3_utils.scoring.ranking import PARTS
 from rd3_utils.scoring.report import percent
+from rd3_utils.studies.ranking import PARTS
+from rd3_utils.text import escape, table
 from rd3_utils.units import duration, size
 
 # Okabe & Ito, as in plots.py; more series than that get dashes

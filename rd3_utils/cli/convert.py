@@ -1,0 +1,45 @@
+"""python -m rd3_utils convert: make an image set of images_best.pt, as MTT and DATM release it."""
+
+import shlex
+
+from rd3_utils.errors import UserError
+from rd3_utils.protocols import benchmark
+
+MOST_CLIPPED = 0.05  # share of values that may lie outside of what 8 bits hold
+
+
+def add_options(parser):
+    """Options of `convert`."""
+    parser.add_argument("source", metavar="SOURCE.pt", help="float tensor [N, 3, S, S]; labels_best.pt beside it is read, too")
+    parser.add_argument("out", metavar="OUT_DIR", help="new folder; its name is the set's")
+    parser.add_argument("--benchmark", required=True)
+    parser.add_argument("--method", default="not stated", help="what to record as its method, such as datm")
+    parser.add_argument("--mean", type=float, nargs=3, help="of the normalisation to undo (default: the benchmark's)")
+    parser.add_argument("--std", type=float, nargs=3)
+    parser.add_argument("--zca", type=float, default=0.0, metavar="EPS", help="undo ZCA whitening of images in [0, 1] instead")
+    parser.add_argument("--most-clipped", type=float, default=MOST_CLIPPED, metavar="SHARE",
+                         help="of values that 8 bits may clip (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--data-dir", metavar="DIR", help="read the benchmark's real data from here (for --zca)")
+
+
+def run(options):
+    """Make an image set of a released tensor and say where it lies."""
+    from rd3_utils.data import convert as conversion
+    from rd3_utils.data import selections, tables
+
+    bench = benchmark.load(options.benchmark)
+    if (options.mean is None) != (options.std is None):
+        raise UserError("--mean and --std go together: give both, or neither for the benchmark's.")
+    normalisation = (tuple(options.mean), tuple(options.std)) if options.mean else None
+
+    def train():
+        return selections.select("full", bench, lambda: tables.real(bench, "train", options.data_dir))
+
+    found, about = conversion.convert(
+        options.source, options.out, bench, train, options.method, normalisation, options.zca, options.most_clipped
+    )
+    learned = "with learned labels" if found.soft_labels is not None else "without learned labels"
+    words = ["--benchmark", bench.name, "--distilled", options.out]
+    clipped = f"{100 * about['clipped']:.2f} % of the values clipped"
+    print(f"{found.identity}: {len(found)} images {learned} in {options.out}, {clipped}. "
+          f"Train on it with: accelerate launch train_student.py {shlex.join(words)}")  # fmt: skip

@@ -1,0 +1,43 @@
+"""Label every view of every epoch of an image set with a teacher, once, and keep the labels for every student.
+
+    accelerate launch generate_soft_labels.py                       # the embedded benchmark
+    accelerate launch --config_file accelerate_configs/ddp_bf16.yaml generate_soft_labels.py \
+        --benchmark digits --distilled random:ipc=10,seed=0 --teacher local-dir:my_teacher
+
+Writes soft_labels/<images>@<fingerprint>/<teachers>-<views>-s<views seed>/: safetensors shards of whole epochs (views
+beside fp16 logits) and, last, index.json. The same command again makes only what is missing. Processes share the work by
+shard; the bits do not depend on how many there are. With --push-to, shards go to the Hub as they are finished, the index last.
+"""
+
+from rd3_utils.cli import options as shared
+from rd3_utils.cli.options import Parser
+
+
+def add_options(parser):
+    """Options of `label`, and of generate_soft_labels.py."""
+    what = shared.add_what(parser)
+    what.add_argument("--student", help="only where a rule of the protocol needs it (default: the benchmark's)")
+    what.add_argument("--labels", choices=("soft", "plain"), default="soft", help="views of the recipe, or one plain view")
+    where = parser.add_argument_group("where it runs")
+    where.add_argument("--data-dir", metavar="DIR", help="read the benchmark's real data from here")
+    where.add_argument("--out", metavar="DIR", default="soft_labels", help="folder of stores (default: %(default)s)")
+    where.add_argument("--workers", type=shared.positive, help="threads that decode images (default: one per core)")
+    where.add_argument("--dry-run", action="store_true", help="print what would be made, and its size, and stop")
+    shared.add_labels(where)
+    publish = shared.add_publish(parser, "the labels")
+    publish.add_argument("--with-images", action="store_true", help="push the images too, as parquet")
+    shared.keep_defaults(parser)
+
+
+def parse(arguments=None):
+    """The options of a command line of generate_soft_labels.py, checked for their form alone."""
+    parser = Parser(description=__doc__)
+    add_options(parser)
+    return parser.parse_args(arguments)
+
+
+def run(options):
+    """Make the labels."""
+    import generate_soft_labels
+
+    generate_soft_labels.main(options)

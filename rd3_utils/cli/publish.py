@@ -1,0 +1,29 @@
+"""python -m rd3_utils publish: put an image set on the Hub, with a card."""
+
+from rd3_utils.cli.options import add_how, push_target
+from rd3_utils.protocols import benchmark
+
+
+def add_options(parser):
+    """Options of `publish`."""
+    parser.add_argument(
+        "source", metavar="SOURCE", help="a folder, a selection such as random:ipc=10,seed=0, or an embedded set"
+    )
+    parser.add_argument("push_to", metavar="OWNER/REPO", help="dataset repo, made if missing; other sets in it stay")
+    parser.add_argument("--benchmark", help="the real data (default: what distilled.json says, else digits)")
+    parser.add_argument("--data-dir", metavar="DIR", help="read the benchmark's real data from here")
+    add_how(parser)
+
+
+def run(options):
+    """Push an image set to a dataset repo of the Hub."""
+    from rd3_utils import hub
+    from rd3_utils.data import selections, tables
+    from rd3_utils.publishing import dataset_repo
+
+    target = push_target(options, "dataset")
+    hub.may_push(target)
+    stated = dataset_repo.stated(options.source)
+    bench = benchmark.load(options.benchmark or stated.get("benchmark", "digits"))
+    images = selections.image_set(options.source, bench, lambda: tables.real(bench, "train", options.data_dir))
+    dataset_repo.publish_images(target, images, dataset_repo.about_images(options.source, images), bench)

@@ -1,0 +1,63 @@
+"""Train students on a distilled dataset under one protocol, score them on the whole test split, and write a model card.
+
+    accelerate launch train_student.py --teacher default            # the embedded benchmark
+    accelerate launch train_student.py --distilled my_set/ --soft-labels my_labels/ --arms distilled-soft,random-soft \
+        --teacher default --seeds 0,1,2
+
+Writes results/<benchmark>/<protocol>-<digest>/<images>@<fingerprint>/<student>/<arm>/seed<K>.json, the weights of the first
+seed beside it, and the card README.md above the arms. Runs that are there are kept: the same command again trains only
+what is missing. The score is the last epoch's; the test split is opened once per run. --push-to OWNER/REPO puts network, card
+and Runs on the Hub.
+"""
+
+from rd3_utils.cli import options as shared
+from rd3_utils.cli.options import Parser
+
+
+def add_options(parser):
+    """Options of `train`, and of train_student.py."""
+    what = shared.add_what(parser, each=True)
+    what.add_argument("--soft-labels", metavar="SOURCE", default="soft_labels", help="a label store, the folder of stores in "
+                      "which to look and, with --teacher, to make missing ones, or OWNER/REPO[@REVISION][:PATH] "
+                      "(default: %(default)s)")  # fmt: skip
+    what.add_argument("--student", metavar="NAME[,NAME]", help="networks to train (default: the benchmark's)")
+    what.add_argument("--arms", metavar="ARM[,ARM]", help="images-labels, such as distilled-soft,random-soft,full-hard; "
+                      "groups: lrs, ars, all (default: distilled, with the protocol's own labels)")  # fmt: skip
+    what.add_argument("--full-hard", choices=("trained", "cited"), default="trained", help="train a student on all real images "
+                      "for HLR and LRS, or cite a published accuracy; outputs say which (default: %(default)s)")  # fmt: skip
+    what.add_argument("--seeds", metavar="K[,K]", type=shared.numbers, default="0", help="student seeds (default: 0)")
+    what.add_argument("--draws", type=shared.positive, default=3, help="draws of random images (default: %(default)s)")
+    what.add_argument("--draw", metavar="K", type=shared.seed, help="of random images only draw K (default: all --draws)")
+    where = parser.add_argument_group("where it runs")
+    where.add_argument("--data-dir", metavar="DIR", help="read the benchmark's real data from here")
+    where.add_argument("--out", metavar="DIR", default="results", help="folder of results (default: %(default)s)")
+    where.add_argument("--workers", type=shared.positive, help="threads that decode images (default: one per core)")
+    where.add_argument("--label-cache-gb", metavar="GB", type=float, help="keep at most this much of labels from the Hub, and "
+                       "no fewer than two shards (default: all, in the Hub's cache)")  # fmt: skip
+    where.add_argument("--dry-run", action="store_true", help="print recipes, sources, steps and bytes, and stop")
+    where.add_argument("--runs-only", action="store_true", help="write Runs and neither weights nor a card: for a study")
+    where.add_argument("--keep-weights", choices=("first", "all"), default="first", help="of the first seed and not of "
+                       "random images, or all networks, for transfer; only the first is ever pushed")  # fmt: skip
+    where.add_argument("--monitor-test", action="store_true", help="watch the test split during training; outputs say so, "
+                       "and the score stays the last epoch's")  # fmt: skip
+    where.add_argument("--online", action="store_true", help="label each epoch when it is trained, with --teacher: no "
+                       "store, the same bits; every process labels whole epochs")  # fmt: skip
+    where.add_argument("--log-with", choices=("tensorboard", "trackio", "wandb"), help="also log every epoch there")
+    shared.add_labels(where)
+    publish = shared.add_publish(parser, "the first seed's network, its card and all runs")
+    publish.add_argument("--push-only", action="store_true", help="train nothing; push what an earlier command trained")
+    shared.keep_defaults(parser)
+
+
+def parse(arguments=None):
+    """The options of a command line of train_student.py, checked for their form alone."""
+    parser = Parser(description=__doc__)
+    add_options(parser)
+    return parser.parse_args(arguments)
+
+
+def run(options):
+    """Train the students."""
+    import train_student
+
+    train_student.main(options)

@@ -1,0 +1,80 @@
+"""Labels that need no store: classes, learned labels, one label per image; read epoch by epoch as a store is."""
+
+import torch
+
+from rd3_utils.data import views as views_module
+
+
+def own_views(recipe, views_seed, epoch):
+    """The Views of `epoch` where no store holds them; epochs beyond the distinct ones cycle."""
+    return views_module.draw(recipe, views_seed, epoch % recipe.label_epochs)
+
+
+def mixed(logits, views, size):
+    """float32 [N, C]: one label per image [N, C] becomes one per view: where views mix images, their labels are mixed alike.
+
+    own_share * z_i + (1 - own_share) * z_partner on logits, as zhangxin-xd/UFC ufc_validation/val_static.py does for MixUp
+    (INFER, arXiv 2408.06927).
+    """
+    share = views.own_share(torch.arange(len(logits)), size)[:, None]
+    return share * logits + (1 - share) * logits[views.mix_partner]
+
+
+class HardLabels:
+    """The same reader without a teacher: epoch -> (Views drawn on the fly, None)."""
+
+    def __init__(self, recipe, views_seed):
+        self.recipe, self.views_seed = recipe, views_seed
+        self.teachers, self.origin = [], {}
+
+    def describe(self):
+        """What a Run records of its labels."""
+        return {"kind": "hard", "views_digest": self.recipe.views_digest, "views_seed": self.views_seed}
+
+    def epoch(self, epoch):
+        """(Views, None) of `epoch`."""
+        return own_views(self.recipe, self.views_seed, epoch), None
+
+
+class LearnedLabels:
+    """The same reader of the labels that come with an ImageSet: epoch -> (Views drawn on the fly, logits [N, C])."""
+
+    def __init__(self, recipe, views_seed, images):
+        self.recipe, self.views_seed, self.logits = recipe, views_seed, images.soft_labels
+        self.teachers, self.origin = [], {}
+
+    def describe(self):
+        """What a Run records of its labels; the labels themselves are part of the images' fingerprint."""
+        return {"kind": "learned", "views_digest": self.recipe.views_digest, "views_seed": self.views_seed}
+
+    def epoch(self, epoch):
+        """(Views, logits) of `epoch`."""
+        views = own_views(self.recipe, self.views_seed, epoch)
+        return views, mixed(self.logits, views, self.recipe.image_size)
+
+
+class StaticLabels:
+    """The same reader of one teacher label per plain image: epoch -> (Views drawn on the fly, logits [N, C]).
+
+    `plain` reads the labels of `recipe.labelled`: a SoftLabelStore of one epoch, or what makes it.
+    """
+
+    def __init__(self, recipe, views_seed, plain):
+        self.recipe, self.views_seed, self.plain = recipe, views_seed, plain
+
+    @property
+    def teachers(self):
+        return self.plain.teachers
+
+    @property
+    def origin(self):
+        return self.plain.origin
+
+    def describe(self):
+        """What a Run records of its labels: those of the plain images, and the views that students see."""
+        return {**self.plain.describe(), "kind": "static", "student_views_digest": self.recipe.views_digest}
+
+    def epoch(self, epoch):
+        """(Views, logits) of `epoch`."""
+        views = own_views(self.recipe, self.views_seed, epoch)
+        return views, mixed(self.plain.epoch(0)[1], views, self.recipe.image_size)

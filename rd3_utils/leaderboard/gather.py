@@ -1,0 +1,83 @@
+"""Runs and image sets from folders and from Hub repos, for the leaderboard."""
+
+import contextlib
+import dataclasses
+import re
+
+from rd3_utils import hub, units
+from rd3_utils.errors import UserError
+from rd3_utils.leaderboard import entries as entry_files
+from rd3_utils.leaderboard import vetting
+from rd3_utils.scoring import shapes
+
+REPOS = 500  # of a tag that are read
+DATASETS, SETS = 100, 50  # dataset repos that are asked how their images were made, and sets in one
+
+
+def gather(folders, tag=None, repos=()):
+    """The scoring.entries.Found of `folders`, of all model repos with `tag` and of `repos` (OWNER/REPO[@REVISION]).
+
+    A repo that was named and cannot be read is a UserError; one that carries the tag is kept apart.
+    """
+    named = [hub.parse(repo)[:2] for repo in repos]
+    tagged, more = hub.models_tagged(tag, REPOS) if tag else ([], False)
+    known, sources, room = {repo for repo, _ in named}, [], entry_files.MOST_RUNS
+    for repo, revision in [*named, *((repo, None) for repo in tagged if repo not in known)]:
+        origin, files = of_repo(repo, revision, repo in known, room)
+        room -= len(files)
+        sources.append((origin, files))
+    found = entry_files.gather(folders, sources)
+    found = with_methods(found) if sources else found
+    if more:
+        note = f"More than {REPOS} repos have the tag {tag}; the others were not read."
+        found = dataclasses.replace(found, notes=(*found.notes, note))
+    return found
+
+
+def of_repo(repo, revision, named, most):
+    """(Origin, files) of at most `most` Runs in a model repo of the Hub, at the commit that `revision` has now."""
+    try:
+        commit = hub.commit(repo, revision, "model")
+        origin = entry_files.Origin("hub", repo, commit, hub.page(repo, commit))
+        sizes = hub.sizes(repo, commit)
+        wanted = [path for path in sizes if re.fullmatch(r"runs/(?:[\w@.,+= -]+/)*seed\d+\.json", path) and ".." not in path]
+        most = max(0, min(most, entry_files.MOST_FILES))
+        wanted, rest = sorted(wanted)[:most], len(wanted) - most
+        small = [path for path in wanted if sizes[path] <= shapes.MOST_BYTES]
+        files = dict(zip(small, hub.copies(repo, commit, small)))
+        large = {path: shapes.Refused(f"{units.size(sizes[path])}, a Run has less") for path in wanted if path not in files}
+        more = {"runs": shapes.Refused(f"{rest} further Runs are not read")} if rest > 0 else {}
+        none = {} if wanted or more else {"": shapes.Refused("no Runs in it")}
+        return origin, [*files.items(), *large.items(), *more.items(), *none.items()]
+    except UserError as error:
+        if named:
+            raise
+        return entry_files.Origin("hub", repo), [("", shapes.Refused(str(error)))]
+
+
+def with_methods(found):
+    """`found` with what distilled.json says of images that lie in dataset repos, at the commits that the Runs name."""
+    lacking = {}
+    for entry in found.entries:
+        images = entry.runs[0].images
+        match = re.fullmatch(rf"({hub.REPO_ID.pattern})(?:@.*)?(?::.*)?", images.source)
+        if match and images.commit and not entry.about and not entry.is_random:
+            lacking.setdefault((match[1], images.commit), []).append(entry)
+    known = {}
+    for repo, commit in list(lacking)[:DATASETS]:
+        try:
+            sizes = hub.sizes(repo, commit, "dataset")
+            wanted = sorted(path for path in sizes if re.fullmatch(r"(?:[\w.-]+/)?distilled\.json", path))
+            wanted = [path for path in wanted[:SETS] if sizes[path] <= shapes.MOST_BYTES and ".." not in path]
+            files = hub.copies(repo, commit, wanted, "dataset")
+        except UserError:
+            continue  # the repo is private or gone: the method stays unknown
+        for file in files:
+            with contextlib.suppress(shapes.Refused):  # says nothing that can be used
+                about = vetting.made(file.read_bytes())
+                known[about.fingerprint] = about
+    entries = []
+    for entry in found.entries:
+        about = known.get(entry.fingerprints[0]) if len(entry.fingerprints) == 1 else None
+        entries.append(dataclasses.replace(entry, about=entry.about or about))
+    return dataclasses.replace(found, entries=tuple(entries))

@@ -1,0 +1,104 @@
+"""A leaderboard as a static site: one page per benchmark, protocols and provenance one click away, nothing from elsewhere.
+
+    index.html, BENCHMARK.html   tables per IPC, protocol, student, labels and precision; sorted and filtered in the browser
+    tables/TABLE.html            every row of a table in full: Runs, images, labels, teachers, environment, commands
+    protocols/NAME-DIGEST.html   every knob with its source
+    not-ranked.html              what failed a check, and why
+    data/entries-000.json        all entries, as data
+
+Files open from a disk as from a server. Names are hostile until proven otherwise: every text goes through Jinja's
+autoescape, scripts and styles run by their hash alone, and no name is used as a path. The same Runs give the same bytes.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from rd3_utils import hub
+from rd3_utils.errors import UserError
+from rd3_utils.leaderboard.pages import Board
+from rd3_utils.leaderboard.rendering import TEMPLATES
+from rd3_utils.leaderboard.rows import slug
+
+JSON_ENTRIES = 1000  # in one file of data/
+MARK = "rd3-leaderboard"  # tag of a Space that is ours to replace
+
+
+def build(found, out):
+    """Write the site of `found` into the folder `out`, which is made or, where it holds a site, replaced; {path: bytes} of it.
+
+    UserError where `out` holds something else.
+    """
+    check_new(out)
+    out, files = Path(out), assembled(found)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for path, data in files.items():
+        (partial / path).parent.mkdir(parents=True, exist_ok=True)
+        (partial / path).write_bytes(data)
+    if out.exists():
+        shutil.rmtree(out)
+    os.replace(partial, out)
+    return files
+
+
+def check_new(out):
+    """UserError where `out` exists and is neither empty nor a site of ours, all of whose files may be replaced."""
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "data" / "site.json").is_file())):
+        raise UserError(f"--out {out} exists and is no leaderboard of ours; give a new folder, nothing is overwritten.")
+
+
+def assembled(found):
+    """{path: bytes} of the site."""
+    board = Board(found)
+    files = {}
+    for i, name in enumerate(board.benchmarks or [None]):
+        page = board.benchmark_page(name)
+        files["index.html" if i == 0 else f"{name}.html"] = page
+    for group in board.paged:
+        mine = board.tables[group]
+        files[f"tables/{slug(group)}.html"] = board.table_page(group, mine)
+    for digest, protocol in board.protocols.items():
+        files[f"protocols/{protocol.name}-{digest}.html"] = board.protocol_page(protocol)
+    files["protocols/index.html"] = board.protocols_page()
+    files["not-ranked.html"] = board.apart_page()
+    rows = [board.as_data(entry) for entry in found.entries]
+    parts = [rows[i : i + JSON_ENTRIES] for i in range(0, len(rows), JSON_ENTRIES)]
+    for i, part in enumerate(parts):
+        files[f"data/entries-{i:03}.json"] = encoded(part)
+    about = {"schema": 1, "entries": len(rows), "files": [f"entries-{i:03}.json" for i in range(len(parts))]}
+    files["data/site.json"] = encoded(about)
+    files["README.md"] = (TEMPLATES / "space.md").read_bytes()
+    return files
+
+
+def encoded(value):
+    """JSON bytes that stay data wherever they are pasted: no <, > or & in them."""
+    text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=True)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return f"{text}\n".encode()
+
+
+def publish(target, files):
+    """Make the static Space `target` hold `files` and nothing else, in one commit; a hub.Pushed."""
+
+    def build(commit, there):
+        stale = {path: None for path in there if path != ".gitattributes" and path not in files}
+        return {**files, **stale}
+
+    return hub.push(target, build, "Leaderboard")
+
+
+def check_space(target):
+    """UserError unless this login may push to `target` and it is a Space of ours, a fresh one, or none yet."""
+    about = hub.may_push(target)
+    fresh = {".gitattributes", "README.md", "index.html", "style.css"}  # what the Hub puts into a new static Space
+    strange = [f.rfilename for f in about.siblings if f.rfilename not in fresh] if about else []
+    if strange and MARK not in (about.tags or []):
+        raise UserError(
+            f"{target.repo} holds something else already ({strange[0]}, and no tag {MARK} on its card); give the name of a new "
+            "Space."
+        )

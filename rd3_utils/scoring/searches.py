@@ -1,0 +1,51 @@
+"""A learning-rate search as a Run states it, read strictly."""
+
+import dataclasses
+
+from rd3_utils.scoring import runs, shapes
+from rd3_utils.scoring.runs import Images
+from rd3_utils.scoring.shapes import Refused, is_fraction, is_number, is_table, shown
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One learning rate of a search."""
+
+    learning_rate: float = shapes.stated(is_number, "a finite number")
+    top1: float | None = shapes.stated(shapes.or_none(is_fraction), "a fraction from 0 to 1 or null")
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """A learning-rate search as a Run states it."""
+
+    learning_rate: float = shapes.stated(is_number, "a finite number")
+    candidates: tuple[Candidate, ...] = shapes.part()
+    images: Images = shapes.part()
+
+
+def check_search(table, rates, test_fingerprint):
+    """The Search that `table` states; Refused unless every rate of the grid is told and the best one on held-out images won."""
+    where = "learning_rate_search"
+    if not is_table(table) or table.get("learning_rate") not in rates:
+        raise Refused("its protocol searches a learning rate, and it does not say which of the grid won")
+    found = shapes.read(Search, table, runs.SCHEMA, where)
+    if sorted(one.learning_rate for one in found.candidates) != sorted(rates):
+        raise Refused(f"{where} tried other rates than its protocol's grid")
+    finished = [one for one in found.candidates if one.top1 is not None]
+    if not finished:
+        raise Refused(f"{where} has no candidate that finished")
+    best = max(finished, key=lambda one: (one.top1, -one.learning_rate))
+    if best.learning_rate != found.learning_rate:
+        raise Refused(f"{where} chose {found.learning_rate:g}, and {best.learning_rate:g} scored best")
+    if not found.images.source.startswith("held-out:") or found.images.fingerprint == test_fingerprint:
+        raise Refused(f"{where} was not scored on held-out train images")
+    for one in finished:
+        check_share(one.top1, found.images.images, f"top1 of a candidate of {where}")
+    return found
+
+
+def check_share(value, n, name):
+    """Refused unless `value` is a share of n images."""
+    if abs(value * n - round(value * n)) > 1e-3:
+        raise Refused(f"{name} is {shown(value)}, which is no whole number of {n} images")

@@ -1,0 +1,1 @@
+"""Studies: image sets x protocols x students x seeds, from the file that states them to the report."""

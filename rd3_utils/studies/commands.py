@@ -1,0 +1,122 @@
+"""The commands of a study: make an image set, label it, train the students of a cell, as jobs that wait for one another."""
+
+import contextlib
+import shlex
+import sys
+from pathlib import Path
+
+from rd3_utils.data import soft_labels
+from rd3_utils.errors import UserError
+from rd3_utils.protocols.recipe import digest
+from rd3_utils.studies.jobs import Job
+from rd3_utils.studies.planning import drawn, is_made, recorded
+from rd3_utils.studies.study import PROJECT, VIEWS_SEED
+
+
+def make_jobs(plan, placed):
+    """A Job for each image set that `placed` cells need and the study can make: {folder: Job}."""
+    jobs = {}
+    for one in placed:
+        cell, folder = one.cell, one.folder
+        if folder is None or folder in jobs or is_made(folder) or one.run is not None or not cell.make:
+            continue
+        command = [
+            sys.executable,
+            "-m",
+            "rd3_utils",
+            *shlex.split(cell.make),
+            "--benchmark",
+            cell.benchmark,
+            "--out",
+            one.source,
+        ]
+        command += data_dir(plan, cell.benchmark)
+        claim = folder.with_name(f"{folder.name}.claim")
+        log = plan.folder / "logs" / f"make-{cell.benchmark}-{folder.name}.log"
+        jobs[folder] = Job(
+            f"{cell.benchmark} {cell.images_name}, making it", command, lambda at=folder: is_made(at), claim, log
+        )
+    return jobs
+
+
+def train_jobs(plan, placed, config, everything=None):
+    """(Jobs, {Job: Placed}) for the cells of `placed` that have no Run: label stores first, each before the cells that need it.
+
+    A store gets as many epochs as any cell of `everything` reads from it, so that nobody makes it twice.
+    """
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+    longest = {}
+    for one in everything or placed:
+        if one.labels_key:
+            other = longest.setdefault(one.labels_key, one)
+            longest[one.labels_key] = max(one, other, key=lambda p: p.recipe.label_epochs)
+    jobs, of, labels, planned = [], {}, {}, set()
+    for one in placed:
+        if one.run is not None or one.path in planned:
+            continue
+        planned.add(one.path)
+        after, key = [], one.labels_key
+        if key in labels:
+            after = [labels[key]]
+        elif key and one.recipe.labels.kind == "soft":
+            needed = longest[key]
+            if not has_store(plan, one, needed.recipe.label_epochs):
+                labels[key] = label_job(plan, needed, launch, one.known.identity)
+                jobs.append(labels[key])
+                after = [labels[key]]
+        job = train_job(plan, one, launch, after)
+        if key and one.recipe.labels.kind == "static" and key not in labels:
+            labels[key] = job  # the first cell makes the labels for the others
+        jobs.append(job)
+        of[job] = one
+    return jobs, of
+
+
+def train_job(plan, one, launch, after):
+    """The Job that trains one cell."""
+    command = [*launch, str(PROJECT / "train_student.py"), *what(plan, one), "--arms", one.arm, "--seeds", str(one.cell.seed)]
+    command += ["--draw", drawn(one.source)] if one.arm.startswith("random-") else []
+    command += ["--soft-labels", plan.soft_labels, "--out", str(plan.out), "--runs-only"]
+    log = plan.folder / "logs" / f"{'-'.join((*one.path.relative_to(plan.out).parts[:-1], one.path.stem))}.log"
+    return Job(one.cell.name, command, one.path.is_file, one.path.with_suffix(".claim"), log, after)
+
+
+def label_job(plan, one, launch, identity):
+    """The Job that makes the label store of one cell."""
+    command = [*launch, str(PROJECT / "generate_soft_labels.py"), *what(plan, one), "--out", plan.soft_labels]
+    name = f"{one.recipe.views_digest}-{digest([*one.labels_key])}"
+    log = plan.folder / "logs" / f"labels-{one.cell.benchmark}-{identity}-{name}.log"
+    epochs, claim = one.recipe.label_epochs, Path(plan.soft_labels) / identity / f"{name}.claim"
+    text = f"{one.cell.benchmark} {one.cell.images_name}, soft labels of {epochs} epochs for {one.cell.variant}"
+    return Job(text, command, lambda: has_store(plan, one, epochs), claim, log)
+
+
+def what(plan, one):
+    """The options that both scripts take."""
+    cell = one.cell
+    name = str(plan.study.folder / cell.protocol) if cell.protocol.endswith(".toml") else one.protocol.name
+    words = ["--benchmark", cell.benchmark, "--protocol", name, "--distilled", one.source, "--student", cell.student]
+    words += [word for change in cell.set for word in ("--set", change)]
+    words += [word for teacher in one.teachers for word in ("--teacher", teacher)]
+    return words + data_dir(plan, cell.benchmark)
+
+
+def data_dir(plan, benchmark):
+    """The option of a command for one benchmark."""
+    return ["--data-dir", str(plan.data_dirs[benchmark])] if benchmark in plan.data_dirs else []
+
+
+def has_store(plan, one, epochs):
+    """Whether a finished store with `epochs` epochs labels the views of a cell with its teachers, as far as names tell."""
+    wanted = teacher_names(one)
+    for folder in soft_labels.candidates(plan.soft_labels, one.known, one.recipe, VIEWS_SEED):
+        with contextlib.suppress(UserError):  # said by the command that is to use it
+            index = soft_labels.read_index(folder)
+            if index["epochs"] >= epochs and [teacher["source"] for teacher in index["teachers"]] == wanted:
+                return True
+    return False
+
+
+def teacher_names(one):
+    """How stores and Runs name the teachers of a Placed, as far as the study's text tells."""
+    return [recorded(teacher, one.cell.benchmark) for teacher in one.teachers]

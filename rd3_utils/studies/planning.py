@@ -1,0 +1,324 @@
+"""The plan of a study: which Runs are there, which are missing, where each will lie and what it will cost."""
+
+import math
+import os
+import statistics
+import sys
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+from rd3_utils.data import catalogue, embedded, selections, tables
+from rd3_utils.data import images as image_sets
+from rd3_utils.errors import UserError
+from rd3_utils.learning import initialisation
+from rd3_utils.protocols import benchmark as benchmarks
+from rd3_utils.protocols import protocol as protocols
+from rd3_utils.protocols.protocol import Protocol
+from rd3_utils.protocols.recipe import Recipe
+from rd3_utils.scoring import measure
+from rd3_utils.scoring import runs as run_files
+from rd3_utils.studies.study import FOLDER, VIEWS_SEED, Cell, cells
+
+QUICK = 2e8  # bytes of pixels up to which a dry run reads an image set to learn its fingerprint
+NEAR = 9  # kept Runs that tell what a student costs: few follow the load of a machine, all forget what starting up takes
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the plan knows of an image set; `identity` is None where it was not read: it is not there yet, or far away."""
+
+    identity: str | None
+    ipc: int
+    images: int  # N
+    stated: dict | None = None  # as ImageSet.describe
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """A Cell with its protocol and recipe resolved: where its Run lies, and the Run if it is there."""
+
+    cell: Cell
+    source: str  # as the command gets it
+    folder: Path | None  # of a local set
+    known: Known
+    protocol: Protocol
+    recipe: Recipe
+    arm: str
+    teachers: tuple
+    path: Path | None  # of the Run; None where the images are not known yet
+    run: dict | None
+
+    @property
+    def labels_key(self):
+        """Cells with the same one read the same label store; None where no store is read. See arms.Cell.labels_key."""
+        labels, images = self.recipe.labels, self.known.identity or self.source
+        if labels.kind not in ("soft", "static"):
+            return None
+        bn = getattr(labels, "teacher_bn", "eval")
+        return self.cell.benchmark, images, self.recipe.views_digest, labels.kind, labels.ensemble, bn, self.teachers
+
+    @property
+    def work(self):
+        """Images that the student sees in all: optimizer steps x batch, but for smaller last batches."""
+        return self.recipe.training.epochs * self.recipe.images
+
+
+class Plan:
+    """The Cells of a study against what lies under `out`.
+
+    `data_dirs` {benchmark: --data-dir}; `precision` and `device` (its kind) of the launch. `asked` are all Cells; those of
+    optional sets that are neither there nor trained on are not among `cells`, and `left_out` {method: [SOURCE]} names those
+    sets.
+    """
+
+    def __init__(self, study, out, data_dirs=None, precision="fp32", soft_labels="soft_labels", device="cpu"):
+        self.study, self.out, self.data_dirs, self.precision = study, Path(out), data_dirs or {}, precision
+        self.soft_labels, self.device = soft_labels, device
+        self.protocol, self.train = cache(self.read_protocol), cache(self.read_train)
+        self.known, self.splits = {}, {}  # {(benchmark, test_resize): the first kept Run}: the others had its test split
+        self.facts = {}  # of the last report: what it says of image sets that may be gone
+        self.asked = cells(study)
+        self.cells = [cell for cell in self.asked if not self.lacks(cell)]
+        kept, self.left_out = {cell.source for cell in self.cells}, {}
+        for method, source in sorted({(cell.method, self.located(cell)[0]) for cell in self.asked if cell.source not in kept}):
+            self.left_out.setdefault(method, []).append(source)
+        if self.left_out and not self.cells:
+            [first, *_] = next(iter(self.left_out.values()))
+            raise UserError(f"study {study.name}: its optional image sets are all missing; put one into {first}.")
+
+    def lacks(self, cell):
+        """Whether the optional images of a cell are not there, and no Run of it."""
+        return cell.optional and not is_made(self.located(cell)[1]) and self.placed(cell, False).run is None
+
+    @property
+    def folder(self):
+        """Where report, logs and notes of the study lie."""
+        return self.out / "study" / self.study.name
+
+    @cached_property
+    def runs(self):
+        """{benchmark: [(path, Run)]}: every Run under `out`."""
+        found = {}
+        for name in self.study.benchmarks:
+            found[name], left_out = run_files.found_under(self.out, name)
+            for line in left_out:
+                print(f"left out: {line}", file=sys.stderr)
+        return found
+
+    def read_protocol(self, name, changes):
+        """The Protocol that the study calls `name`, with `changes`; a .toml file is relative to the study's."""
+        path = self.study.folder / name
+        return protocols.load(str(path) if name.endswith(".toml") else name).override(changes)
+
+    def place(self, fetch, chosen=None):
+        """[Placed] of `chosen` cells (all by default).
+
+        With `fetch`, image sets are read wherever they are, as running needs it; without, those that would need the Hub or
+        much time are planned by name.
+        """
+        self.__dict__.pop("runs", None)
+        return [self.placed(cell, fetch) for cell in (self.cells if chosen is None else chosen)]
+
+    def placed(self, cell, fetch):
+        bench = benchmarks.load(cell.benchmark)
+        source, folder = self.located(cell)
+        known = self.look(cell, source, folder, bench, fetch)
+        protocol = self.protocol(cell.protocol, cell.set)
+        side = source.partition(":")[0] if selections.is_selection(source) and folder is None else "distilled"
+        kind = "hard" if protocol.labels.kind == "hard" else "soft"
+        if protocol.labels.kind == "learned" and side != "distilled":
+            raise UserError(
+                f"study {self.study.name}: {cell.variant} trains on labels that come with a set, and {cell.method}, real "
+                "images, has none; state the methods of that grid."
+            )
+        recipe = protocol.resolve(bench, cell.student, known.ipc, known.images, kind)
+        arm = f"{side}-{kind}"
+        wanted = {"student": cell.student, "initialisation of the network": initialisation.version(cell.student),
+                  "protocol": protocol.name, "protocol digest": protocol.digest, "arm": arm, "kind of views": "shared",
+                  "views seed": VIEWS_SEED, "seed": cell.seed}  # fmt: skip
+        path = run = None
+        if known.identity is None:
+            named = self.named(cell, source, folder, bench, wanted)
+            if named and folder is not None and is_made(folder):
+                known = self.look(cell, source, folder, bench, True)  # the files themselves say which set it is
+            else:
+                run = self.whose(cell, folder, named)
+        if known.identity:
+            names = cell.benchmark, protocol.name, protocol.digest, known.identity, cell.student, arm, cell.seed
+            path = run_files.path(self.out, *names, self.precision)
+            run = run_files.kept(path)
+        if run is not None:
+            run = self.checked(run, path, {**wanted, "precision": self.precision}, known)
+        teachers = self.teachers(cell, recipe)
+        return Placed(cell, source, folder, known, protocol, recipe, arm, teachers, path, run)
+
+    def checked(self, run, path, wanted, known):
+        """The Run of a cell at `path`; UserError where it measured something else than the cell, or other Runs of the study."""
+        run = measure.with_split(run, known.stated or {})
+        different = self.misfit(run, wanted)
+        if different is None and known.identity not in (None, run.images.identity):
+            different = measure.Verdict("image set", run.images.identity, known.identity)
+        splits = self.splits.setdefault((run.benchmark, resize_of(run)), run)
+        if different is None and splits.test.fingerprint != run.test.fingerprint:
+            different = measure.Verdict("test split", run.test.fingerprint, splits.test.fingerprint)
+        if different is not None:
+            raise UserError(
+                f"study {self.study.name}: {path or 'a Run of ' + run.images.name} has another {different.what}: "
+                f"{measure.short(different.a)}, wanted {measure.short(different.b)}; give another --out, or remove that file."
+            )
+        return run
+
+    def check_test_split(self, name):
+        """UserError where kept Runs of a benchmark were scored on another test split than the one at hand, before more are."""
+        kept = next((run for (benchmark, _), run in self.splits.items() if benchmark == name), None)
+        if kept is None:
+            return
+        test = image_sets.test_split(benchmarks.load(name), self.data_dirs.get(name), resize=resize_of(kept))
+        if test.fingerprint != kept.test.fingerprint:
+            raise UserError(
+                f"study {self.study.name}: Runs in {self.out} were scored on the test split {kept.test.fingerprint[:8]} of "
+                f"{name}, the one at hand is {test.fingerprint[:8]}; give the --data-dir of those, or another --out."
+            )
+
+    def located(self, cell):
+        """(SOURCE as a command in this folder takes it, the set's Path or None)."""
+        path = self.study.folder / Path(cell.source).expanduser()
+        if not (cell.make or cell.source.startswith(FOLDER) or path.exists()):
+            return cell.source, None
+        path = Path(os.path.normpath(path))
+        return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path), path
+
+    def look(self, cell, source, folder, bench, fetch):
+        """What is Known of a set; it is read where that is quick and needs no network, or where `fetch` asks for it."""
+        key = cell.benchmark, source
+        if key in self.known and (self.known[key].identity or not fetch):
+            return self.known[key]
+        count = (cell.ipc or 0) * len(bench.classes) or bench.data.train_images or len(bench.classes)
+        by_name = Known(None, cell.ipc or max(1, count // len(bench.classes)), count)
+        if folder is not None:
+            here = is_made(folder)
+        elif selections.is_selection(source):
+            here = bench.name in self.data_dirs or bench.data.repo.startswith("sklearn:")
+        else:
+            here = source in embedded.image_sets()
+        quick = here and count * 3 * bench.image.size**2 < QUICK
+        if fetch and folder is not None and not here:
+            raise UserError(f"no images in {source}; put them there, or give the study's [[images]] of {cell.method} a `make`.")
+        if not (quick or fetch):
+            self.known[key] = by_name
+            return by_name
+
+        try:
+            images = selections.image_set(source, bench, lambda: self.train(cell.benchmark))
+        except UserError:
+            if fetch:
+                raise
+            return by_name  # what is wrong with it is said when its cells are to be trained
+        self.known[key] = Known(images.identity, images.nominal_ipc, len(images), images.describe())
+        return self.known[key]
+
+    def read_train(self, name):
+        """The Table of a benchmark's train split."""
+        return tables.real(benchmarks.load(name), "train", self.data_dirs.get(name))
+
+    def named(self, cell, source, folder, bench, wanted):
+        """The Runs that may be of a cell whose images were not read: by the name of the set's folder, or by its source."""
+        source = (catalogue.repo(source, bench) or source) if folder is None else source
+        found = []
+        for _, run in self.runs[cell.benchmark]:
+            named = run.images.name == stem(folder) if folder else run.images.source == source
+            if named and run.environment.precision == self.precision and self.misfit(run, wanted) is None:
+                found.append(run)
+        return found
+
+    def whose(self, cell, folder, found):
+        """The one of the `named` Runs that had the images of a cell, or None: never by a name that two sets share.
+
+        Of a folder that is gone the last report says what lay there.
+        """
+        if folder is None or not found:
+            return found[0] if found else None
+        stated = self.facts.get(fact_key(cell), {}).get("images")
+        if stated is not None:
+            return next((run for run in found if run.images.identity == stated), None)
+        namesakes = {located for other in self.asked if (located := self.located(other)[1]) and stem(located) == stem(folder)}
+        if len(namesakes) > 1 or len({run.images.fingerprint for run in found}) > 1:
+            return None  # nothing tells whose Run it is
+        return found[0]
+
+    def misfit(self, run, wanted):
+        """In what a Run differs from what is `wanted` of a cell, {of measure.FACTS or "seed": value}; None if it fits."""
+        for what, value in wanted.items():
+            mine = run.seed if what == "seed" else measure.FACTS[what](run)
+            if mine != value:
+                return measure.Verdict(what, mine, value)
+        return None
+
+    def teachers(self, cell, recipe):
+        """What `--teacher` gets for a cell; UserError where the study names fewer than its protocol labels with."""
+        if recipe.labels.kind not in ("soft", "static"):
+            return ()
+        stated = self.study.teachers.get(cell.benchmark, {})
+        given = stated.get(cell.protocol) or stated.get("default") or ["default"]
+        if len(given) < recipe.labels.teachers:
+            raise UserError(
+                f"study {self.study.name}: {cell.variant} labels {cell.benchmark} with {recipe.labels.teachers} teachers, "
+                f"[teachers.{cell.benchmark}] names {len(given)}; name them there, under {cell.protocol} or default."
+            )
+        return tuple(given[: recipe.labels.teachers])
+
+    def seconds(self, placed):
+        """About how long a cell trains, or None: by the median seconds per image of the NEAR kept Runs of nearest work.
+
+        Of its benchmark, student, precision and kind of device; a Run as near as the last of them counts, too.
+        """
+        rates = []
+        for _, run in self.runs[placed.cell.benchmark]:
+            where, here = run.environment, f" x {self.device} ("  # of launch.environment
+            if (run.student, where.precision) == (placed.cell.student, self.precision) and here in where.devices:
+                work = run.recipe["training"]["epochs"] * run.recipe["images"]
+                rates.append((abs(math.log(work / placed.work)), run.seconds / work))
+        if not rates:
+            return None
+        furthest = sorted(rates)[:NEAR][-1][0]
+        return statistics.median(rate for distance, rate in rates if distance <= furthest) * placed.work
+
+
+def resize_of(run):
+    """How the test images of a Run were resized; see Training.test_resize."""
+    return run.recipe["training"].get("test_resize", 0)
+
+
+def stem(folder):
+    """How an image set in a folder or file is called."""
+    return folder.name.split(".")[0]
+
+
+def fact_key(cell):
+    """How images.json names the image set of a cell."""
+    return f"{cell.benchmark} {cell.source}"
+
+
+def is_made(folder):
+    """Whether there is an image set in `folder`, or a file: not nothing, and no empty folder."""
+    return folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+
+
+def share(found, index, count):
+    """The part number `index` (from 0) of `count` of a list: whole neighbourhoods, which share images and labels."""
+    return found[index * len(found) // count : (index + 1) * len(found) // count]
+
+
+def drawn(source):
+    """The seed of a selection of random images, as text."""
+    return str(selections.parsed(source)[1]["seed"])
+
+
+def recorded(teacher, benchmark):
+    """How a store names the teacher that `--teacher` calls so; see teachers.load and Teacher.describe."""
+    teacher = benchmarks.load(benchmark).defaults.teacher if teacher == "default" else teacher
+    kind, colon, rest = teacher.partition(":")
+    if (kind, colon) == ("local-dir", ":") or (not colon and Path(teacher).is_dir()):
+        return f"local-dir:{tables.without_machine(rest or teacher)}"
+    return teacher

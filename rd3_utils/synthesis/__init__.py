@@ -1,0 +1,1 @@
+"""Distilled image sets made here: distribution matching, patches of real images, recovery from a teacher."""

@@ -1,0 +1,61 @@
+"""A distilled image set made here, by any method of settings.METHODS, and written with what it was made of."""
+
+import importlib
+import json
+import os
+import time
+from pathlib import Path
+
+import torch
+
+from rd3_utils import launch
+from rd3_utils.data import images as image_sets
+from rd3_utils.data import tables
+from rd3_utils.errors import UserError, unknown
+from rd3_utils.synthesis.settings import METHODS
+
+
+def synthesize(method, benchmark, ipc, out, seed=0, data_dir=None, **settings):
+    """Make a distilled set with `method` and save it in folder `out`; the ImageSet. UserError if `out` holds something.
+
+    `settings` are the method's own. `out` gets the images as parquet (8-bit PNG, class names kept) and distilled.json:
+    method, source, settings, seconds, fingerprint.
+    """
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    module, _, function = METHODS[method][0].partition(":")
+    make = getattr(importlib.import_module(f"rd3_utils.synthesis.{module}"), function)
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"'{out}' exists and is not an empty folder; give another --out, nothing is overwritten.")
+    accelerator = launch.accelerator()
+    if accelerator.num_processes > 1:
+        raise UserError(
+            f"synthesize runs in one process, {accelerator.num_processes} were launched; run it without a launcher."
+        )
+    train = tables.real(benchmark, "train", data_dir)
+    started = time.time()
+    pixels, about = make(train, benchmark, ipc, seed, accelerator, data_dir, **settings)
+    seconds = time.time() - started
+    name = out.resolve().name
+    labels = torch.arange(len(benchmark.classes)).repeat_interleave(ipc)
+    found = image_sets.make(name, pixels, labels, benchmark.classes, name)
+    partial = out.with_name(f".{name}.partial")
+    image_sets.save(found, partial)
+    about = {
+        "method": method,
+        "benchmark": benchmark.name,
+        "ipc": ipc,
+        "seed": seed,
+        **about,
+        "source": {"repo": benchmark.data.repo, "commit": train.commit},
+        "fingerprint": found.fingerprint,
+        "seconds": round(seconds, 1),
+        "device": accelerator.device.type,
+    }
+    (partial / "distilled.json").write_text(json.dumps(about, indent=1) + "\n")
+    out.mkdir(parents=True, exist_ok=True)
+    for file in partial.iterdir():
+        os.replace(file, out / file.name)
+    partial.rmdir()
+    return found

@@ -1,0 +1,162 @@
+"""The networks that a transfer compares: students, random-images students of the same recipe, untrained ones."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from rd3_utils.errors import UserError
+from rd3_utils.learning import features
+from rd3_utils.protocols import benchmark as benchmarks
+from rd3_utils.protocols.recipe import digest
+from rd3_utils.scoring import runs
+from rd3_utils.scoring.measure import ARMS, same_measure
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A frozen network and what it is: the checked part of its Run, or of the student that it is the start of."""
+
+    frozen: features.Frozen
+    about: dict  # "kind", "benchmark", "student", "seed"; of a trained one also "arm", "protocol", "images", ...
+    path: Path | None = None  # of its Run
+    run: runs.Run | None = None
+
+
+def entry(source):
+    """The Entry of the network saved at `source`; UserError without a Run of it, beside the folder or in it."""
+    one = features.load(source)
+    places = [one.folder / features.RUN] + ([one.folder.with_suffix(".json")] if one.commit is None else [])
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise UserError(
+            f"student {source} has no Run ({' or '.join(place.name for place in places)}), so nothing tells what it learned "
+            "from; train_student.py writes it, and pushes it with the network (for an older repo: --push-only)."
+        )
+    run = runs.read(path)
+    about = identity(run)
+    if about["student"].partition(".")[0] != one.architecture:
+        raise UserError(f"{source} is a network {one.architecture}, and {path.name} speaks of a {about['student']}.")
+    size = benchmarks.load(about["benchmark"]).image.size
+    if size != one.size:
+        raise UserError(f"{source} takes images of {one.size} px, and {path.name} speaks of {about['benchmark']}: {size} px.")
+    return Entry(one, about, path, run)
+
+
+def identity(run):
+    """What a record says of the Run behind a network: plain data."""
+    benchmarks.load(run.benchmark)
+    images = {key: getattr(run.images, key) for key in ("name", "source", "commit", "fingerprint", "ipc", "images")}
+    about = {
+        "kind": "student" if run.draw is None else "random",
+        "benchmark": run.benchmark,
+        "student": run.student,
+        "seed": run.seed,
+        "arm": run.arm,
+        "protocol": {"name": run.protocol.name, "digest": run.protocol.digest, "custom": bool(run.protocol.overrides)},
+        "images": images,
+        "labels": run.labels.kind,
+        "teachers": list(run.teacher_weights),
+        "views_seed": run.views_seed,
+        "precision": run.environment.precision,
+        "top1": run.top1,
+    }
+    later = {"initialisation": (run.network.initialisation, 1), "views": (run.views, "shared")}  # older records state neither
+    return about | {key: value for key, (value, first) in later.items() if value != first}
+
+
+def untrained(about):
+    """The Entry of the network that the student `about` was before its training."""
+    about = {"kind": "untrained", **{key: about[key] for key in ("benchmark", "student", "seed")}}
+    return Entry(features.untrained(about["student"], benchmarks.load(about["benchmark"]), about["seed"]), about)
+
+
+def entries(sources, against=()):
+    """The Entries to measure: those of `sources`, random-images students of their recipes, and each one untrained.
+
+    Random ones are those of `against`, each of which must fit a student; without them, those that lie with the student's
+    results. UserError before anything is measured.
+    """
+    given = distinct([entry(source) for source in sources])
+    students = [one for one in given if one.about["kind"] == "student"]
+    if against:
+        random = [entry(source) for source in against]
+        for one, source in zip(random, against):
+            misfits = [unlike(mine, one) for mine in students]
+            if not misfits:
+                raise UserError(
+                    "--against compares with a student of other images, and every STUDENT given is a random-images one."
+                )
+            if all(misfits):
+                raise UserError(f"--against {source} is no random-images student to compare with: {misfits[0]}.")
+    else:
+        random = [one for mine in students for one in beside(mine)]
+    trained = distinct([*given, *random])
+    for name, same in runs.grouped(trained, lambda one: name_of(one.about)).items():
+        if len(same) > 1:
+            sources = " and ".join(one.frozen.source for one in same)
+            raise UserError(f"{sources} are two networks of one recipe, images and seed ({name}); give one of them.")
+    starts = {tuple(one.about[key] for key in ("benchmark", "student", "seed")): one.about for one in trained}
+    return [*trained, *map(untrained, starts.values())]
+
+
+def distinct(found):
+    """The Entries without copies of earlier ones."""
+    return list({(one.frozen.sha256, name_of(one.about)): one for one in reversed(found)}.values())[::-1]
+
+
+def unlike(student, random):
+    """Why the Entry `random` is no baseline of the Entry `student`, or None."""
+    why = misfit(student.about, random.about)
+    if why is not None:
+        return why
+    same = same_measure(student.run, random.run, but=ARMS)
+    return None if same else f"it differs in {same}"
+
+
+def misfit(student, random):
+    """Why the random-images student `random` is no baseline of `student` (both as `identity` gives them), or None."""
+    if random["kind"] != "random":
+        return f"it learned from {random['images']['name']}, which are no random real images"
+    for key in ("benchmark", "student", "precision", "initialisation", "views"):
+        if random.get(key) != student.get(key):
+            return f"its {key} is {random.get(key)}, wanted {student.get(key)}"
+    if random["protocol"]["digest"] != student["protocol"]["digest"]:
+        wanted, found = (f"{of['protocol']['name']} {of['protocol']['digest']}" for of in (student, random))
+        return f"its protocol is {found}, wanted {wanted}"
+    mine, theirs = counterpart(student), random["arm"].split("-")[1]
+    if theirs != mine:
+        return f"it has {theirs} labels, wanted {mine}"
+    if random["teachers"] != student["teachers"] and mine != "hard":
+        return "other teachers labelled its images"
+    if per_class(random) != per_class(student):
+        return f"it has {per_class(random)} images per class, wanted {per_class(student)}"
+    return None
+
+
+def counterpart(about):
+    """The labels of the random arm that belongs to a student: its own, but hard ones where its images brought them."""
+    return "hard" if about["labels"] in ("learned", "hard") else about["arm"].split("-")[1]
+
+
+def per_class(about):
+    """Images per class, rounded down where classes differ."""
+    return about["images"]["ipc"] or about["images"]["images"] // len(benchmarks.load(about["benchmark"]).classes)
+
+
+def beside(one):
+    """The Entries of the kept random-images students of the recipe of `one`, where its Run lies in a folder of results."""
+    if one.path is None or one.frozen.commit is not None or one.path.name == features.RUN:
+        return []
+    student, protocol = one.path.parents[1].name, one.path.parents[3]
+    folders = [file.parent for file in sorted(protocol.glob(f"random-ipc*/{student}/random-*/seed*/config.json"))]
+    found = [entry(str(folder)) for folder in folders if folder.with_suffix(".json").is_file()]
+    return [other for other in found if unlike(one, other) is None]
+
+
+def name_of(about):
+    """How the record of a network is called: readable, and different for what `identity` tells apart."""
+    words = [about["student"], about.get("arm", about["kind"]), about["benchmark"]]
+    words += [about["images"]["name"]] if "images" in about else []
+    words = re.sub(r"[^\w.-]", "_", "-".join([*words, f"seed{about['seed']}"]))[:150]
+    unmeasured = {key: value for key, value in about.items() if key != "top1"}
+    return f"{words}-{digest(unmeasured)}"
