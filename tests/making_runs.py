@@ -9,7 +9,10 @@ PLAIN = {
     "schema": 2,
     "benchmark": "digits",
     "protocol": {"name": "rd3-v1", "digest": "d" * 12, "overrides": {}, "main_labels": "soft", "knobs": {}},
-    "recipe": {"training": {"epochs": 1}, "images": 10, "classes": 10, "image_size": 8, "steps": 1},
+    "recipe": {
+        "training": {"epochs": 1}, "views": {}, "labels": {}, "loss": {"name": "kl", "temperature": 20},
+        "images": 10, "classes": 10, "image_size": 8, "steps": 1,
+    },
     "arm": "distilled-soft",
     "student": "convnet3",
     "seed": 0,

@@ -131,6 +131,10 @@ BROKEN = {
     "a text for a number": json.dumps(table(top1="0.5")),
     "true for a number": json.dumps(table(seed=True)),
     "a history of words": json.dumps(table(history=["good"])),
+    "no training in its recipe": json.dumps({**table(), "recipe": {}}),
+    "a training without a number of epochs": json.dumps(table(recipe={"training": {"epochs": -1}})),
+    "a loss of words": json.dumps(table(recipe={"loss": ["kl"]})),
+    "test images resized to words": json.dumps(table(recipe={"training": {"epochs": 1, "test_resize": [8]}})),
 }
 
 

@@ -206,6 +206,12 @@ class Run:
 
 
 EPOCH = {"epoch": WHOLE_NUMBER, "loss": A_NUMBER, "learning_rate": A_NUMBER}
+RECIPE = {section: A_TABLE for section in ("training", "views", "labels", "loss")} | {  # what is read of any Run's recipe
+    "training.epochs": A_COUNT,
+    "loss.name": A_TEXT,
+    "loss.temperature": A_NUMBER,
+    **dict.fromkeys(("images", "image_size", "classes", "steps"), A_COUNT),
+}
 
 
 def of(table: Any) -> Run:
@@ -219,6 +225,7 @@ def of(table: Any) -> Run:
         run = dataclasses.replace(run, network=Network(run.student, 1))
     if schema >= 2 and run.draw is not None and run.images.train is None:
         raise Refused("images lacks train, the split that random images were drawn from")
+    check_recipe(run.recipe)
     for i, entry in enumerate(run.history):
         if not is_table(entry):
             raise Refused(f"epoch {i} of its history is {shown(entry)}, wanted a table")
@@ -230,6 +237,20 @@ def of(table: Any) -> Run:
         if "test_top1" in entry and not is_fraction(entry["test_top1"]):
             raise Refused(f"test_top1 in epoch {i} of its history is {shown(entry['test_top1'])}, wanted a fraction")
     return run
+
+
+def check_recipe(recipe: dict) -> None:
+    """Refused unless a recipe has what is read of it, whoever wrote it; its other knobs are compared, never read alone."""
+    for name, (check, wanted) in RECIPE.items():
+        section, _, key = name.rpartition(".")
+        table = recipe[section] if section else recipe
+        if key not in table:
+            raise Refused(f"recipe lacks {name}")
+        if not check(table[key]):
+            raise Refused(f"recipe.{name} is {shown(table[key])}, wanted {wanted}")
+    resize = recipe["training"].get("test_resize", 0)
+    if not is_whole(resize):
+        raise Refused(f"recipe.training.test_resize is {shown(resize)}, wanted a whole number from 0")
 
 
 def contents(where: Path) -> bytes:
