@@ -5,6 +5,7 @@ import json
 import pytest
 from conftest import run_script
 from huggingface_hub import ModelCard
+from making_runs import drawn, made
 from PIL import Image
 
 from rd3_utils.protocols import benchmark, protocol
@@ -101,3 +102,19 @@ def test_a_card_says_that_an_arm_lacks_an_augmentation_of_the_headline(script, t
     (line,) = [line for line in card.splitlines() if "distilled-plain has instead" in line]
     assert "views.randaugment = 0" in line and "views.dsa = none" in line
     assert "without flip" in card
+
+
+@pytest.mark.parametrize("labels", [{"teachers_id": "c" * 64}, {"ensemble": "mean"}, {"teacher_bn": "groups:50"}, "views"])
+def test_arms_with_one_kind_of_labels_had_the_same_teachers_and_views(labels):
+    """Improvement over random images is that of the images: not that of another teacher."""
+    others = {"views_seed": 1} if labels == "views" else {"labels": labels}
+    mine = made()
+    told = [made(arm="random-soft", images=drawn(0), seed=k, **(others if k < 2 else {})) for k in range(3)]
+    for finished in ([mine], [told[2]]):
+        runs, left_out = cards.comparable([mine, *told], finished)
+        assert runs == [mine, told[2]] and len(left_out) == 1
+        assert "left out of the card: 2 Runs of convnet3, random-soft, that did not measure the same" in left_out[0]
+    hard = made(arm="distilled-hard", labels={"kind": "hard", "teachers_id": None, "label_dtype": None, "forward_batch": None})
+    assert cards.comparable([mine, hard], [mine]) == ([mine, hard], [])
+    rounded = made(arm="random-soft", images=drawn(0), labels={"label_dtype": "u8"})  # a published store beside one made here
+    assert cards.comparable([mine, rounded], [mine, rounded]) == ([mine, rounded], [])

@@ -335,6 +335,25 @@ def test_recipe_and_data_are_told_apart_in_a_two_by_two_table():
     assert report.report(rd3, rd3)["comparison"]["convnet3"] is None
 
 
+def test_recipe_and_data_are_of_runs_that_were_told_the_same_by_the_same_teachers():
+    def told(one, teachers, views_seed=0):
+        labels = dataclasses.replace(one.labels, teachers_id=teachers * 64)
+        return dataclasses.replace(one, views_seed=views_seed, labels=labels)
+
+    def pair(distilled, random, *labels):
+        both = run(distilled, 0, None, protocol="rded-v1"), run(random, 0, 0, "random-soft", "rded-v1")
+        return [told(one, *labels) for one in both]
+
+    rd3 = [run(0.89, 0), run(0.84, 0, 0, "random-soft")]
+    ours, alone = pair(0.7, 0.6, "b"), pair(0.99, 0.01, "d")
+    more = [*ours, dataclasses.replace(ours[0], seed=1)]
+    for strange in (pair(0.1, 0.9, "c"), pair(0.1, 0.9, "b", 1), alone[:1], alone[1:]):
+        for others in ([*more, *strange], [*strange, *more]):
+            cells = report.comparison(rd3, [*rd3, *others])["cells"]
+            assert (cells["distilled"]["rded-v1"], cells["random"]["rded-v1"]) == (0.7, 0.6)
+    assert report.comparison(rd3, [alone[0], ours[1]]) is None
+
+
 def test_the_recipe_adds_the_same_whichever_command_ran_last_and_in_whatever_order_files_are_read():
     """Hard labels first, then released protocols, then by name."""
 

@@ -338,7 +338,7 @@ def summarised(listed, about):
     """An Entry for every origin and group of Runs that measured the same (measure.same_measure)."""
     for (origin, _), mine in run_files.grouped(listed, lambda one: (one.origin, measure.kind(one.run))).items():
         mine = sorted(mine, key=lambda one: (one.run.draw or 0, one.run.seed))
-        for same in alike(mine):
+        for same in measure.alike(mine, run_of=lambda one: one.run):  # what older Runs do not state may tell them apart
             runs = tuple(one.run for one in same)
             group, first = group_of(runs[0]), runs[0].images
             name = "random real images" if runs[0].draw is not None else first.name
@@ -347,18 +347,6 @@ def summarised(listed, about):
             known = None if runs[0].draw is not None else about.get(first.fingerprint)
             paths = tuple(one.path for one in same)
             yield Entry(group, origin, runs[0].arm, name, runs, paths, run_files.summary(runs), known, tuple(also))
-
-
-def alike(listed):
-    """`listed` in groups that may stand in one mean; one group but where what older Runs do not state tells them apart."""
-    groups = []
-    for one in listed:
-        mine = next((group for group in groups if all(measure.same_measure(other.run, one.run) for other in group)), None)
-        if mine is None:
-            groups.append([one])
-        else:
-            mine.append(one)
-    return groups
 
 
 def order_of(entry):

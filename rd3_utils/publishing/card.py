@@ -97,7 +97,8 @@ def gather(finished, cell, options):
 def comparable(runs, finished):
     """(those of `runs` that may stand on one card with the `finished`, [a line for every kind that may not]).
 
-    Arms may differ in images and labels, full-hard in its protocol, students in their networks; the Runs of one arm in nothing.
+    Arms may differ in images and kind of labels, full-hard in its protocol, students in their networks; the Runs of one arm in
+    nothing. Arms with one kind of labels had the same teachers and views seed: only their images are set against each other.
     """
     own, groups, left_out = set(map(id, finished)), run_files.grouped(runs, lambda run: (run.student, run.arm)), {}
     kept = []
@@ -105,10 +106,13 @@ def comparable(runs, finished):
         beside = next((run for run in finished if run.student == student), finished[0])
         but = measure.ARMS | (measure.PROTOCOLS if "full-hard" in (arm, beside.arm) else set())
         but |= measure.NETWORK if beside.student != student else measure.DROPPING
-        first = next((run for run in mine if id(run) in own), None)
-        first = first or next((run for run in mine if measure.same_measure(beside, run, but)), mine[0])
+
+        def belongs(run, beside=beside, but=but):
+            return measure.same_measure(beside, run, but) and measure.same_labels(told_as(run, [*finished, *kept]), run)
+
+        first = next((run for run in mine if id(run) in own), None) or next(filter(belongs, mine), mine[0])
         for run in mine:
-            same = measure.same_measure(first, run) and measure.same_measure(beside, run, but)
+            same = measure.same_measure(first, run) and belongs(run)
             if same:
                 kept.append(run)
             else:
@@ -118,6 +122,12 @@ def comparable(runs, finished):
         "--out to keep them apart."
         for (student, arm, why), mine in left_out.items()
     ]
+
+
+def told_as(run, others):
+    """Of Runs that come first on a card the one that must have the labels of `run`: their kind, best its student; or `run`."""
+    mine = [other for other in others if "full-hard" not in (run.arm, other.arm) and other.labels_of_arm == run.labels_of_arm]
+    return next((other for other in mine if other.student == run.student), next(iter(mine), run))
 
 
 def identity(run):

@@ -82,6 +82,7 @@ UNKNOWN = {  # what older Runs do not state: then nothing is said against them
     "label dtype",
 }  # fmt: skip
 LABELS = frozenset(list(FACTS)[list(FACTS).index("kind of labels") :])
+TOLD = frozenset({"views seed", "teachers", "rule of the ensemble", "batch norm of the teachers"})  # arms of one kind share it
 IMAGES = frozenset({"images", "train split"})
 DROPPING = frozenset({"dropout of the network", "stochastic depth of the network"})
 NETWORK = frozenset({"student", "initialisation of the network", "number of parameters"}) | DROPPING
@@ -106,6 +107,11 @@ def same_measure(a: Run, b: Run, but: Collection[str] = ()) -> Verdict:
         # one search of the learning rate serves all seeds of an image set
         return Verdict() if "recipe" in but else first_in_recipe(a.recipe, b.recipe)
     return Verdict()
+
+
+def same_labels(a: Run, b: Run) -> Verdict:
+    """Whether the students of two arms with labels of one kind were told by the same teachers, about views of the same seed."""
+    return same_measure(a, b, but=FACTS.keys() - TOLD)
 
 
 def first_in_recipe(mine: dict, theirs: dict) -> Verdict:
@@ -134,6 +140,18 @@ def odd_one(runs: Iterable[Run], but: Collection[str] = ()) -> Verdict:
     """The first difference between the first of `runs` and any other; true where there is none."""
     first, *others = runs
     return next((verdict for verdict in (same_measure(first, other, but) for other in others) if not verdict), Verdict())
+
+
+def alike(runs: Iterable, but: Collection[str] = (), run_of: Callable[[Any], Run] = lambda run: run) -> list[list]:
+    """`runs` (or things of which `run_of` gives the Run) in groups in which all measured the same, in order of appearance."""
+    groups: list[list] = []
+    for one in runs:
+        mine = next((group for group in groups if all(same_measure(run_of(o), run_of(one), but) for o in group)), None)
+        if mine is None:
+            groups.append([one])
+        else:
+            mine.append(one)
+    return groups
 
 
 def kind(run: Run) -> str:

@@ -64,27 +64,40 @@ def comparison(runs, others):
     """
     mine = recipe_key(next((run for run in runs if run.arm != "full-hard"), runs[0]))
     sides = {(run.arm.partition("-")[0], run.images.fingerprint): run for run in runs}
-    cells = {}
+    found = {}
     for run in [*runs, *(other for other in others if recipe_key(other) != mine)]:
         side, _, labels = run.arm.partition("-")
         beside = sides.get((side, run.images.fingerprint))
         if beside is None or side not in ("distilled", "random") or labels != run.protocol.main_labels:
             continue
         if measure.same_measure(beside, run, but={"arm", *measure.PROTOCOLS}):
-            cells.setdefault(recipe_key(run), {}).setdefault(side, []).append(run.top1)
-    full = {key: c for key, c in cells.items() if set(c) == {"distilled", "random"}}
+            found.setdefault(recipe_key(run), []).append(run)
+    full = {key: cells for key, alternatives in found.items() if (cells := both_sides(alternatives))}
     rest = sorted((key for key in full if key != mine), key=lambda key: (key.own, -sum(map(len, full[key].values())), key))
     if mine not in full or not rest:
         return None
     pair = sorted((rest[0], mine))
-    a, b = (key.label(cells) for key in pair)
-    mean = {side: {key.label(cells): statistics.fmean(full[key][side]) for key in pair} for side in ("distilled", "random")}
+    a, b = (key.label(found) for key in pair)
+    mean = {side: {key.label(found): statistics.fmean(full[key][side]) for key in pair} for side in ("distilled", "random")}
     return {
         "protocols": [a, b],
         "cells": mean,
         "recipe": statistics.fmean([mean[side][b] - mean[side][a] for side in mean]),
         "data": statistics.fmean([mean["distilled"][p] - mean["random"][p] for p in (a, b)]),
     }
+
+
+def both_sides(runs):
+    """{"distilled": [top1], "random": [top1]} of those of `runs`, of one protocol, that were told the same; None without both.
+
+    Labels of other teachers or views seeds are another measurement: of several the one with the most Runs counts.
+    """
+    tables = []
+    for same in measure.alike(runs, measure.ARMS - measure.TOLD):
+        sides = run_files.grouped(same, lambda run: run.arm.partition("-")[0])
+        if len(sides) == 2:
+            tables.append((len(same), min(map(measure.kind, same)), {side: [r.top1 for r in sides[side]] for side in sides}))
+    return max(tables)[-1] if tables else None
 
 
 @dataclass(frozen=True, order=True)
