@@ -275,6 +275,8 @@ FALSE = {  # what is wrong -> (how a Run is changed, words of the reason)
     "deep nesting": (lambda r: "[" * 200_000 + "]" * 200_000, "nested too deeply"),
     "deep nesting in a knob": (lambda r: json.dumps(r).replace('"betas": [', '"betas": [' + "[" * 10**5 + "]" * 10**5 + ",", 1),
                                "nested too deeply"),
+    "deep nesting in what nobody reads": (lambda r: json.dumps(r)[:-1] + ', "corrected": {"x": ' + "[" * 700 + "]" * 700 + "}}",
+                                          "nested too deeply"),
     "a knob of a million characters": (lambda r: changed(r, protocol__knobs__x="y" * 10**6), "wanted at most"),
 }  # fmt: skip
 

@@ -140,7 +140,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("what", BROKEN)
 def test_a_file_that_is_no_run_is_named_and_left_out(tmp_path, capsys, what):
-    where = runs.path(tmp_path, "digits", "rd3-v1", "d", "x@f", "convnet3", "distilled-soft", 0)
+    where = runs.path_of(tmp_path, made())
     runs.write(where, table())
     where.with_name("seed1.json").write_text(BROKEN[what])
     assert [run.seed for run in runs.related(tmp_path, made())] == [0]
@@ -148,6 +148,15 @@ def test_a_file_that_is_no_run_is_named_and_left_out(tmp_path, capsys, what):
     assert err.count("\n") == 1 and "left out" in err and "seed1.json is no whole Run" in err and len(err) < 400
     with pytest.raises(UserError, match="is no whole Run of this project"):
         runs.kept(where.with_name("seed1.json"))
+
+
+def test_a_copy_of_a_run_under_another_name_counts_nowhere(tmp_path, capsys):
+    where = runs.path_of(tmp_path, made(seed=1))
+    for place in (where, where.with_name("seed7.json"), where.parent.with_name("distilled-soft-each") / "seed1.json"):
+        runs.write(place, table(seed=1))
+    assert [path for path, _ in runs.found_under(tmp_path, "digits")[0]] == [where]
+    assert [run.seed for run in runs.related(tmp_path, made())] == [1]
+    assert capsys.readouterr().err.count(f"is the Run that belongs at {where}; remove the file, or move it there.\n") == 2
 
 
 def test_todays_runs_have_every_key_and_older_ones_are_read_as_they_were():

@@ -161,7 +161,7 @@ def test_runs_of_an_optional_set_count_when_its_images_are_gone(small, tmp_path)
     study, out = small(SMALL.replace("[[grid]]", f"{OPTIONAL}\n[[grid]]", 1)), tmp_path / "out"
     shutil.copytree(PROJECT / "rd3_utils/embedded/digits-dm-ipc1", tmp_path / "mine-ipc1")
     one = next(one for one in planning.Plan(study, out).place(False) if one.cell.method == "mine")
-    images = {"name": "mine-ipc1", "source": "mine-ipc1"}
+    images = {"name": "mine-ipc1", "source": "mine-ipc1", "fingerprint": one.known.stated["fingerprint"]}
     own = {"name": one.protocol.name, "digest": one.protocol.digest}
     run_files.write(one.path, table(student=one.cell.student, seed=one.cell.seed, arm=one.arm, protocol=own, images=images))
     shutil.rmtree(tmp_path / "mine-ipc1")
@@ -311,7 +311,7 @@ def test_the_cost_is_by_the_time_per_image_of_the_nearest_kept_runs(small, tmp_p
     """
     for k, (epochs, seconds) in enumerate([(200, 3 + k) for k in range(5)] + [(200, 60)] * 5 + [(4, 1)] * 10):
         run = table(seed=k, seconds=seconds, recipe={"training": {"epochs": epochs}, "images": 10})
-        run_files.write(tmp_path / f"digits/p-{epochs}/x@y/convnet3/arm/seed{k}.json", run)
+        run_files.write(run_files.path_of(tmp_path, run_files.of(run)), run)
     plan = planning.Plan(small(), tmp_path)
     one = next(one for one in plan.place(False) if one.cell.variant == "rd3-v1" and one.cell.ipc == 1)
     assert plan.seconds(one) == pytest.approx((7 + 60) / 2 * 2)

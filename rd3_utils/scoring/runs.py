@@ -302,13 +302,16 @@ def card_folder(where: Path) -> Path:
 
 
 def found_under(root: Path | str, benchmark: str) -> tuple[list[tuple[Path, Run]], list[str]]:
-    """([(path, Run)] of `benchmark` under `root`, [why a file was left out]), in order of paths."""
+    """([(path, Run)] of `benchmark` under `root`, [why a file was left out]), in order of paths.
+
+    A Run that lies elsewhere than where it belongs is left out: a copy of another would count twice.
+    """
     found, left_out = [], []
     for file in sorted((Path(root) / benchmark).glob("*/*/*/*/seed*.json")):
         try:
             run = read(file)
-            if run.benchmark != benchmark:
-                raise UserError(f"{file} speaks of {run.benchmark}, and lies among Runs of {benchmark}; remove the file.")
+            if path_of(root, run) != file:
+                raise UserError(f"{file} is the Run that belongs at {path_of(root, run)}; remove the file, or move it there.")
             found.append((file, run))
         except UserError as error:
             left_out.append(str(error))

@@ -15,6 +15,8 @@ from rd3_utils import units
 MOST_BYTES = 4_000_000  # of a file; a Run of 1000 epochs that watched the test split has 0.15 MB
 LONGEST = 200  # characters of a text
 WHOLE = 2**63  # numbers stay below
+DEEPEST = 20  # tables and lists in one another; a Run has 7
+TOO_DEEP = "not a Run: nested too deeply"
 
 
 class Refused(Exception):
@@ -32,13 +34,20 @@ def parse(data: bytes) -> Any:
     if len(data) > MOST_BYTES:
         raise Refused(f"more than {units.size(MOST_BYTES)}, a Run has less")
     try:
-        return json.loads(
+        value = json.loads(
             data.decode("utf-8"), object_pairs_hook=each_once, parse_constant=no_number, parse_float=finite, parse_int=whole
         )
     except RecursionError:
-        raise Refused("not a Run: nested too deeply") from None
+        raise Refused(TOO_DEEP) from None
     except (ValueError, UnicodeDecodeError) as error:
         raise Refused(f"not JSON: {str(error)[:80]}") from None
+    level = [value]
+    for _ in range(DEEPEST):
+        tables = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list))]
+        level = [inner for table in tables for inner in table]
+    if level:  # what copies and compares a Run would go as deep
+        raise Refused(TOO_DEEP)
+    return value
 
 
 def each_once(pairs):
