@@ -1,6 +1,7 @@
 """The leaderboard: real Runs pass, false and hostile ones are kept apart with a reason, pages stay small, inert and true."""
 
 import copy
+import dataclasses
 import html.parser
 import json
 import os
@@ -122,6 +123,22 @@ def test_the_baseline_of_a_row_has_its_protocol_labels_and_teacher(measured):
     assert random.group == entry.group and random.teachers == entry.teachers and random.is_random
     scores, arms = related.scores(entry)
     assert scores["ior"]["value"] == pytest.approx(entry.summary["mean"] - random.summary["mean"]) and "lrs" not in scores
+
+
+def test_the_baseline_of_a_row_saw_views_of_its_seed(measured):
+    """Two sets under two views seeds are four rows: each improves over random images with its own views."""
+    [mine] = [entry for entry in measured.entries if entry.name == "rded-ipc1"]
+    random = entries.Related(measured.entries).of(mine, "random-soft")
+
+    def of(entry, seed, top1):
+        runs = [dataclasses.replace(run, views_seed=seed, top1=top1) for run in entry.runs]
+        return dataclasses.replace(entry, runs=tuple(runs), summary={**entry.summary, "mean": top1})
+
+    rows = [of(mine, 0, 0.5), of(mine, 1, 0.6)]
+    for others in ([of(random, 0, 0.1), of(random, 1, 0.4)], [of(random, 1, 0.4), of(random, 0, 0.1)]):
+        related = entries.Related([*rows, *others])
+        assert [related.scores(row)[0]["ior"]["value"] for row in rows] == pytest.approx([0.4, 0.2])
+    assert "ior" not in entries.Related([rows[0], of(random, 1, 0.4)]).scores(rows[0])[0]
 
 
 def test_hlr_and_lrs_appear_where_the_arms_are_there(run, folder):

@@ -127,6 +127,17 @@ def test_a_search_is_found_again_in_a_kept_run(script, tmp_path):
     assert recorded(tmp_path, "results/**/seed1.json")[0]["learning_rate_search"]["seconds"] == 12345.0
 
 
+def test_students_with_views_of_their_own_share_one_search_whatever_lies_beside_them(script, tmp_path):
+    """A Run of shared views of seed 3 searched with those: it is the first of its own kind only where nothing is searched."""
+    command = "train_student", *SHORT, "--set", GRID, "--set", "views.crop=pad", "--set", "views.padding=0.25", "--seeds", "3"
+    for out, views in (("beside", "3"), ("beside", "each"), ("alone", "each")):
+        assert script(*command, "--views-seed", views, "--out", out).code == 0
+    (beside,), (alone,) = (recorded(tmp_path, f"{out}/**/*-each/seed3.json") for out in ("beside", "alone"))
+    (shared,) = recorded(tmp_path, "beside/**/distilled-hard/seed3.json")
+    searches = [run["learning_rate_search"]["candidates"] for run in (beside, alone, shared)]
+    assert searches[0] == searches[1] != searches[2]
+
+
 def test_a_search_on_other_held_out_images_is_made_again(script, tmp_path):
     """A Run of another train split lies beside it: its search is not recorded as this command's own."""
     command = "train_student", *SHORT, "--set", GRID

@@ -57,13 +57,16 @@ def expected(cell, labels, precision, benchmark, test):
 def taken_over(cell, labels, options, precision, benchmark, test):
     """With --views-seed each: the Run of `cell` copied from one of shared views, where those were drawn from its own seed.
 
-    It is the same student to the bit. The two kinds are kept apart, so it is never counted twice. None where there is none.
+    It is the same student to the bit. The two kinds are kept apart, so it is never counted twice. None where there is none, and
+    where its learning rate was searched with other views than all students of this kind search with (arms.labels_of_search).
     """
     if cell.views != planned_runs.EACH:
         return None
     shared = dataclasses.replace(cell, views="shared").path(options.out, precision)
     run = runs.kept(shared)
     if run is None or run.views_seed != cell.seed:
+        return None
+    if cell.recipe.training.learning_rates and run.views_seed != search.SEED:
         return None
     wanted = expected(cell, labels, precision, benchmark, test(cell.recipe.training.test_resize))
     run = measure.with_split(run, cell.images.describe())

@@ -7,6 +7,7 @@ student in one precision. What is not ranked is kept apart with the reason. Memo
 as it is vetted, and there are limits on files, Runs and bytes.
 """
 
+import itertools
 import json
 import os
 import re
@@ -110,6 +111,11 @@ class Entry:
     def teachers(self):
         """SHA-256 of the teachers' weights."""
         return self.runs[0].teacher_weights
+
+    @property
+    def views_seed(self):
+        """The seed of the views that all students share, else None: every student has its own."""
+        return self.runs[0].views_seed if self.group.views == "shared" else None
 
     @property
     def monitored(self):
@@ -385,21 +391,24 @@ class Related:
     def __init__(self, entries):
         self.known = {}
         for entry in sorted(entries, key=lambda entry: entry.origin):
-            for teachers in (entry.teachers, None):
-                for origin in (entry.origin, None):  # of several origins the first
-                    self.known.setdefault((*place_of(entry.group, entry.arm, entry), teachers, origin), entry)
+            for key in itertools.product((entry.teachers, None), (entry.views_seed, None), (entry.origin, None)):
+                self.known.setdefault((*place_of(entry.group, entry.arm, entry), *key), entry)  # of several origins the first
 
     def of(self, entry, arm):
         """The Entry of `arm` that shares all but its images with `entry`, from the same origin if there is one; or None.
 
-        Of distilled arms it is the one with the same images. Where both have teachers, they are the same.
+        Of distilled arms it is the one with the same images. Where both have teachers, they are the same; where both have
+        labels of one kind, so is the seed of their views.
         """
-        group = replace(entry.group, labels=arm.partition("-")[2])
+        labels = arm.partition("-")[2]
+        group = replace(entry.group, labels=labels)
         place = place_of(group, arm, entry)
+        alike = labels == entry.group.labels and not group.full and not arm.startswith("full")
+        views_seed = entry.views_seed if alike else None
         for teachers in (entry.teachers, ()) if entry.teachers else (None,):
             for origin in (entry.origin, None):
-                if (*place, teachers, origin) in self.known:
-                    return self.known[*place, teachers, origin]
+                if (*place, teachers, views_seed, origin) in self.known:
+                    return self.known[*place, teachers, views_seed, origin]
         return None
 
     def scores(self, entry):
@@ -407,8 +416,11 @@ class Related:
 
         Without a measured full-hard, the accuracy that the benchmark cites for this student takes its place.
         """
-        arms = {arm: self.of(entry, arm) for arm in reports.ORDER}
-        arms = {arm: other for arm, other in arms.items() if other is not None}
+        arms = {entry.arm: entry}
+        for arm in reports.ORDER:
+            beside = next((other for other in arms.values() if other.group.labels == arm.partition("-")[2]), entry)
+            if arm not in arms and (other := self.of(beside, arm)) is not None:
+                arms[arm] = other
         cited = None
         if "full-hard" not in arms:
             full = vetting.bench_of(entry.group.benchmark).full_data
