@@ -10,6 +10,7 @@ import timm
 import torch
 from accelerate import Accelerator
 from conftest import run_script
+from making_runs import drawn, made
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from scipy.optimize import minimize
@@ -398,12 +399,44 @@ RANDOM = {"kind": "random", "arm": "random-soft"}
         ({"protocol": {"name": "edc-v1", "digest": "x", "custom": False}}, "its protocol is edc-v1 x, wanted rd3-v1 abc"),
         ({"arm": "random-hard"}, "it has hard labels, wanted soft"),
         ({"teachers": ["other"]}, "other teachers"),
+        ({"views_seed": 1}, "its views were drawn from seed 1, wanted 0"),
         ({"images": {**about()["images"], "ipc": 10}}, "it has 10 images per class, wanted 1"),
     ],
 )
 def test_a_random_student_counts_only_under_the_same_recipe(changes, why):
     found = networks.misfit(about(), about(**{**RANDOM, **changes}))
     assert found == why if why is None else why in found
+
+
+@pytest.mark.parametrize("change", ["test", "labels", "network", "views", "views_seed", "random"])
+def test_records_of_runs_that_measured_otherwise_are_not_pooled(change):
+    """Seeds of one measure are one group; those of another test split, teachers, network or views are not."""
+    changes = {
+        "test": {"test": {"fingerprint": "8" * 64}},
+        "labels": {"labels": {"teachers_id": "c" * 64}},
+        "network": {"network": {"initialisation": 2}},
+        "views": {"views": "each"},
+        "views_seed": {"views_seed": 1},
+        "random": {"images": {**drawn(1), "train": {"fingerprint": "6" * 64, "images": 1297}}},
+    }[change]
+    same = {"arm": "random-soft", "images": drawn(0)} if change == "random" else {}
+    about = [transfer.identity(made(**{**same, **more, "seed": seed})) for seed, more in enumerate(({}, {}, changes))]
+    groups = [transfer.group_of({"network": {**one}}) for one in about]
+    assert groups[0] == groups[1] != groups[2]
+    old = [{key: value for key, value in one.items() if key != "measured"} for one in about]  # those keep their names
+    assert [transfer.name_of(one) for one in old] == [transfer.name_of(one) for one in about]
+
+
+def test_an_older_record_of_the_same_network_gets_what_it_did_not_state(carried, tmp_path):
+    folder = shutil.copytree(carried[0], tmp_path / "copy")
+    whole = {path: path.read_text() for path in folder.glob("results/transfer/photos/*/convnet3-*.json")}
+    for path, text in whole.items():
+        record = json.loads(text)
+        record["network"].pop("measured", None)
+        path.write_text(json.dumps(record, indent=1) + "\n")
+    seeds = sorted(path.parent.relative_to(folder) for path in folder.glob("results/**/distilled-soft/*/config.json"))
+    assert run_script(folder, "rd3_utils", "transfer", *seeds, "--to", "photos.toml", "--data-dir", "photos=photos").code == 0
+    assert {path: json.loads(path.read_text()) for path in whole} == {path: json.loads(text) for path, text in whole.items()}
 
 
 def test_random_images_have_hard_labels_where_the_set_brought_its_own():

@@ -9,7 +9,7 @@ from rd3_utils.learning import features
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols.recipe import digest
 from rd3_utils.scoring import runs
-from rd3_utils.scoring.measure import ARMS, same_measure
+from rd3_utils.scoring.measure import ARMS, kind, same_measure
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +60,7 @@ def identity(run):
         "precision": run.environment.precision,
         "top1": run.top1,
     }
+    about["measured"] = digest(kind(run))  # what Runs of one mean share; records made before that do not state it
     later = {"initialisation": (run.network.initialisation, 1), "views": (run.views, "shared")}  # older records state neither
     return about | {key: value for key, (value, first) in later.items() if value != first}
 
@@ -126,6 +127,9 @@ def misfit(student, random):
     mine, theirs = counterpart(student), random["arm"].split("-")[1]
     if theirs != mine:
         return f"it has {theirs} labels, wanted {mine}"
+    seeds = [of.get("views_seed") for of in (random, student)]
+    if mine == student["arm"].split("-")[1] and student.get("views") != "each" and seeds[0] != seeds[1]:
+        return f"its views were drawn from seed {seeds[0]}, wanted {seeds[1]}"
     if random["teachers"] != student["teachers"] and mine != "hard":
         return "other teachers labelled its images"
     if per_class(random) != per_class(student):
@@ -158,5 +162,5 @@ def name_of(about):
     words = [about["student"], about.get("arm", about["kind"]), about["benchmark"]]
     words += [about["images"]["name"]] if "images" in about else []
     words = re.sub(r"[^\w.-]", "_", "-".join([*words, f"seed{about['seed']}"]))[:150]
-    unmeasured = {key: value for key, value in about.items() if key != "top1"}
+    unmeasured = {key: value for key, value in about.items() if key not in ("top1", "measured")}
     return f"{words}-{digest(unmeasured)}"

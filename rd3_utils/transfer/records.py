@@ -142,6 +142,10 @@ def measured(one, to, out, accelerator):
     where = folder(out, to) / f"{name_of(one.about)}.json"
     kept = read(where) if where.is_file() else None
     if kept is not None and kept["network"]["sha256"] == one.frozen.sha256:
+        stated = {**kept["network"], **one.about}
+        if stated != kept["network"]:  # an older record, of the same network
+            kept["network"] = stated
+            write(where, kept)
         return kept
     record = measure(one, to, accelerator)
     write(where, record)
@@ -218,7 +222,7 @@ def group_of(record):
     key = [("student", "random", "untrained").index(of["kind"]), of["benchmark"], of["student"]]
     if of["kind"] != "untrained":
         key += [of["protocol"]["digest"], of["arm"], of["labels"], of["teachers"], of["precision"], per_class(of)]
-        key += [of[later] for later in ("initialisation", "views") if later in of]
+        key += [of[later] for later in ("initialisation", "views", "measured") if later in of]
         key += [of["images"]["fingerprint"]] if of["kind"] == "student" else []
     return json.dumps(key)
 
