@@ -56,7 +56,7 @@ def accelerator(**arguments):
     use_cpu = not torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
     try:
         accelerator = Accelerator(cpu=use_cpu, **arguments)
-    except (ValueError, ImportError, NotImplementedError) as error:
+    except (ValueError, ImportError, RuntimeError) as error:
         raise UserError(f"accelerate cannot start as the launch asks: {' '.join(str(error).split())}") from error
     asked = int(os.environ.get("WORLD_SIZE", 1))
     if accelerator.num_processes != asked:
@@ -86,7 +86,8 @@ def check_arithmetic(table, stated, where=""):
     """
     for name, harmless in table.items():
         value = str(harmless[0] if stated.get(name) is None else stated[name])
-        if value.lower() not in harmless:
+        known = value if harmless is PRECISIONS else value.lower()  # accelerate computes "BF16" in float32
+        if known not in harmless:
             wanted = "leave it out" if harmless is NO else f"use {' or '.join(filter(None, harmless))}"
             raise UserError(f"{where}{name} is {value[:60]}: it changes what is computed, and no Run would say so; {wanted}.")
 

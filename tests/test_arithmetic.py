@@ -38,8 +38,14 @@ def test_a_variable_that_changes_what_is_computed_is_named(monkeypatch, name):
     with pytest.raises(UserError, match=f"{name} is {CHANGED[name]}: it changes what is computed"):
         launch.accelerator()
     for harmless in launch.ARITHMETIC[name]:
-        monkeypatch.setenv(name, harmless.upper())
+        monkeypatch.setenv(name, harmless if name == "ACCELERATE_MIXED_PRECISION" else harmless.upper())
         launch.check_arithmetic(launch.ARITHMETIC, os.environ)
+
+
+def test_a_precision_in_capitals_which_accelerate_computes_in_float32_is_refused(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "BF16")
+    with pytest.raises(UserError, match="ACCELERATE_MIXED_PRECISION is BF16: .* use no or fp32 or bf16 or fp16"):
+        launch.accelerator()
 
 
 @pytest.mark.parametrize("command", [("train_student", "--dry-run"), ("generate_soft_labels", "--dry-run"),
@@ -52,9 +58,10 @@ def test_every_command_that_computes_refuses_a_compiler(script, tmp_path, monkey
     assert not any(tmp_path.iterdir())
 
 
-def test_what_accelerate_cannot_start_is_one_line(monkeypatch):
+@pytest.mark.parametrize("kind", [ValueError, ImportError, RuntimeError, NotImplementedError])
+def test_what_accelerate_cannot_start_is_one_line(monkeypatch, kind):
     def refuse(**arguments):
-        raise ValueError("Using `x` needs\n  `y`.")
+        raise kind("Using `x` needs\n  `y`.")
 
     monkeypatch.setattr(launch, "Accelerator", refuse)
     with pytest.raises(UserError, match="accelerate cannot start as the launch asks: Using `x` needs `y`."):
