@@ -65,7 +65,7 @@ def test_seeds_and_draws_of_one_split_measure_the_same_and_bytes_seconds_and_mac
     assert measure.same_measure(made(seed=0), made(seed=7, seconds=9.0, labels={"bytes": 5}, environment={"threads": 8}))
     assert measure.same_measure(made(arm="random-soft", images=drawn(0)), made(arm="random-soft", images=drawn(1)))
     assert measure.odd_one([made(seed=k) for k in range(3)])
-    assert not measure.odd_one([made(), made(seed=1), made(seed=2, views="each")])
+    assert not measure.odd_one([made(), made(seed=1), made(seed=2, views="each", views_seed=2)])
 
 
 def test_knobs_of_a_recipe_are_compared_one_by_one_but_for_a_rate_that_every_draw_searches():
@@ -130,6 +130,7 @@ BROKEN = {
     "a number beyond all bounds": json.dumps(table(seed=0)).replace('"seed": 0', '"seed": ' + "9" * 30),
     "a text for a number": json.dumps(table(top1="0.5")),
     "true for a number": json.dumps(table(seed=True)),
+    "views of its own that are another student's": json.dumps(table(seed=1, views="each", views_seed=0)),
     "a history of words": json.dumps(table(history=["good"])),
     "no training in its recipe": json.dumps({**table(), "recipe": {}}),
     "a training without a number of epochs": json.dumps(table(recipe={"training": {"epochs": -1}})),
@@ -283,6 +284,23 @@ def test_a_study_credits_a_run_to_the_set_it_was_trained_on_whatever_the_folders
     assert [(cell["method"], cell["n"]) for cell in cells] == [("rded", 1)]
     shutil.rmtree(tmp_path / "sets")  # then nothing tells whose it is
     assert not any(one.run for one in planning.Plan(plan.study, plan.out).place(False))
+
+
+def test_a_study_credits_no_run_by_the_name_of_a_repo_that_moved(tmp_path):
+    """Two Runs say one source and had different images: only the last report tells which one the study speaks of."""
+    text = TWO_SETS.replace('name = "two"', 'name = "one"').replace("./sets/rded/ipc{ipc}", "hf:someone/else")
+    (tmp_path / "one.toml").write_text(text.replace("./sets/sre2l/ipc{ipc}", "digits-dm-ipc{ipc}"))
+    plan = studies.Plan(studies.load(tmp_path / "one.toml"), tmp_path / "results")
+    one = next(one for one in plan.place(False) if one.cell.method == "rded")
+    own = {"name": one.protocol.name, "digest": one.protocol.digest}
+    for fingerprint in ("a" * 64, "b" * 64):
+        images = {"name": "else", "source": "hf:someone/else", "fingerprint": fingerprint}
+        run = table(protocol=own, arm=one.arm, images=images, labels={"kind": "hard"})
+        runs.write(runs.path_of(plan.out, runs.of(run)), run)
+        found = [one.run and one.run.images.identity for one in plan.place(False) if one.cell.method == "rded"]
+        assert found == (["else@aaaaaaaa"] if fingerprint[0] == "a" else [None])
+    plan.facts = {studies.fact_key(one.cell): {"images": "else@bbbbbbbb"}}
+    assert [one.run.images.identity for one in plan.place(False) if one.cell.method == "rded"] == ["else@bbbbbbbb"]
 
 
 def test_a_study_does_not_pool_runs_of_two_test_splits(tmp_path, monkeypatch):

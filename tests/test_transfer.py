@@ -415,7 +415,7 @@ def test_records_of_runs_that_measured_otherwise_are_not_pooled(change):
         "test": {"test": {"fingerprint": "8" * 64}},
         "labels": {"labels": {"teachers_id": "c" * 64}},
         "network": {"network": {"initialisation": 2}},
-        "views": {"views": "each"},
+        "views": {"views": "each", "views_seed": 2},
         "views_seed": {"views_seed": 1},
         "random": {"images": {**drawn(1), "train": {"fingerprint": "6" * 64, "images": 1297}}},
     }[change]

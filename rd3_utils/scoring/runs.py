@@ -225,6 +225,8 @@ def of(table: Any) -> Run:
         run = dataclasses.replace(run, network=Network(run.student, 1))
     if schema >= 2 and run.draw is not None and run.images.train is None:
         raise Refused("images lacks train, the split that random images were drawn from")
+    if run.views == "each" and run.views_seed != run.seed:
+        raise Refused(f"views_seed is {run.views_seed}, and a student with views of its own has those of its seed, {run.seed}")
     check_recipe(run.recipe)
     for i, entry in enumerate(run.history):
         if not is_table(entry):
