@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests that need a Hub start one and give its address to a child process
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -23,6 +24,16 @@ from rd3_utils.protocols import protocol as protocols
 
 PROJECT = Path(__file__).parents[1]
 CONFIGS = PROJECT / "accelerate_configs"
+
+
+def shaken(network):
+    """The network with a number of its own in every weight and running statistic: no branch, norm or bias does nothing."""
+    generator = torch.Generator().manual_seed(0)
+    for tensor in network.state_dict().values():
+        if tensor.is_floating_point():
+            width = 0.6 if tensor.ndim < 2 else 0.06
+            tensor += width * (torch.rand(tensor.shape, generator=generator) - 0.5)
+    return network
 
 
 @pytest.fixture(scope="session")

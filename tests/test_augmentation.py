@@ -55,12 +55,17 @@ def test_mixup_weights_follow_the_beta_distribution(sized):
     assert float(weight.var()) == pytest.approx(1 / (4 * 2.6), abs=0.003)
 
 
-def test_unmixed_groups_are_left_alone(sized):
-    images = noise(30, 8)
-    v = views.draw(sized(30, 8, *PLAIN, "views.mix=mixup", "views.mix_probability=0.5", "views.group=3"), 0, 0)
-    alone = v.mix_weight == 1
-    assert 0 < int(alone.sum()) < 30 and torch.equal(v.mix_partner[alone], torch.arange(30)[alone])
-    assert torch.equal(views.apply(images, v, torch.arange(30), MEAN, STD)[alone], normalised(images)[alone])
+@pytest.mark.parametrize("mix", ["mixup", "cutmix"])
+def test_groups_are_mixed_as_often_as_stated_and_the_others_left_alone(sized, mix):
+    """One group in four; boxes of less than two pixels, one in 64 at 16 px, are left alone too."""
+    n, rows = 1500, torch.arange(1500)
+    v = views.draw(sized(n, 16, *PLAIN[:2], f"views.mix={mix}", "views.mix_probability=0.25", "views.group=3"), 0, 0)
+    alone = (v.mix_weight if mix == "mixup" else v.own_share(rows, 16)) == 1
+    assert all(len(alone[group].unique()) == 1 for group in v.order.split(3))
+    assert float(1 - alone.float().mean()) == pytest.approx(0.25, abs=0.08)
+    images = noise(n, 16)
+    assert torch.equal(v.mix_partner[alone], rows[alone])
+    assert torch.equal(views.apply(images, v, rows, MEAN, STD)[alone], normalised(images)[alone])
 
 
 # RandAugment

@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from conftest import shaken
 from torch import nn
 
 from rd3_utils.errors import UserError
@@ -180,13 +181,20 @@ def test_a_small_image_transformer_is_timms_with_other_patches(digits, name, sto
     assert sides == ({16, 8, 4, 2} if name.startswith("swin") else set())
 
 
-def test_a_small_image_swin_computes_what_timms_does():
-    """Its windows, shifts and norms too: the same weights give the same logits."""
-    ours = timm.create_model("swin_tiny_cifar", num_classes=10, img_size=32).eval()
-    theirs = timm.create_model("swin_tiny_patch4_window7_224", num_classes=10, img_size=32, patch_size=2, window_size=4)
+@pytest.mark.parametrize(
+    "name, stock, arguments",
+    [
+        ("vit_base_cifar", "vit_base_patch16_224", {"patch_size": 4}),
+        ("swin_tiny_cifar", "swin_tiny_patch4_window7_224", {"patch_size": 2, "window_size": 4}),
+    ],
+)
+def test_a_small_image_transformer_computes_what_timms_does(name, stock, arguments):
+    """Its heads, tokens, windows, shifts and norms too: the same weights give the same logits."""
+    ours = shaken(timm.create_model(name, num_classes=10, img_size=32)).eval()
+    theirs = timm.create_model(stock, num_classes=10, img_size=32, **arguments)
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(2, 3, 32, 32)
-    assert torch.equal(ours(x), theirs.eval()(x))
+    assert torch.equal(ours(x), theirs.eval()(x)) and float(ours(x).std()) > 0.1
 
 
 @pytest.mark.parametrize(
@@ -198,11 +206,11 @@ def test_a_small_image_swin_computes_what_timms_does():
     ],
 )
 def test_a_saved_student_reloads_at_its_size_bit_for_bit(digits, tmp_path, name, size):
-    network = students.create(name, benchmark_of(digits, size, 10), 5)
+    network = shaken(students.create(name, benchmark_of(digits, size, 10), 5))
     students.save(network, tmp_path / "seed5", benchmark_of(digits, size, 10))
     again = timm.create_model(f"local-dir:{tmp_path / 'seed5'}", pretrained=True)
     mine, theirs = network.state_dict(), again.state_dict()
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
     x = torch.randn(2, 3, size, size)
-    assert torch.allclose(network.eval()(x), again.eval()(x), atol=1e-5)
+    assert torch.allclose(network.eval()(x), again.eval()(x), rtol=1e-4, atol=1e-5) and float(again(x).std()) > 0.01
     shutil.rmtree(tmp_path / "seed5")  # up to 340 MB, and pytest keeps the folders of three sessions

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
 
 from rd3_utils.data import views
 
@@ -113,16 +114,18 @@ def test_pad_and_crop_is_a_black_border_and_a_window(sized):
         assert torch.equal(x, window.flip(-1) if v.flip[i] else window)
 
 
-def test_patch_shuffle_moves_strips_and_keeps_every_pixel(sized):
-    n, size = 16, 8
-    overrides = "views.patch_shuffle=2", "views.mix=none", "views.flip=0.0", "views.crop=none"
+@pytest.mark.parametrize("factor", [2, 4])
+@pytest.mark.parametrize("crop, tolerance", [("views.crop=none", 0), ("views.crop_scale=[0.3, 1]", 1)])
+def test_patch_shuffle_moves_strips_before_the_crop_and_keeps_every_pixel(sized, factor, crop, tolerance):
+    n, size, w = 16, 8, 8 // factor
+    overrides = f"views.patch_shuffle={factor}", "views.mix=none", "views.flip=0.0", crop
     images, v = noise(n, size), views.draw(sized(n, size, *overrides), 0, 0)
     ours = views.cropped(images, v, torch.arange(n), "cpu")
     changed = 0
     for i in range(n):
-        columns = torch.cat([images[i, :, :, 4 * k : 4 * k + 4] for k in v.patch_order[i, 0]], dim=2)
-        rows = torch.cat([columns[:, 4 * k : 4 * k + 4] for k in v.patch_order[i, 1]], dim=1)
-        assert torch.equal(ours[i], rows.float())
+        columns = torch.cat([images[i, :, :, w * k : w * k + w] for k in v.patch_order[i, 0]], dim=2)
+        rows = torch.cat([columns[:, w * k : w * k + w] for k in v.patch_order[i, 1]], dim=1)
+        assert (ours[i] - pil_view(rows, v.box[i], False, size)).abs().max() <= tolerance
         changed += not torch.equal(rows, images[i])
     assert changed > n // 2
 
@@ -164,15 +167,19 @@ def test_cutmix_keeps_on_average_the_expected_share(sized):
     assert float(1 - v.own_share(torch.arange(4000), 32).mean()) == pytest.approx(seen, abs=0.02)
 
 
-def test_the_box_is_the_lineages(sized):
+@pytest.mark.parametrize("alpha", [1.0, 0.3])
+def test_the_box_is_the_lineages(sized, alpha):
     """Half a side, rounded down, on each side of the centre: rand_bbox of clovaai/CutMix-PyTorch train.py:279-295."""
-    recipe, size = sized(200, 32, "views.mix_per=row", "views.group=200"), 32
+    recipe, size = sized(200, 32, "views.mix_per=row", "views.group=200", f"views.mix_alpha={alpha}"), 32
     v, u = views.draw(recipe, 0, 0), views.Stream(0, 0).uniform("mix", 200, 4)
+    assert not v.mix_box.any(1).all()  # some boxes are of less than two pixels: nothing is mixed
     for place, row in enumerate(v.order.tolist()):
-        cut = int(size * np.sqrt(1.0 - u[place, 0]))
+        cut = int(size * np.sqrt(1.0 - stats.beta.ppf(u[place, 0], alpha, alpha)))
         cy, cx = int(u[place, 1] * size), int(u[place, 2] * size)
         edges = [int(np.clip(c, 0, size)) for c in (cy - cut // 2, cx - cut // 2, cy + cut // 2, cx + cut // 2)]
         assert v.mix_box[row].tolist() == (edges if cut > 1 else [0, 0, 0, 0])
+        cut_out = (edges[2] - edges[0]) * (edges[3] - edges[1]) if cut > 1 else 0
+        assert float(v.own_share(torch.tensor([row]), size)) == 1 - cut_out / size**2
 
 
 def test_crops_have_torchvisions_distribution(sized):
@@ -187,6 +194,39 @@ def test_crops_have_torchvisions_distribution(sized):
     assert torch.allclose(ours.mean(0), theirs.mean(0), atol=1.2)
     assert torch.allclose(ours.std(0), theirs.std(0), atol=1.0)
     assert bool(((v.box[:, :2] >= 0) & (v.box[:, :2] + v.box[:, 2:] <= 64)).all())
+
+
+@pytest.mark.parametrize(
+    "scale, ratio",
+    [
+        ((0.08, 1), (3 / 4, 4 / 3)),
+        ((0.3, 0.5), (0.2, 4)),  # of ten tries some fail
+        ((0.9, 1), (1.5, 2)),  # all of them: the largest central crop, here a flat one
+        ((0.9, 1), (0.3, 0.6)),
+        ((0.98, 1), (0.5, 2)),
+    ],
+)
+def test_a_crop_is_what_torchvision_makes_of_the_same_numbers(sized, monkeypatch, scale, ratio):
+    """RandomResizedCrop.get_params, try by try, with this epoch's numbers in place of torch's."""
+    from torchvision.transforms import RandomResizedCrop
+
+    n, size = 500, 63
+    v = views.draw(sized(n, size, f"views.crop_scale={list(scale)}", f"views.crop_ratio={list(ratio)}"), 0, 3)
+    numbers, drawn = views.Stream(0, 3).uniform("crop", n, 10, 4).tolist(), []
+
+    def uniform(tensor, low, high):  # the first two numbers of the next try
+        drawn.append(numbers[row][len(drawn) // 2][len(drawn) % 2])
+        return torch.tensor([float(low) + drawn[-1] * float(high - low)], dtype=torch.float64)
+
+    def randint(low, high, size):  # its others
+        places.append(low + int(numbers[row][len(drawn) // 2 - 1][2 + len(places)] * (high - low)))
+        return torch.tensor(places[-1:])
+
+    monkeypatch.setattr(torch.Tensor, "uniform_", uniform)
+    monkeypatch.setattr(torch, "randint", randint)
+    for row in range(n):
+        drawn, places = [], []
+        assert v.box[row].tolist() == list(RandomResizedCrop.get_params(torch.zeros(3, size, size), scale, ratio))
 
 
 def test_views_have_the_same_bits_on_every_machine(sized):
