@@ -89,12 +89,18 @@ def test_every_operation_is_torchvisions(level, size):
             assert np.array_equal(ours.permute(1, 2, 0), np.asarray(wanted)), (name, minus)
 
 
-def test_operations_come_before_the_crop_and_in_order(sized):
+@pytest.mark.parametrize("kind", ["torchvision", "timm"])
+def test_operations_come_before_the_crop_and_in_order(sized, kind):
+    """What timm's move in has the colour of the images' mean."""
     images = noise(12, 16)
-    recipe = sized(12, 16, "views.randaugment=2", "views.mix=none", "views.crop_scale=[0.3, 1]")
-    v = views.draw(recipe, 0, 1)
-    plain = dataclasses.replace(v, operations=None)
-    done = augmentation.randaugment(augmentation.randaugment(images, v.operations[:, :1]), v.operations[:, 1:])
+    knobs = "views.randaugment=2", f"views.randaugment_kind={kind}", "views.mix=none", "views.crop_scale=[0.3, 1]"
+    v = views.draw(sized(12, 16, *knobs), 0, 1)
+    plain, done = dataclasses.replace(v, operations=None, magnitudes=None), images
+    for k in (slice(0, 1), slice(1, 2)):
+        if kind == "timm":
+            done = augmentation.randaugment_timm(done, v.operations[:, k], v.magnitudes[:, k], MEAN)
+        else:
+            done = augmentation.randaugment(done, v.operations[:, k])
     rows = torch.tensor([7, 3, 11])
     ours = views.apply(images, v, rows, MEAN, STD)
     assert torch.equal(ours, views.apply(done, plain, rows, MEAN, STD)) and v.operations.shape == (12, 2)
@@ -181,6 +187,14 @@ def test_a_group_shares_the_operation_and_every_row_has_its_own_numbers(sized):
         assert len(v.dsa[group].unique()) == 1 and len(v.dsa_numbers[group].unique(dim=0)) == 16
     seen = torch.cat([views.draw(sized(64, 8, *PLAIN, "views.dsa=crop_rotate", "views.group=1"), 0, e).dsa for e in range(3)])
     assert set(seen.tolist()) == {1 + list(augmentation.DSA).index(name) for name in ("crop", "rotate")}
+
+
+def test_dsa_operations_are_drawn_evenly_with_three_independent_uniform_numbers(sized):
+    v = views.draw(sized(6000, 8, *PLAIN, "views.dsa=color_crop_cutout_flip_scale_rotate", "views.group=1"), 0, 0)
+    assert bool(((torch.bincount(v.dsa, minlength=7)[1:] - 1000).abs() < 150).all())
+    for numbers in v.dsa_numbers.T:
+        assert kstest(numbers.numpy(), "uniform").pvalue > 0.001
+    assert np.allclose(np.corrcoef(np.vstack([v.dsa_numbers.numpy().T, v.dsa.numpy()])), np.eye(4), atol=0.06)
 
 
 def test_dsa_comes_after_mixing_and_normalisation(sized):
@@ -290,6 +304,8 @@ def test_the_jitters_numbers_are_uniform_and_every_order_comes_up(sized):
     v = views.draw(sized(6000, 8, *PLAIN, "views.color_jitter=1.5"), 0, 0)
     for k in range(3):
         assert kstest(v.jitter[:, k].numpy(), "uniform", (0, 2.5)).pvalue > 0.001
+    independent = np.corrcoef(np.vstack([v.jitter.numpy().T, v.jitter_order.numpy()]))
+    assert np.allclose(independent, np.eye(4), atol=0.06)
     counts = torch.bincount(v.jitter_order, minlength=6)
     assert len(counts) == 6 and bool(((counts - 1000).abs() < 150).all())
     narrow = views.draw(sized(6000, 8, *PLAIN, "views.color_jitter=0.4"), 0, 0).jitter

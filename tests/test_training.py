@@ -332,6 +332,8 @@ def test_at_the_recipes_batch_size_every_batch_is_one_mixing_group(recipe, selec
         assert sorted(map(sorted, batches)) == sorted(map(sorted, groups)) and len(batches[-1]) == 20
         seen.add(tuple(sorted(batches[0])))
     assert len(seen) == 2  # the student's seed shuffles the groups
+    firsts = {tuple(sorted(training.batches(r, v.order, 0, epoch)[0].tolist())) for epoch in range(8)}
+    assert firsts == seen  # in every epoch anew
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 7, 50])
@@ -471,12 +473,12 @@ def test_effective_precision_says_what_really_runs():
     assert launch.precision(launched("fp16", "cuda")) == "fp16"
 
 
-def test_dropout_is_seeded_by_epoch_so_that_nothing_needs_saving():
+def test_dropout_is_seeded_by_student_epoch_and_process_so_that_nothing_needs_saving():
     draws = []
-    for epoch in (0, 1, 0):
-        training.seed_epoch(5, epoch, 0)
-        draws.append(torch.rand(3))
-    assert torch.equal(draws[0], draws[2]) and not torch.equal(draws[0], draws[1])
+    for where in ((5, 0, 0), (5, 1, 0), (6, 0, 0), (5, 0, 1), (5, 0, 0)):
+        training.seed_epoch(*where)
+        draws.append(torch.rand(3).tolist())
+    assert draws[0] == draws[4] and len(set(map(tuple, draws))) == 4
 
 
 def test_the_recipe_has_numbers_only(recipe, ten):

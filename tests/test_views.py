@@ -108,6 +108,7 @@ def test_pad_and_crop_is_a_black_border_and_a_window(sized):
     )
     padded = torch.nn.functional.pad(images, (border,) * 4).float()
     assert int(v.box[:, :2].min()) == -border and int(v.box[:, :2].max()) == border
+    assert len(v.box[:, :2].unique(dim=0)) > 2 * border + 1  # down and right have each a number of their own
     for i, x in enumerate(views.cropped(images, v, torch.arange(n), "cpu")):
         top, left = (v.box[i, :2] + border).tolist()
         window = padded[i, :, top : top + size, left : left + size]
