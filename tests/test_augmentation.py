@@ -259,6 +259,9 @@ def test_timm_operations_are_drawn_as_timm_draws_them(sized):
     assert len(counts) == 15 and bool(((counts - 2000).abs() < 5 * 2000**0.5).all())
     for bit in (1, 2, 4):
         assert float(((v.operations & bit) > 0).float().mean()) == pytest.approx(0.5, abs=0.015)
+    drawn = [v.operations >> 3, v.operations >> 2 & 1, v.operations >> 1 & 1, v.operations & 1, v.magnitudes]
+    drawn = np.vstack([number.T.numpy() for number in drawn])  # of the first operation, of the second, and so on
+    assert np.allclose(np.corrcoef(drawn), np.eye(10), atol=0.04)  # none says anything about another
     expected = np.clip(np.random.default_rng(0).normal(9, 1, 30000), 0, 10)
     assert ks_2samp(v.magnitudes.flatten().numpy(), expected).pvalue > 0.001
     assert float(v.magnitudes.max()) == 10 and not torch.equal(v.operations[:, 0], v.operations[:, 1])
