@@ -104,18 +104,33 @@ def test_every_residual_branch_is_on(digits, name, size):
     assert norms and all(bool((norm.weight == 1).all()) and bool((norm.bias == 0).all()) for norm in norms)
 
 
-@pytest.mark.parametrize(
-    "name", ["convnet3", "convnet3_bn", "densenet121", "swin_tiny_patch4_window7_224", "deit_tiny_patch16_224"]
-)
-def test_networks_that_no_rule_names_are_timms_to_the_bit(digits, name):
-    """ConvNets first of all: their Runs of every age may stand in one mean."""
-    bench = benchmark_of(digits, 32, 10)
-    network = students.create(name, bench, 3)
-    sized = {"img_size": 32} if timm.get_pretrained_cfg(network.pretrained_cfg["architecture"]).fixed_input_size else {}
+@pytest.mark.parametrize("name", ["convnet3", "convnet3_bn"])
+def test_a_convnet_is_torchs_layers_drawn_one_after_another_to_the_bit(digits, name):
+    """Their Runs of every age may stand in one mean."""
+    network = students.create(name, benchmark_of(digits, 32, 10), 3)
     torch.manual_seed(3)
-    oracle = timm.create_model(network.pretrained_cfg["architecture"], num_classes=10, **sized)
+    blocks = [[nn.Conv2d(channels, 128, 3), nn.BatchNorm2d(128)] for channels in (3, 128, 128)]
+    oracle = nn.Sequential(*blocks[0], *blocks[1], *blocks[2], nn.Linear(128 * 4 * 4, 10))
+    pairs = list(zip(network.parameters(), oracle.parameters(), strict=True))
+    assert all(torch.equal(mine, theirs) for mine, theirs in pairs) and initialisation.version(name) == 1
+
+
+@pytest.mark.parametrize(
+    "name, arguments",
+    [
+        ("densenet121", {}),
+        ("swin_tiny_patch4_window7_224", {"img_size": 32}),
+        ("swin_tiny_cifar", {"img_size": 32, "patch_size": 2, "window_size": 4}),
+        ("deit_tiny_patch16_224", {"img_size": 32}),
+    ],
+)
+def test_networks_that_no_rule_names_are_timms_to_the_bit(digits, name, arguments):
+    network = students.create(name, benchmark_of(digits, 32, 10), 3)
+    torch.manual_seed(3)
+    oracle = timm.create_model(name.replace("cifar", "patch4_window7_224"), num_classes=10, **arguments)
     mine, theirs = network.state_dict(), oracle.state_dict()
-    assert all(torch.equal(mine[key], theirs[key]) for key in theirs) and initialisation.version(name) == 1
+    assert mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in theirs)
+    assert initialisation.version(name) == 1
 
 
 def test_networks_of_two_initialisations_are_two_networks():
