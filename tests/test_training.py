@@ -57,10 +57,12 @@ def test_soft_ce_is_the_sum_over_classes_written_out(t, squared):
         assert call("soft_ce", t, squared)[row] == pytest.approx(expected, rel=1e-5)
 
 
-def test_mse_gt_is_the_mean_square_plus_the_weighted_hard_term():
+@pytest.mark.parametrize("t, squared", [(1.0, False), (4.0, True)])
+def test_mse_gt_is_the_mean_square_plus_the_weighted_hard_term(t, squared):
+    """Of raw logits, whatever the temperature."""
     for row, (s, z) in enumerate(zip(logits(0).tolist(), logits(1).tolist())):
         expected = sum((a - b) ** 2 for a, b in zip(s, z)) / 5 - 0.1 * math.log(softmax(s, 1)[ROWS[row]])
-        assert call("mse_gt", hard_weight=0.1)[row] == pytest.approx(expected, rel=1e-5)
+        assert call("mse_gt", t, squared, hard_weight=0.1)[row] == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_hard_term_of_a_mixed_image_may_weigh_both_classes():
