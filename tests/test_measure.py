@@ -290,7 +290,7 @@ def test_a_study_credits_no_run_by_the_name_of_a_repo_that_moved(tmp_path):
     """Two Runs say one source and had different images: only the last report tells which one the study speaks of."""
     text = TWO_SETS.replace('name = "two"', 'name = "one"').replace("./sets/rded/ipc{ipc}", "hf:someone/else")
     (tmp_path / "one.toml").write_text(text.replace("./sets/sre2l/ipc{ipc}", "digits-dm-ipc{ipc}"))
-    plan = studies.Plan(studies.load(tmp_path / "one.toml"), tmp_path / "results")
+    plan = planning.Plan(studies.load(tmp_path / "one.toml"), tmp_path / "results")
     one = next(one for one in plan.place(False) if one.cell.method == "rded")
     own = {"name": one.protocol.name, "digest": one.protocol.digest}
     for fingerprint in ("a" * 64, "b" * 64):
@@ -299,7 +299,7 @@ def test_a_study_credits_no_run_by_the_name_of_a_repo_that_moved(tmp_path):
         runs.write(runs.path_of(plan.out, runs.of(run)), run)
         found = [one.run and one.run.images.identity for one in plan.place(False) if one.cell.method == "rded"]
         assert found == (["else@aaaaaaaa"] if fingerprint[0] == "a" else [None])
-    plan.facts = {studies.fact_key(one.cell): {"images": "else@bbbbbbbb"}}
+    plan.facts = {planning.fact_key(one.cell): {"images": "else@bbbbbbbb"}}
     assert [one.run.images.identity for one in plan.place(False) if one.cell.method == "rded"] == ["else@bbbbbbbb"]
 
 

@@ -23,7 +23,7 @@ from rd3_utils.errors import UserError
 from rd3_utils.learning import evaluation, features, students
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.scoring import runs as run_files
-from rd3_utils.transfer import classifiers, networks
+from rd3_utils.transfer import classifiers, networks, records
 from rd3_utils.transfer import report as transfer_report
 
 TEACHER = embedded.FOLDER / "digits-teacher-convnet3"
@@ -420,11 +420,11 @@ def test_records_of_runs_that_measured_otherwise_are_not_pooled(change):
         "random": {"images": {**drawn(1), "train": {"fingerprint": "6" * 64, "images": 1297}}},
     }[change]
     same = {"arm": "random-soft", "images": drawn(0)} if change == "random" else {}
-    about = [transfer.identity(made(**{**same, **more, "seed": seed})) for seed, more in enumerate(({}, {}, changes))]
-    groups = [transfer.group_of({"network": {**one}}) for one in about]
+    about = [networks.identity(made(**{**same, **more, "seed": seed})) for seed, more in enumerate(({}, {}, changes))]
+    groups = [records.group_of({"network": {**one}}) for one in about]
     assert groups[0] == groups[1] != groups[2]
     old = [{key: value for key, value in one.items() if key != "measured"} for one in about]  # those keep their names
-    assert [transfer.name_of(one) for one in old] == [transfer.name_of(one) for one in about]
+    assert [networks.name_of(one) for one in old] == [networks.name_of(one) for one in about]
 
 
 def test_an_older_record_of_the_same_network_gets_what_it_did_not_state(carried, tmp_path):

@@ -235,15 +235,14 @@ class Plan:
     def whose(self, cell, folder, found):
         """The one of the `named` Runs that had the images of a cell, or None: never by a name that two sets share.
 
-        Of a folder that is gone the last report says what lay there.
+        Of a folder that is gone, or a repo that moved, the last report says what lay there.
         """
-        if folder is None or not found:
-            return found[0] if found else None
         stated = self.facts.get(fact_key(cell), {}).get("images")
         if stated is not None:
             return next((run for run in found if run.images.identity == stated), None)
-        namesakes = {located for other in self.asked if (located := self.located(other)[1]) and stem(located) == stem(folder)}
-        if len(namesakes) > 1 or len({run.images.fingerprint for run in found}) > 1:
+        others = {self.located(other)[1] for other in self.asked} - {None} if folder else set()
+        namesakes = [other for other in others if stem(other) == stem(folder)]
+        if len(namesakes) > 1 or len({run.images.fingerprint for run in found}) != 1:
             return None  # nothing tells whose Run it is
         return found[0]
 
