@@ -16,7 +16,7 @@ from rd3_utils.errors import UserError
 from rd3_utils.learning import losses, students, training
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols import protocol as protocols
-from rd3_utils.protocols.knobs import CHOICES, Loss
+from rd3_utils.protocols.knobs import LOSSES, Loss
 
 
 def logits(seed, b=4, c=5):
@@ -39,7 +39,7 @@ def call(name, temperature=1.0, t_squared=False, hard_weight=0.0, hard_target="o
 
 
 def test_every_loss_a_protocol_may_name_exists():
-    assert set(losses.LOSSES) == set(CHOICES["loss.name"])
+    assert set(losses.LOSSES) == set(LOSSES)
 
 
 @pytest.mark.parametrize("t, squared", [(1.0, False), (20.0, False), (4.0, True)])

@@ -39,21 +39,14 @@ from safetensors.torch import save_file
 from rd3_utils.data.shards import Folder, HubFolder
 from rd3_utils.errors import UserError
 from rd3_utils.hub import file_sha256
-from rd3_utils.protocols.knobs import stated
+from rd3_utils.protocols.knobs import BYTES, COLUMNS, stated
 
 FORMAT = 1
 LEAST_SHARDS = 16  # a kill or a lost process costs at most a sixteenth of the labels, also where all would fit one file
 SHARD = re.compile(r"labels-\d+-of-\d+\.safetensors")  # no name that an index may state leaves its folder
 INTEGERS = {True: torch.uint8, False: torch.uint16}
-OPTIONAL = {  # key in a shard -> field of Views and type on disk, where a recipe uses it
-    "mix_lam": ("mix_weight", torch.float32),
-    "operations": ("operations", torch.uint16),
-    "magnitudes": ("magnitudes", torch.float32),
-    "jitter": ("jitter", torch.float32),
-    "jitter_order": ("jitter_order", torch.uint8),
-    "lighting": ("lighting", torch.float32),
-    "dsa": ("dsa", torch.uint8),
-    "dsa_numbers": ("dsa_numbers", torch.float32),
+OPTIONAL = {  # key in a shard -> field of Views and type on disk, where a recipe uses it; patch_order has a shape of its own
+    column.key: (column.field or column.key, getattr(torch, column.dtype)) for column in COLUMNS if column.key != "patch_order"
 }
 
 
@@ -113,12 +106,7 @@ def row_bytes(views, classes, side, label_dtype):
     """Bytes of label and view of one image in one epoch; `views` as a recipe states them, `side` in pixels with border."""
     wide = 1 if side < 256 else 2
     label = 2 * classes if label_dtype == "fp16" else classes + 4
-    factor = views["patch_shuffle"]
-    extra = (2 * factor if factor > 1 else 0) + (4 if views.get("mix") == "mixup" else 0)
-    extra += (13 if views.get("color_jitter") else 0) + (12 if views.get("lighting") else 0)
-    operation = 6 if views.get("randaugment_kind") == "timm" else 2
-    extra += operation * views.get("randaugment", 0) + (13 if views.get("dsa", "none") != "none" else 0)
-    return label + 9 + 8 * wide + extra
+    return label + 9 + 8 * wide + sum(column.width(views) * BYTES[column.dtype] for column in COLUMNS)
 
 
 def border_of(recipe):

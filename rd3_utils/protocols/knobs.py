@@ -3,45 +3,150 @@
 import dataclasses
 import math
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from rd3_utils.errors import UserError, unknown
 from rd3_utils.protocols.strict import coerce
 
 STOCK = -1.0  # training.dropout, training.stochastic_depth: as timm's network has it
+DSA = ("color", "crop", "cutout", "flip", "scale", "rotate")  # operations of views.dsa
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a view operation takes in a label store: `width(views)` numbers of a row, 0 where a recipe does not use it."""
+
+    key: str  # in a shard
+    dtype: str  # on disk, as torch and safetensors name it
+    width: Callable[[dict], int]  # of the stated knobs of views
+    field: str = ""  # of data.views.Views, where it is not called like the key
+
+
+BYTES = {"uint8": 1, "uint16": 2, "float32": 4}
+
+
+def knob(
+    text: str,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    most: float | None = None,
+    choices: tuple[str, ...] | None = None,
+    wanted: tuple[Callable[[Any], bool], str] | None = None,
+    later: Any = dataclasses.MISSING,
+    plain: Any = None,
+    of: str | None = None,
+    columns: tuple[Column, ...] = (),
+) -> Any:
+    """One knob, declared once: what it is, its range, and all that other places must know of it.
+
+    `above`, `least` and `most` bound a number, `choices` a word, `wanted` is (test, words) of anything else. `later`: what
+    files that came before the knob mean by not stating it. Of views: `plain`, the value under which a view is the image
+    itself, or `of`, the knob without which this one does nothing; `columns`, what it stores of every row.
+    """
+    told = {"text": text, "above": above, "least": least, "most": most, "choices": choices, "wanted": wanted}
+    return dataclasses.field(default=later, metadata={**told, "plain": plain, "of": of, "columns": columns})
+
+
+def grouped_rows(least: int, others: tuple[str, ...]) -> tuple[Callable[[str], bool], str]:
+    """(test, words) of a text that is one of `others` or groups:N, N at least `least`."""
+
+    def holds(value: str) -> bool:
+        kind, _, size = value.partition(":")
+        return value in others or (kind == "groups" and size.isdigit() and int(size) >= least)
+
+    words = f"{', '.join(others)} or groups:N" + (f", N at least {least}" if least > 1 else "")
+    return holds, words
+
+
+def where_used(name: str, width: int = 1) -> Callable[[dict], int]:
+    """`width` numbers of a row where the knob `name` of views does something."""
+    return lambda views: width if views.get(name) not in (None, 0, "none") else 0
+
+
+def strips(views: dict) -> int:
+    """Numbers of a row that say which strip went where, of both axes."""
+    return 2 * views["patch_shuffle"] if views["patch_shuffle"] > 1 else 0
+
+
+def operations(views: dict) -> int:
+    """RandAugment's operations of a row."""
+    return views.get("randaugment", 0)
+
+
+def magnitudes(views: dict) -> int:
+    """Their magnitudes, which only timm's RandAugment draws."""
+    return operations(views) if views.get("randaugment_kind") == "timm" else 0
+
+
+def weights(views: dict) -> int:
+    """MixUp's weight of a row."""
+    return int(views.get("mix") == "mixup")
+
+
+def is_strategy(value: str) -> bool:
+    """Whether `value` is none or names of DSA's operations joined by "_"."""
+    return value == "none" or set(value.split("_")) <= set(DSA)
+
+
+def all_different(value: tuple[float, ...]) -> bool:
+    """Whether the numbers are above 0 and different."""
+    return min(value, default=1) > 0 and len(set(value)) == len(value)
+
+
+SHARE = (lambda value: value == STOCK or 0 <= value < 1, "-1 (as timm's network has it) or a fraction from 0 to below 1")
 
 
 @dataclass(frozen=True)
 class Training:
     """How the student learns."""
 
-    epochs: int
-    batch_size: int  # images per optimizer step over all processes; never more than there are images
-    optimizer: str  # adamw | adam | sgd
-    learning_rate: float
-    momentum: float  # sgd
-    nesterov: bool  # sgd
-    betas: tuple[float, float]  # adam, adamw
-    eps: float  # adam, adamw
-    weight_decay: float
-    decay: str  # "ndim>1": weight matrices and kernels only | "all": every parameter
-    schedule: str  # cosine | linear | ssrs | step | constant
-    schedule_unit: str  # "epoch" | "step": how often the learning rate changes
-    zeta: float  # cosine, linear, ssrs: the schedule runs over zeta times the training
-    milestones: tuple[float, ...]  # step: fractions of the training after which the rate drops
-    drop: float  # step: factor of each drop
-    warmup_epochs: int  # linear from 0
-    ema_decay: float  # 0: the student itself is scored; else the moving average of its weights
-    batch_norm: str  # global | local | groups:N: which rows batch normalisation sees together
-    warmup_start: float = 0.0  # factor in the first epoch of the warm-up; 0: it rises from the first step on
-    warmup_apart: bool = False  # the schedule covers what the warm-up leaves; else the two are multiplied over all epochs
-    learning_rates: tuple[float, ...] = ()  # the best of these on held-out real train images replaces learning_rate
-    dropout: float = STOCK  # of the layers before the classifier
-    stochastic_depth: float = STOCK  # of the last block, growing from 0 at the first
-    test_resize: int = 0  # pixels of a test image's shorter side before the centre crop; 0: as the benchmark has it
+    epochs: int = knob("passes over the images", above=0)
+    batch_size: int = knob("images per optimizer step over all processes; never more than there are images", above=0)
+    optimizer: str = knob("of the student", choices=("adamw", "adam", "sgd"))
+    learning_rate: float = knob("at the start of the schedule", above=0)
+    momentum: float = knob("of sgd", least=0, most=1)
+    nesterov: bool = knob("of sgd")
+    betas: tuple[float, float] = knob(
+        "of adam and adamw", wanted=(lambda value: all(0 <= beta < 1 for beta in value), "two numbers from 0 to below 1")
+    )
+    eps: float = knob("of adam and adamw", above=0)
+    weight_decay: float = knob("decoupled in adamw, in the gradient else", least=0)
+    decay: str = knob("ndim>1: weight matrices and kernels only; all: every parameter", choices=("ndim>1", "all"))
+    schedule: str = knob("of the learning rate", choices=("cosine", "linear", "ssrs", "step", "constant"))
+    schedule_unit: str = knob("how often the learning rate changes", choices=("epoch", "step"))
+    zeta: float = knob("cosine, linear, ssrs: the schedule runs over zeta times the training", above=0)
+    milestones: tuple[float, ...] = knob("step: fractions of the training after which the rate drops")
+    drop: float = knob("step: factor of each drop", above=0)
+    warmup_epochs: int = knob("linear from 0", least=0)
+    ema_decay: float = knob(
+        "0: the student itself is scored; else the moving average of its weights",
+        least=0,
+        most=1,
+        wanted=(lambda value: value != 1, "less than 1: the average would stay the first step's"),
+    )
+    batch_norm: str = knob("which rows batch normalisation sees together", wanted=grouped_rows(1, ("global", "local")))
+    warmup_start: float = knob(
+        "factor in the first epoch of the warm-up; 0: it rises from the first step on", least=0, most=1, later=0.0
+    )
+    warmup_apart: bool = knob(
+        "the schedule covers what the warm-up leaves; else the two are multiplied over all epochs", later=False
+    )
+    learning_rates: tuple[float, ...] = knob(
+        "the best of these on held-out real train images replaces learning_rate",
+        later=(),
+        wanted=(all_different, "different numbers above 0"),
+    )
+    dropout: float = knob("of the layers before the classifier", later=STOCK, wanted=SHARE)
+    stochastic_depth: float = knob("of the last block, growing from 0 at the first", later=STOCK, wanted=SHARE)
+    test_resize: int = knob(
+        "pixels of a test image's shorter side before the centre crop; 0: as the benchmark has it", least=0, later=0
+    )
 
     @property
-    def drops(self):
+    def drops(self) -> dict[str, float]:
         """What the network is built with, besides its name."""
         return {"dropout": self.dropout, "stochastic_depth": self.stochastic_depth}
 
@@ -50,49 +155,104 @@ class Training:
 class Views:
     """How a random view is drawn of every image in every epoch."""
 
-    crop: str  # none | random_resized | pad
-    crop_scale: tuple[float, float]  # random_resized: share of the area
-    crop_ratio: tuple[float, float]  # random_resized: width / height
-    padding: float  # pad: black border on each side, as a share of the image size
-    patch_shuffle: int  # strips per axis shuffled before the crop; 1: none
-    flip: float  # probability of a mirror image; 0 where the benchmark forbids mirroring
-    mix: str  # none | cutmix | mixup
-    mix_alpha: float  # lambda ~ Beta(alpha, alpha)
-    mix_probability: float
-    mix_per: str  # group | row: one box or weight for a whole group, or one for every row
-    group: int  # rows of the epoch's order that are mixed with one another, or share a DSA operation
-    randaugment: int = 0  # operations of RandAugment before all else; 0: none
-    randaugment_magnitude: int = 9  # 0 to 30; of timm 0 to 10
-    dsa: str = "none"  # none | some of color_crop_cutout_flip_scale_rotate: one of them after all else, per group
-    randaugment_kind: str = "torchvision"  # torchvision | timm: whose operations and magnitudes
-    color_jitter: float = 0.0  # brightness, contrast and saturation each by a factor in 1 +- this; 0: none
-    lighting: float = 0.0  # std of AlexNet's PCA noise on the colours; 0: none
-    mix_pairing: str = "permutation"  # permutation | roll: with which row of its group an image is mixed
-    zca: float = 0.0  # epsilon of the ZCA whitening that is fitted on the train split; 0: none
+    crop: str = knob("which part of an image is seen", choices=("none", "random_resized", "pad"), plain="none")
+    crop_scale: tuple[float, float] = knob("random_resized: share of the area", of="crop")
+    crop_ratio: tuple[float, float] = knob("random_resized: width / height", of="crop")
+    padding: float = knob("pad: black border on each side, as a share of the image size", least=0, of="crop")
+    patch_shuffle: int = knob(
+        "strips per axis shuffled before the crop; 1: none", above=0, plain=1, columns=(Column("patch_order", "uint8", strips),)
+    )
+    flip: float = knob("probability of a mirror image; 0 where the benchmark forbids mirroring", least=0, most=1, plain=0.0)
+    mix: str = knob(
+        "whether images of a group are mixed",
+        choices=("none", "cutmix", "mixup"),
+        plain="none",
+        columns=(Column("mix_lam", "float32", weights, "mix_weight"),),
+    )
+    mix_alpha: float = knob("lambda ~ Beta(alpha, alpha)", above=0, of="mix")
+    mix_probability: float = knob("of a group, or of a row, to be mixed", least=0, most=1, of="mix")
+    mix_per: str = knob("one box or weight for a whole group, or one for every row", choices=("group", "row"), of="mix")
+    group: int = knob("rows of the epoch's order that are mixed with one another, or share a DSA operation", above=0, plain=1)
+    randaugment: int = knob(
+        "operations of RandAugment before all else; 0: none",
+        least=0,
+        later=0,
+        plain=0,
+        columns=(Column("operations", "uint16", operations), Column("magnitudes", "float32", magnitudes)),
+    )
+    randaugment_magnitude: int = knob(
+        "0 to 30; of timm 0 to 10", least=0, later=9, plain=9, of="randaugment", wanted=(lambda value: value <= 30, "0 to 30")
+    )
+    dsa: str = knob(
+        "none, or some of color_crop_cutout_flip_scale_rotate: one of them after all else, per group",
+        later="none",
+        plain="none",
+        wanted=(is_strategy, f"none or some of {'_'.join(DSA)}"),
+        columns=(Column("dsa", "uint8", where_used("dsa")), Column("dsa_numbers", "float32", where_used("dsa", 3))),
+    )
+    randaugment_kind: str = knob(
+        "whose operations and magnitudes",
+        choices=("torchvision", "timm"),
+        later="torchvision",
+        plain="torchvision",
+        of="randaugment",
+    )
+    color_jitter: float = knob(
+        "brightness, contrast and saturation each by a factor in 1 +- this; 0: none",
+        least=0,
+        later=0.0,
+        plain=0.0,
+        columns=(
+            Column("jitter", "float32", where_used("color_jitter", 3)),
+            Column("jitter_order", "uint8", where_used("color_jitter")),
+        ),
+    )
+    lighting: float = knob(
+        "std of AlexNet's PCA noise on the colours; 0: none",
+        least=0,
+        later=0.0,
+        plain=0.0,
+        columns=(Column("lighting", "float32", where_used("lighting", 3)),),
+    )
+    mix_pairing: str = knob(
+        "with which row of its group an image is mixed",
+        choices=("permutation", "roll"),
+        later="permutation",
+        plain="permutation",
+        of="mix",
+    )
+    zca: float = knob("epsilon of the ZCA whitening that is fitted on the train split; 0: none", least=0, later=0.0, plain=0.0)
 
 
 @dataclass(frozen=True)
 class Labels:
     """What the student is told about a view."""
 
-    kind: str  # soft: teacher logits of exactly that view | static: of the plain image | learned: the set's own | hard
-    teachers: int  # how many teachers make the label
-    ensemble: str  # mean | norm_balanced | accuracy_weighted (all of logits)
-    distinct_epochs: int  # views and labels of this many epochs, cycled; 0: every epoch has its own
-    teacher_bn: str = "eval"  # eval | groups:N: the teachers' batch norm sees N views of the epoch's order together
-    architectures: tuple[str, ...] = ()  # that the teachers must have, in any order; (): any
+    kind: str = knob(
+        "soft: teacher logits of exactly that view; static: of the plain image; learned: the set's own; hard",
+        choices=("soft", "static", "learned", "hard"),
+    )
+    teachers: int = knob("how many teachers make the label", above=0)
+    ensemble: str = knob("all of logits", choices=("mean", "norm_balanced", "accuracy_weighted"))
+    distinct_epochs: int = knob("views and labels of this many epochs, cycled; 0: every epoch has its own", least=0)
+    teacher_bn: str = knob(
+        "groups:N: the teachers' batch norm sees N views of the epoch's order together",
+        later="eval",
+        wanted=grouped_rows(2, ("eval",)),
+    )
+    architectures: tuple[str, ...] = knob("that the teachers must have, in any order; none stated: any", later=())
 
 
 @dataclass(frozen=True)
 class Loss:
     """What the student minimises; see learning/losses.py."""
 
-    name: str
-    temperature: float
-    t_squared: bool  # multiply by temperature^2
-    hard_weight: float  # gamma of mse_gt, joint_ce and cosine: weight of the hard label
-    hard_target: str = "own"  # own | mixed: whether that term knows of the image that was mixed in
-    image_weights: bool = False  # rows are weighted by the image set's own weights (mean 1 over the batch)
+    name: str = knob("which loss", choices=("kl", "soft_ce", "mse_gt", "joint_ce", "cosine", "ce", "ce_mixed"))
+    temperature: float = knob("of both sides of a loss that has one", above=0)
+    t_squared: bool = knob("multiply by temperature^2")
+    hard_weight: float = knob("gamma of mse_gt, joint_ce and cosine: weight of the hard label", least=0)
+    hard_target: str = knob("whether that term knows of the image that was mixed in", choices=("own", "mixed"), later="own")
+    image_weights: bool = knob("rows are weighted by the image set's own weights (mean 1 over the batch)", later=False)
 
 
 @dataclass(frozen=True)
@@ -117,43 +277,29 @@ LOSSES = {
     "ce_mixed": LossReads("cross-entropy with both classes of a mixed image, by their share of pixels", teacher=False),
 }
 SECTIONS = {"training": Training, "views": Views, "labels": Labels, "loss": Loss}
-CHOICES = {
-    "training.optimizer": ("adamw", "adam", "sgd"),
-    "training.decay": ("ndim>1", "all"),
-    "training.schedule": ("cosine", "linear", "ssrs", "step", "constant"),
-    "training.schedule_unit": ("epoch", "step"),
-    "views.crop": ("none", "random_resized", "pad"),
-    "views.mix": ("none", "cutmix", "mixup"),
-    "views.mix_per": ("group", "row"),
-    "views.mix_pairing": ("permutation", "roll"),
-    "views.randaugment_kind": ("torchvision", "timm"),
-    "labels.kind": ("soft", "static", "learned", "hard"),
-    "labels.ensemble": ("mean", "norm_balanced", "accuracy_weighted"),
-    "loss.hard_target": ("own", "mixed"),
-    "loss.name": tuple(LOSSES),
-}
+KNOBS = {f"{name}.{field.name}": field for name, section in SECTIONS.items() for field in dataclasses.fields(section)}
 NEUTRAL = {  # knobs that came later: what older files mean by not stating them
-    f"{name}.{field.name}": field.default
-    for name, section in SECTIONS.items()
-    for field in dataclasses.fields(section)
-    if field.default is not dataclasses.MISSING
+    key: field.default for key, field in KNOBS.items() if field.default is not dataclasses.MISSING
 }
+PLAIN = {  # views that leave images as they are
+    field.name: field.metadata["plain"] for field in dataclasses.fields(Views) if field.metadata["plain"] is not None
+}
+COLUMNS = [column for field in dataclasses.fields(Views) for column in field.metadata["columns"]]
 TAUGHT = ("soft", "static")  # kinds of labels that teachers make
-DSA = ("color", "crop", "cutout", "flip", "scale", "rotate")  # operations of views.dsa
 
 
-def stated(section):
+def stated(section: Any) -> dict:
     """{field: value} of a section without the knobs that came later and do nothing: older files need not know them."""
     name = next(name for name, cls in SECTIONS.items() if isinstance(section, cls))
     return {k: v for k, v in dataclasses.asdict(section).items() if f"{name}.{k}" not in NEUTRAL or v != NEUTRAL[f"{name}.{k}"]}
 
 
-def all_knobs():
+def all_knobs() -> list[str]:
     """Every knob as "section.field"."""
-    return [f"{name}.{field.name}" for name, cls in SECTIONS.items() for field in dataclasses.fields(cls)]
+    return list(KNOBS)
 
 
-def parse_value(text):
+def parse_value(text: str) -> Any:
     """A command-line value: TOML if it is TOML (3, 0.1, true, [0.5, 1]), else the text itself."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
@@ -161,52 +307,24 @@ def parse_value(text):
         return text
 
 
-def check_knob(key, value, where):
+def check_knob(key: str, value: Any, where: str) -> Any:
     """`value` coerced to the type of knob `key`, its choice checked; UserError otherwise."""
     if key not in all_knobs():
         raise unknown(f"knob in {where}", key, all_knobs())
     section, field = key.split(".")
     value = coerce(SECTIONS[section].__annotations__[field], value, f"{where} {key}")
-    if key in CHOICES and value not in CHOICES[key]:
-        raise unknown(f"value of {key} in {where}", value, CHOICES[key])
-    if key == "training.batch_norm":
-        kind, _, size = value.partition(":")
-        if not (value in ("global", "local") or (kind == "groups" and size.isdigit() and int(size) > 0)):
-            raise UserError(f"{where} {key} is '{value}', wanted global, local or groups:N.")
-    if key == "labels.teacher_bn":
-        kind, _, size = value.partition(":")
-        if not (value == "eval" or (kind == "groups" and size.isdigit() and int(size) > 1)):
-            raise UserError(f"{where} {key} is '{value}', wanted eval or groups:N, N at least 2.")
-    if key in POSITIVE and not value > 0:
-        raise UserError(f"{where} {key} is {value}, wanted more than 0.")
-    if key in FRACTIONS and not 0 <= value <= 1:
-        raise UserError(f"{where} {key} is {value}, wanted a fraction from 0 to 1.")
-    if key in NOT_NEGATIVE and not 0 <= value:
-        raise UserError(f"{where} {key} is {value}, wanted at least 0.")
+    told, shown = KNOBS[key].metadata, f"'{value}'" if isinstance(value, str) else value
+    if told["choices"] and value not in told["choices"]:
+        raise unknown(f"value of {key} in {where}", value, told["choices"])
     numbers = value if isinstance(value, tuple) else (value,)
-    if any(isinstance(v, float) and not math.isfinite(v) for v in numbers):
+    if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
         raise UserError(f"{where} {key} is {value}, wanted finite numbers.")
-    if key == "views.randaugment_magnitude" and value > 30:
-        raise UserError(f"{where} {key} is {value}, wanted 0 to 30.")
-    if key == "training.learning_rates" and (min(value, default=1) <= 0 or len(set(value)) < len(value)):
-        raise UserError(f"{where} {key} is {value}, wanted different numbers above 0.")
-    if key == "views.dsa" and value != "none" and not set(value.split("_")) <= set(DSA):
-        raise UserError(f"{where} {key} is '{value}', wanted none or some of {'_'.join(DSA)}.")
-    if key in ("training.dropout", "training.stochastic_depth") and not (value == STOCK or 0 <= value < 1):
-        raise UserError(f"{where} {key} is {value}, wanted -1 (as timm's network has it) or a fraction from 0 to below 1.")
-    if key == "training.ema_decay" and value == 1:
-        raise UserError(f"{where} {key} is {value}, wanted less than 1: the average would stay the first step's.")
-    if key == "training.betas" and not all(0 <= beta < 1 for beta in value):
-        raise UserError(f"{where} {key} is {value}, wanted two numbers from 0 to below 1.")
+    if told["above"] is not None and not value > told["above"]:
+        raise UserError(f"{where} {key} is {value}, wanted more than {told['above']}.")
+    if told["most"] is not None and not told["least"] <= value <= told["most"]:
+        raise UserError(f"{where} {key} is {value}, wanted a fraction from {told['least']} to {told['most']}.")
+    if told["least"] is not None and not value >= told["least"]:
+        raise UserError(f"{where} {key} is {value}, wanted at least {told['least']}.")
+    if told["wanted"] is not None and not told["wanted"][0](value):
+        raise UserError(f"{where} {key} is {shown}, wanted {told['wanted'][1]}.")
     return value
-
-
-POSITIVE = (
-    "training.epochs training.batch_size training.learning_rate training.zeta training.drop training.eps "
-    "views.patch_shuffle views.mix_alpha views.group labels.teachers loss.temperature"
-).split()
-NOT_NEGATIVE = (
-    "training.warmup_epochs training.weight_decay views.padding views.randaugment views.randaugment_magnitude views.zca "
-    "views.color_jitter views.lighting labels.distinct_epochs loss.hard_weight training.test_resize"
-).split()
-FRACTIONS = "training.ema_decay training.momentum training.warmup_start views.flip views.mix_probability".split()

@@ -8,15 +8,12 @@ from dataclasses import dataclass
 
 from rd3_utils import units
 from rd3_utils.errors import UserError
-from rd3_utils.protocols.knobs import LOSSES, NEUTRAL, SECTIONS, TAUGHT, Labels, Loss, Training, Views, stated
+from rd3_utils.protocols.knobs import LOSSES, NEUTRAL, PLAIN, SECTIONS, TAUGHT, Labels, Loss, Training, Views, stated
 
 VIEWS_VERSION = 1  # of the code that draws and applies views: part of a label store's identity
 LARGEST_WHITENED = 64  # pixels: there, the matrix of views.zca has 12,288^2 numbers
-AUGMENTATIONS = (  # knobs of views that came later; views.zca is none: teachers and students of plain images know no other
-    "views.randaugment views.randaugment_magnitude views.randaugment_kind views.dsa views.color_jitter views.lighting "
-    "views.mix_pairing"
-).split()
-IDENTITY = {"crop": "none", "patch_shuffle": 1, "flip": 0.0, "mix": "none", "group": 1}  # views that leave images as they are
+# of views, which came later; views.zca is none: teachers and students of plain images know no other
+AUGMENTATIONS = [key for key in NEUTRAL if key.startswith("views.") and key != "views.zca"]
 
 
 @dataclass(frozen=True)
@@ -56,9 +53,8 @@ class Recipe:
         """
         if self.labels.kind != "static":
             return self
-        plain = {key.split(".")[1]: value for key, value in NEUTRAL.items() if key.startswith("views.")} | IDENTITY
         labels = dataclasses.replace(self.labels, kind="soft", distinct_epochs=1)
-        return dataclasses.replace(self, views=dataclasses.replace(self.views, **plain), labels=labels)
+        return dataclasses.replace(self, views=dataclasses.replace(self.views, **PLAIN), labels=labels)
 
     @property
     def views_digest(self):
