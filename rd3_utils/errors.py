@@ -1,7 +1,10 @@
 """What a person at the keyboard is told when something they gave is wrong."""
 
+import argparse
 import difflib
 import sys
+from collections.abc import Callable, Iterable
+from typing import NoReturn
 
 
 class UserError(Exception):
@@ -12,7 +15,7 @@ class TagTaken(UserError):
     """The tag that a push is to set is elsewhere already."""
 
 
-def unknown(kind, name, known):
+def unknown(kind: str, name: object, known: Iterable[str]) -> UserError:
     """The UserError for a name that is not in a table: the nearest known name first, then all of them."""
     known = sorted(known)
     near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.5)
@@ -20,7 +23,7 @@ def unknown(kind, name, known):
     return UserError(f"unknown {kind} '{name}': {suggestion}Known: {', '.join(known)}.")
 
 
-def run(main, options):
+def run(main: Callable[[argparse.Namespace], object], options: argparse.Namespace) -> None:
     """`main(options)`; a UserError ends the process with one line on stderr and exit code 2."""
     try:
         main(options)
@@ -28,7 +31,7 @@ def run(main, options):
         stop(error)
 
 
-def stop(error):
+def stop(error: UserError) -> NoReturn:
     """Print a UserError as one line on stderr and end the process with exit code 2."""
     print(f"error: {error}", file=sys.stderr, flush=True)
     sys.exit(2)

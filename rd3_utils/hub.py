@@ -11,16 +11,18 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import quote
 
 from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationDelete,
     HfApi,
+    RepoFile,
     constants,
     get_session,
     get_token,
@@ -41,6 +43,10 @@ from huggingface_hub.utils import httpx, validate_repo_id
 
 from rd3_utils.errors import TagTaken, UserError
 
+T = TypeVar("T")
+Files = Mapping[str, Path | bytes | None]  # what a repo is to hold: path -> source, or None for no such file
+Build = Callable[[str, dict[str, RepoFile]], Files]  # of a commit and its listing
+
 COMMIT = re.compile(r"[0-9a-f]{40}")
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 RESOLVED = Path(constants.HF_HOME) / "rd3" / "commits"  # what names pointed to when last asked
@@ -56,7 +62,7 @@ AT_ONCE = 8  # small files that are fetched at a time
 RECENT = 10  # pull requests in which equal files are looked for
 
 
-def parse(source):
+def parse(source: str) -> tuple[str, str | None, str | None]:
     """OWNER/REPO[@REVISION][:CONFIG] as (repo, revision or None, config or None); UserError if it is not one."""
     match = re.fullmatch(rf"({REPO_ID.pattern})(?:@([\w./-]+))?(?::([\w./@-]+))?", source)
     if not match or ".." in source.split("/"):
@@ -64,23 +70,24 @@ def parse(source):
             f"source '{source}' is neither a path that exists, nor a selection (random:ipc=10,seed=0 or full), "
             "nor OWNER/REPO[@REVISION][:CONFIG]."
         )
-    return match.groups()
+    repo, revision, config = match.groups()
+    return repo, revision, config
 
 
-def looks_like_repo(source):
+def looks_like_repo(source: str) -> bool:
     """Whether `source` is OWNER/REPO[@REVISION][:PATH] and no path that exists."""
     return not Path(source).exists() and not source.startswith((".", "/", "~")) and "/" in source.partition(":")[0]
 
 
-def commit(repo, revision=None, repo_type="dataset"):
+def commit(repo: str, revision: str | None = None, repo_type: str = "dataset") -> str:
     """The 40-hex commit that `revision` (tag, branch, commit; default branch if None) of `repo` points to now.
 
     Offline, or where the Hub does not answer, it is the one that it pointed to when it was last asked here, and stderr says so.
     """
     cache = Path(constants.HF_HUB_CACHE) / f"{repo_type}s--{repo.replace('/', '--')}"
 
-    def ask():
-        about = HfApi().repo_info
+    def ask() -> str:
+        about: Callable[..., Any] = HfApi().repo_info
         return retried(lambda: about(repo, revision=revision, repo_type=repo_type, timeout=ANSWER), WAITS[:2]).sha
 
     if revision and COMMIT.fullmatch(revision):
@@ -111,7 +118,7 @@ def commit(repo, revision=None, repo_type="dataset"):
     return found
 
 
-def index_files(repo, commit):
+def index_files(repo: str, commit: str) -> list[str]:
     """Paths of every index.json of a dataset repo at `commit`; from the cache when they are there."""
     with asking(repo, commit, "dataset"):
         folder = Path(
@@ -128,14 +135,14 @@ def index_files(repo, commit):
     return found
 
 
-def download(repo, commit, path, folder=None, again=False):
+def download(repo: str, commit: str, path: str, folder: Path | str | None = None, again: bool = False) -> Path:
     """The local copy of a file of a dataset repo, in the Hub's cache or under `folder`; `again` fetches it anew."""
     with asking(repo, commit, "dataset"):
         found = hf_hub_download(repo, path, repo_type="dataset", revision=commit, local_dir=folder, force_download=again)
     return Path(found)
 
 
-def models_tagged(tag, most):
+def models_tagged(tag: str, most: int) -> tuple[list[str], bool]:
     """(names of at most `most` model repos with `tag` on their card, whether there are more), sorted by name."""
     with asking(f"models tagged {tag}", None, "model"):
         found = retried(lambda: [model.id for model in HfApi().list_models(filter=[tag], limit=most + 1)], WAITS[:2])
@@ -143,29 +150,29 @@ def models_tagged(tag, most):
     return sorted(found[:most]), len(found) > most
 
 
-def sizes(repo, commit, kind="model", most=100_000):
+def sizes(repo: str, commit: str, kind: str = "model", most: int = 100_000) -> dict[str, int]:
     """{path: bytes} of the first `most` files of a repo at `commit`, in the Hub's order."""
     with asking(repo, commit, kind):
         entries = itertools.islice(HfApi().list_repo_tree(repo, recursive=True, revision=commit, repo_type=kind), most)
-        return {entry.path: entry.size for entry in entries if hasattr(entry, "blob_id")}
+        return {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
 
 
-def copies(repo, commit, paths, kind="model"):
+def copies(repo: str, commit: str, paths: Iterable[str], kind: str = "model") -> list[Path]:
     """[local copy of each of `paths`] of a repo at `commit`, in the Hub's cache."""
 
-    def copy(path):
+    def copy(path: str) -> Path:
         return Path(retried(lambda: hf_hub_download(repo, path, repo_type=kind, revision=commit)))
 
     with asking(repo, commit, kind), ThreadPoolExecutor(AT_ONCE) as pool:
         return list(pool.map(copy, paths))
 
 
-def page(repo, commit):
+def page(repo: str, commit: str) -> str:
     """Where people see a model repo at `commit`."""
     return f"{constants.ENDPOINT}/{repo}/tree/{commit}"
 
 
-def network_folder(repo, commit, also=()):
+def network_folder(repo: str, commit: str, also: Collection[str] = ()) -> Path:
     """A local folder with config.json and model.safetensors of a model repo, and of the rest only what `also` names, if there.
 
     UserError where it lacks one of them: weights in another format are pickles, which are not read from the Hub. Also where
@@ -193,7 +200,7 @@ def network_folder(repo, commit, also=()):
     return path.parent
 
 
-def damaged(path):
+def damaged(path: Path) -> bool:
     """Whether a file in the Hub's cache has other bytes than its name in there says, which is its SHA-256 or git's SHA-1."""
     stated = Path(os.readlink(path)).name if path.is_symlink() else ""
     if re.fullmatch(r"[0-9a-f]{64}", stated):
@@ -202,7 +209,7 @@ def damaged(path):
 
 
 @contextlib.contextmanager
-def asking(repo, revision, repo_type):
+def asking(repo: str, revision: str | None, repo_type: str) -> Iterator[None]:
     """What the Hub's clients raise about `repo`, as UserError; none of their calls waits for ever."""
     hooks = get_session().event_hooks["request"]
     if not_for_ever not in hooks:
@@ -232,7 +239,7 @@ def asking(repo, revision, repo_type):
         raise UserError(f"files of {repo} cannot be read or kept here: {one_line(error)}") from error
 
 
-def not_for_ever(request):
+def not_for_ever(request: httpx.Request) -> None:
     """Give a request of the Hub's clients a limit where it has none: some ask for no timeout at all."""
     limits = request.extensions.get("timeout", {})
     limits = {key: limits.get(key) or SILENCE for key in ("connect", "read", "write", "pool")}
@@ -250,7 +257,7 @@ class Target:
     tag: str | None = None
 
     @property
-    def url(self):
+    def url(self) -> str:
         return f"{constants.ENDPOINT}/{'' if self.kind == 'model' else f'{self.kind}s/'}{self.repo}"
 
 
@@ -262,7 +269,7 @@ class Pushed(NamedTuple):
     new: bool
 
 
-def may_push(target, changes=False):
+def may_push(target: Target, changes: bool = False) -> Any | None:
     """Check that this login may push to `target`; what the Hub says of it, or None where it has to be made.
 
     `changes` says that the push will surely change something, so that a tag on the present head cannot stay true.
@@ -315,7 +322,7 @@ def may_push(target, changes=False):
     return about
 
 
-def info(target):
+def info(target: Target) -> Any | None:
     """What the Hub says of a repo (sha, siblings, tags, private, ...), or None where it has none of that name."""
     try:
         return retried(lambda: HfApi().repo_info(target.repo, repo_type=target.kind))
@@ -325,20 +332,20 @@ def info(target):
         return None
 
 
-def listing(target, commit):
+def listing(target: Target, commit: str) -> dict[str, RepoFile]:
     """{path: the Hub's entry} of all files of a repo at `commit`."""
     entries = retried(lambda: list(HfApi().list_repo_tree(target.repo, recursive=True, revision=commit, repo_type=target.kind)))
-    return {entry.path: entry for entry in entries if hasattr(entry, "blob_id")}  # folders have none
+    return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
 
-def text(target, commit, path):
+def text(target: Target, commit: str, path: str) -> str:
     """A text file of a repo at `commit`."""
     with asking(target.repo, commit, target.kind):
         found = retried(lambda: hf_hub_download(target.repo, path, repo_type=target.kind, revision=commit))
     return Path(found).read_text("utf-8")
 
 
-def same(entry, source):
+def same(entry: RepoFile, source: Path | bytes) -> bool:
     """Whether a file on the Hub has the bytes of `source`, a local path or bytes."""
     size = len(source) if isinstance(source, bytes) else source.stat().st_size
     if entry.size != size:
@@ -349,18 +356,18 @@ def same(entry, source):
     return entry.lfs.sha256 == (hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else file_sha256(source))
 
 
-def git_sha1(data):
+def git_sha1(data: bytes) -> str:
     """Git's name for a file of these bytes."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
-def file_sha256(path):
+def file_sha256(path: Path | str) -> str:
     """Hex SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def difference(files, there):
+def difference(files: Files, there: Mapping[str, RepoFile]) -> Files:
     """What is to be done so that a repo that holds `there` holds `files`: {path: source, or None to remove it}."""
     return {
         path: source
@@ -369,7 +376,7 @@ def difference(files, there):
     }
 
 
-def push(target, build, message):
+def push(target: Target, build: Build, message: str) -> Pushed:
     """Make `target` hold what `build(commit, listing)` says, {path: local path, bytes, or None for no such file}; a Pushed.
 
     One commit on top of a known one, and none where nothing differs. After a fault that may pass, the repo is looked at
@@ -385,16 +392,18 @@ def push(target, build, message):
     return pushed
 
 
-def create(target):
+def create(target: Target) -> None:
     """Make the repo."""
     private = True if target.private else None  # None: as the owner's account has it
     sdk = "static" if target.kind == "space" else None
     retried(lambda: HfApi().create_repo(target.repo, repo_type=target.kind, private=private, exist_ok=True, space_sdk=sdk))
 
 
-def committed(target, build, message):
+def committed(target: Target, build: Build, message: str) -> Pushed:
     """`push` to the default branch of a repo that exists."""
-    parent, moves, failed = None, 0, None
+    parent: str | None = None
+    failed: Exception | None = None
+    moves = 0
     for wait in (*WAITS, WAITS[-1], None):
         head = head_of(target)
         if head != parent:
@@ -413,6 +422,7 @@ def committed(target, build, message):
                 )
             parent, operations = head, operations_for(todo)
         if wait is None:
+            assert failed is not None  # in the try before
             raise failed
         try:
             made = HfApi().create_commit(target.repo, operations, commit_message=message, repo_type=target.kind,
@@ -423,9 +433,10 @@ def committed(target, build, message):
             if not (status(error) == 412 or may_pass(error)):  # 412: another was faster, and is seen at the next look
                 raise
             time.sleep(pause(error, wait))
+    raise AssertionError("the last round returns or raises")
 
 
-def head_of(target):
+def head_of(target: Target) -> str:
     """The commit at the head of a repo; UserError where it went away."""
     about = info(target)
     if about is None:
@@ -433,12 +444,14 @@ def head_of(target):
     return about.sha
 
 
-def pull_request(target, build, message):
+def pull_request(target: Target, build: Build, message: str) -> Pushed:
     """`push` as a pull request; none where an open or earlier one has the same files already."""
     head = head_of(target)
     there = listing(target, head)
     files = build(head, there)
-    todo, seen, failed = difference(files, there), {}, None
+    todo = difference(files, there)
+    seen: dict[int, str] = {}
+    failed: Exception | None = None
     if not todo:
         return Pushed(head, target.url, False)
     operations = operations_for(todo)
@@ -448,11 +461,12 @@ def pull_request(target, build, message):
                 return Pushed(commit, f"{target.url}/discussions/{number}", failed is not None)
             seen[number] = commit
         if wait is None:
+            assert failed is not None  # in the try before
             raise failed
         try:
             made = HfApi().create_commit(target.repo, operations, commit_message=message, repo_type=target.kind,
                                          parent_commit=head, create_pr=True)  # fmt: skip
-            return Pushed(made.oid, made.pr_url, True)
+            return Pushed(made.oid, cast(str, made.pr_url), True)
         except LOST as error:
             failed = error
             if status(error) == 412:
@@ -460,15 +474,16 @@ def pull_request(target, build, message):
             if not may_pass(error):
                 raise
             time.sleep(pause(error, wait))
+    raise AssertionError("the last round returns or raises")
 
 
-def pull_requests(target):
+def pull_requests(target: Target) -> list[tuple[int, str]]:
     """[(number, commit)] of all pull requests of a repo, oldest first."""
     refs = retried(lambda: HfApi().list_repo_refs(target.repo, repo_type=target.kind, include_pull_requests=True))
     return sorted((int(ref.ref.rsplit("/", 1)[1]), ref.target_commit) for ref in refs.pull_requests or [])
 
 
-def operations_for(todo):
+def operations_for(todo: Files) -> list[CommitOperationAdd | CommitOperationDelete]:
     """What `difference` found as operations of one commit; they remember what is uploaded, so use them for a retry."""
     return [
         CommitOperationDelete(path) if source is None else CommitOperationAdd(path, source)
@@ -476,15 +491,16 @@ def operations_for(todo):
     ]
 
 
-def set_tag(target, commit):
+def set_tag(target: Target, commit: str) -> None:
     """Tag `commit`; UserError where the tag is elsewhere already."""
-    retried(lambda: HfApi().create_tag(target.repo, tag=target.tag, revision=commit, repo_type=target.kind, exist_ok=True))
+    tag = cast(str, target.tag)  # only a target with a tag is tagged
+    retried(lambda: HfApi().create_tag(target.repo, tag=tag, revision=commit, repo_type=target.kind, exist_ok=True))
     at = tagged(target)
     if at != commit:
-        raise TagTaken(f"pushed as {commit[:8]}, but the tag '{target.tag}' is at {at[:8]} already; give another --tag.")
+        raise TagTaken(f"pushed as {commit[:8]}, but the tag '{target.tag}' is at {str(at)[:8]} already; give another --tag.")
 
 
-def tagged(target):
+def tagged(target: Target) -> str | None:
     """The commit that the tag of `target` points to, or None without such a tag."""
     try:
         return retried(lambda: HfApi().repo_info(target.repo, repo_type=target.kind, revision=target.tag)).sha
@@ -492,7 +508,7 @@ def tagged(target):
         return None
 
 
-def retried(call, waits=None):
+def retried(call: Callable[[], T], waits: Iterable[float] | None = None) -> T:
     """`call()`, again after a while where the Hub was busy or the connection broke; `call` must bear being repeated."""
     for wait in (*(WAITS if waits is None else waits), None):
         try:
@@ -501,26 +517,27 @@ def retried(call, waits=None):
             if wait is None or not may_pass(error):
                 raise
             time.sleep(pause(error, wait))
+    raise AssertionError("the last round returns or raises")
 
 
-def status(error):
+def status(error: BaseException | None) -> int | None:
     """The HTTP status of what a client raised, or None where no answer came."""
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
-def may_pass(error):
+def may_pass(error: BaseException | None) -> bool:
     """Whether the same call may succeed later."""
     return not isinstance(error, OfflineModeIsEnabled) and (status(error) is None or status(error) in PASSING)
 
 
-def pause(error, wait):
+def pause(error: Exception, wait: float) -> float:
     """Seconds to wait: what the Hub asks for (Retry-After), else `wait`."""
-    asked = error.response.headers.get("Retry-After", "") if status(error) else ""
+    asked = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) and status(error) else ""
     return min(int(asked), LONGEST) if asked.isdigit() else wait
 
 
 @contextlib.contextmanager
-def writing(target):
+def writing(target: Target) -> Iterator[None]:
     """What the Hub's clients raise while something is pushed to `target`, as UserError."""
     try:
         with asking(target.repo, None, target.kind):
@@ -541,6 +558,6 @@ def writing(target):
         ) from error
 
 
-def one_line(error):
+def one_line(error: BaseException | None) -> str:
     """An exception as one line of at most 200 characters."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -1,12 +1,15 @@
 """How both scripts start: one Accelerator that is right for this machine, reproducible settings, one-line errors."""
 
+import argparse
 import os
 import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any, TypeVar
 
 # cuBLAS reads this when CUDA starts; without it matrix products on a GPU may differ from run to run
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -19,10 +22,13 @@ from huggingface_hub.utils import disable_progress_bars
 
 from rd3_utils.errors import TagTaken, UserError, stop
 
+T = TypeVar("T")
+
 OTHERS_WAIT = 5  # seconds
 NO = ("", "0", "no", "none", "false", "off")
 PRECISIONS = ("no", "fp32", "bf16", "fp16")
-ARITHMETIC = {  # variable, of a launcher or set by hand, that changes what is computed -> values that change nothing
+# variable, of a launcher or set by hand, that changes what is computed -> values that change nothing
+ARITHMETIC: dict[str, tuple[str, ...]] = {
     "ACCELERATE_MIXED_PRECISION": PRECISIONS,
     "ACCELERATE_DYNAMO_BACKEND": NO,
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("1",),
@@ -32,7 +38,7 @@ ARITHMETIC = {  # variable, of a launcher or set by hand, that changes what is c
     **dict.fromkeys(("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"), ("", "strict")),
     "PYTORCH_MPS_FAST_MATH": NO,
 }
-CONFIG = {  # the same of a config file of accelerate
+CONFIG: dict[str, tuple[str, ...]] = {  # the same of a config file of accelerate
     "mixed_precision": PRECISIONS,
     "distributed_type": ("no", "multi_cpu", "multi_gpu"),
     "downcast_bf16": NO,
@@ -40,7 +46,7 @@ CONFIG = {  # the same of a config file of accelerate
 }
 
 
-def accelerator(**arguments):
+def accelerator(**arguments: Any) -> Accelerator:
     """The Accelerator of this process, on the CPU wherever there is no accelerator, whatever the launch file says.
 
     UserError when the launch asked for several processes and this one is alone: two runs would then overwrite each other,
@@ -75,11 +81,12 @@ def accelerator(**arguments):
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     # warn, not fail: a network with an operation that has no deterministic CUDA kernel still trains, and torch names it
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a tenth of the time
+    # a debugging aid that costs a tenth of the time; torch makes a property of it when it is imported
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return accelerator
 
 
-def check_arithmetic(table, stated, where=""):
+def check_arithmetic(table: Mapping[str, tuple[str, ...]], stated: Mapping[str, Any], where: str = "") -> None:
     """UserError where a value of `stated` {name: value or None} is not one of those that `table` (ARITHMETIC, CONFIG) names.
 
     What is computed is the protocol's, in a precision that is recorded; another score would not say why it is one.
@@ -92,13 +99,13 @@ def check_arithmetic(table, stated, where=""):
             raise UserError(f"{where}{name} is {value[:60]}: it changes what is computed, and no Run would say so; {wanted}.")
 
 
-def check_config(config, where):
+def check_config(config: object, where: str) -> None:
     """UserError where an accelerate config, as read from the file `where`, would be refused once it is launched."""
     stated = {name: getattr(config, name, None) for name in CONFIG} | (getattr(config, "dynamo_config", None) or {})
     check_arithmetic(CONFIG, {name: getattr(value, "value", value) for name, value in stated.items()}, f"{where}: ")
 
 
-def environment(accelerator):
+def environment(accelerator: Accelerator) -> dict:
     """What a Run records of where it ran: enough to explain a different last digit, no names or paths of the machine."""
     device = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else platform.machine()
     packages = "torch torchvision timm accelerate datasets evaluate safetensors numpy".split()
@@ -112,7 +119,7 @@ def environment(accelerator):
     }
 
 
-def git_commit():
+def git_commit() -> str | None:
     """The project's commit, with "-dirty" where files differ from it; None outside a checkout."""
     here = Path(__file__).parent
     try:
@@ -123,30 +130,30 @@ def git_commit():
     return head.stdout.strip() + ("-dirty" if changed.stdout.strip() else "") if head.returncode == 0 else None
 
 
-def precision(accelerator):
+def precision(accelerator: Accelerator) -> str:
     """What arithmetic really runs: fp32, bf16 or fp16. On a CPU, accelerate silently does fp16 in fp32."""
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         return "fp32"
     return {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
 
 
-def on_several_gpus(accelerator):
+def on_several_gpus(accelerator: Accelerator) -> bool:
     """Whether SyncBatchNorm exists here."""
     return accelerator.num_processes > 1 and accelerator.distributed_type == DistributedType.MULTI_GPU
 
 
-def agree(accelerator, value, what):
+def agree(accelerator: Accelerator, value: object, what: str) -> None:
     """UserError unless `value` is the same in every process; `what` says what it is and why it may differ."""
     values = gather_object([value]) if accelerator.num_processes > 1 else [value]
     if any(other != value for other in values):
         raise UserError(f"the processes differ in {what}: {', '.join(str(v)[:80] for v in values)}.")
 
 
-def from_main(accelerator, function):
+def from_main(accelerator: Accelerator, function: Callable[[], T]) -> T:
     """What `function()` returns in the main process, in every process; a UserError there becomes one in all."""
-    found = [None]
+    found: list[Any] = [None]
 
-    def ask():
+    def ask() -> None:
         found[0] = function() if accelerator.is_main_process else None
 
     raise_on_all(accelerator, ask)
@@ -155,7 +162,7 @@ def from_main(accelerator, function):
     return found[0]
 
 
-def raise_on_all(accelerator, function):
+def raise_on_all(accelerator: Accelerator, function: Callable[[], object]) -> None:
     """Call `function()` here; a UserError in any process becomes the same in all, so that none waits for ever.
 
     All raise that of the first process that has one, of its class.
@@ -167,11 +174,13 @@ def raise_on_all(accelerator, function):
         found = error
     every = gather_object([found and (type(found), str(found))]) if accelerator.num_processes > 1 else []
     first = next(filter(None, every), None)
-    if first or found:
-        raise first[0](first[1]) if first else found
+    if first:
+        raise first[0](first[1])
+    if found:
+        raise found
 
 
-def again(error, *more):
+def again(error: Exception, *more: str) -> list[str]:
     """This command as words that repeat it after `error`, with `more` options, and a --tag to choose where it was the tag."""
     name = Path(sys.argv[0]).name
     alone = {"__main__.py": ["python", "-m", "rd3_utils"], "rd3": ["rd3"]}
@@ -182,7 +191,7 @@ def again(error, *more):
     return words
 
 
-def run(main, options):
+def run(main: Callable[[argparse.Namespace], object], options: argparse.Namespace) -> None:
     """`main(options)`; a UserError ends the process with one line on stderr and exit code 2."""
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is said once, in one line

@@ -2,33 +2,35 @@
 
 import json
 import re
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
-def table(rows):
+def table(rows: Iterable[Iterable[Any]]) -> str:
     """A Markdown table of `rows`, the first being the header: every cell escaped, rows that repeat once."""
-    rows = list(dict.fromkeys(tuple(escape(show(value)) for value in row) for row in rows))
-    rows.insert(1, ["---"] * len(rows[0]))
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    lines: list[Sequence[str]] = list(dict.fromkeys(tuple(escape(show(value)) for value in row) for row in rows))
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def escape(text):
+def escape(text: str) -> str:
     """`text` on one line, so that no character of it means anything to Markdown or HTML."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"[\\`*\[\]|~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", lambda found: "\\" + found[0], text)
 
 
-def fenced(text, language):
+def fenced(text: str, language: str) -> str:
     """A code block whose fence is longer than any run of backticks in `text`."""
     fence = "`" * max(3, *(len(ticks) + 1 for ticks in re.findall("`+", text)), 3)
     return f"{fence}{language}\n{text}\n{fence}"
 
 
-def listed(values, separator=", "):
+def listed(values: Iterable[Any], separator: str = ", ") -> str:
     """Distinct values in order of appearance, as text."""
     return separator.join(dict.fromkeys(map(show, values)))
 
 
-def show(value):
+def show(value: Any) -> str:
     """A value of a recipe or a Run as text: as JSON writes it, but texts and lists bare, and a dash for nothing."""
     if isinstance(value, list):
         return ", ".join(map(show, value)) or "none"

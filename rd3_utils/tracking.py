@@ -2,14 +2,19 @@
 
 import importlib.util
 import json
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rd3_utils.errors import UserError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 PROJECT = "rd3"
 KNOBS = "knobs"  # of the protocol: the recipe is what it makes of them
 
 
-def arguments(log_with, folder):
+def arguments(log_with: str | None, folder: Path | str) -> dict[str, str]:
     """Arguments of `launch.accelerator` for an experiment tracker; UserError when its package is not installed."""
     if log_with is None:
         return {}
@@ -18,7 +23,7 @@ def arguments(log_with, folder):
     return {"log_with": log_with, "project_dir": str(folder)}
 
 
-def begin(accelerator, path, about):
+def begin(accelerator: "Accelerator", path: Path, about: dict) -> None:
     """Start the run of a student whose Run will lie at `path` in the results; the run before ends. Nothing without a tracker.
 
     Steps of a run never go back, so that no tracker drops the curve of a second student. `about` is what the Run records.
@@ -36,16 +41,16 @@ def begin(accelerator, path, about):
         accelerator.init_trackers(PROJECT, config, {"wandb": own, "trackio": own})
 
 
-def end(accelerator):
+def end(accelerator: "Accelerator") -> None:
     """End the runs that go on, if any, and nothing else: processes stay together."""
     for tracker in accelerator.trackers:
         tracker.finish()
     accelerator.trackers = []
 
 
-def flat(table, head=""):
+def flat(table: dict, head: str = "") -> dict:
     """{"training.epochs": 300, ...} of nested tables; lists as JSON text."""
-    found = {}
+    found: dict = {}
     for key, value in table.items():
         if isinstance(value, dict):
             found |= flat(value, f"{head}{key}.")

@@ -1,7 +1,7 @@
 """Seconds and bytes as a person says them."""
 
 
-def duration(seconds):
+def duration(seconds: float) -> str:
     """Seconds as a person says them: 3.2 h."""
     for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
@@ -9,7 +9,7 @@ def duration(seconds):
     return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
-def size(of):
+def size(of: float) -> str:
     """Bytes as a person says them: 1.23 MB, of powers of ten."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if of >= 0.9995 * factor:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rd3_utils.errors import UserError, unknown
+from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.protocols.strict import build, read_toml
 
 FILE = Path(__file__).with_name("catalogue.toml")
@@ -22,12 +23,12 @@ class Publisher:
     methods: dict  # method -> what it is
 
 
-def publishers():
+def publishers() -> list[Publisher]:
     """All Publishers of the catalogue."""
     return [build(Publisher, row, f"{FILE.name} [[publisher]]") for row in read_toml(FILE)["publisher"]]
 
 
-def repo(source, benchmark):
+def repo(source: str, benchmark: Benchmark) -> str | None:
     """The Hub repo that METHOD:ipc=K means on a benchmark, or None if `source` does not read so.
 
     UserError where the catalogue has no such method or number of images per class for the benchmark.

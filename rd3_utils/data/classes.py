@@ -1,15 +1,17 @@
 """Whose class is whose: labels of a table as indices into the benchmark's classes, by name, title or number."""
 
 import re
+from collections.abc import Sequence
 
 import datasets
 import numpy as np
 
 from rd3_utils.errors import UserError
 from rd3_utils.protocols import benchmark as benchmarks
+from rd3_utils.protocols.benchmark import Benchmark
 
 
-def benchmark_labels(table, column, benchmark, source, photographs):
+def benchmark_labels(table: datasets.Dataset, column: str, benchmark: Benchmark, source: str, photographs: bool) -> np.ndarray:
     """Labels int64 [N] as indices into the benchmark's classes, mapped by name (or title) where the file has names.
 
     Names that the benchmark's repo is known to use wrongly (data.renames) are mapped; where some of them are names of other
@@ -25,8 +27,8 @@ def benchmark_labels(table, column, benchmark, source, photographs):
         raise UserError(f"{source}: row {values.index(None)} has no label in column '{column}'; every image needs a class.")
     whole = benchmarks.load(benchmark.data.part_of) if photographs and benchmark.data.part_of else benchmark
     if dtype == "string":
-        names, values = np.unique(values, return_inverse=True)
-        names = names.tolist()
+        distinct, values = np.unique(values, return_inverse=True)
+        names = distinct.tolist()
     elif isinstance(feature, datasets.ClassLabel):
         names, values = feature.names, np.asarray(values, np.int64)
         if values.min(initial=0) < 0:
@@ -45,7 +47,7 @@ def benchmark_labels(table, column, benchmark, source, photographs):
     return index[values] if len(values) else np.empty(0, np.int64)
 
 
-def class_index(names, benchmark, source, photographs):
+def class_index(names: Sequence[str], benchmark: Benchmark, source: str, photographs: bool) -> np.ndarray:
     """For each of a file's class `names` its index in the benchmark, int64; -1 for one of a benchmark that this is part of.
 
     A distilled set may number its classes in the benchmark's order instead: new007 or 00007, as released code writes folders.
@@ -76,11 +78,12 @@ def class_index(names, benchmark, source, photographs):
     return index
 
 
-def numbered(names, classes):
+def numbered(names: Sequence[str], classes: Sequence[str]) -> list[str] | None:
     """The classes that `names` mean by their numbers; None unless every one of them is the number of a class."""
     found = [re.fullmatch(r"(?:new)?([0-9]{1,9})", name) for name in names]
-    if all(found) and all(int(one[1]) < len(classes) for one in found):
-        return [classes[int(one[1])] for one in found]
+    numbers = [int(one[1]) for one in found if one]
+    if len(numbers) == len(found) and all(number < len(classes) for number in numbers):
+        return [classes[number] for number in numbers]
     return None
 
 

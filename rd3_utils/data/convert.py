@@ -6,6 +6,7 @@ images of a class side by side, and labels_best.pt beside it: int [N] classes, o
 """
 
 import pickle
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,13 +14,24 @@ import torch
 from rd3_utils import hub
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import whitening
+from rd3_utils.data.images import ImageSet
 from rd3_utils.errors import UserError
 from rd3_utils.hub import file_sha256
+from rd3_utils.protocols.benchmark import Benchmark
 
 AGREE = 0.5  # share of learned labels that must be largest for the image's own class: else the classes are in another order
 
 
-def convert(source, out, benchmark, train, method="not stated", normalisation=None, zca=0.0, most_clipped=0.05):
+def convert(
+    source: Path | str,
+    out: Path | str,
+    benchmark: Benchmark,
+    train: Callable[[], ImageSet],
+    method: str = "not stated",
+    normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
+    zca: float = 0.0,
+    most_clipped: float = 0.05,
+) -> tuple[ImageSet, dict]:
     """Make the image set in the new folder `out` from the tensor file `source`; (ImageSet, what distilled.json says).
 
     `normalisation` (mean, std) is undone, the benchmark's by default; with `zca`, the whitening with that epsilon of images
@@ -38,6 +50,7 @@ def convert(source, out, benchmark, train, method="not stated", normalisation=No
             f"{source} holds {len(tensor)} images, which {classes} classes of {benchmark.name} cannot share evenly."
         )
     labels, soft_labels, about = read_labels(source, len(tensor), classes)
+    undone: dict[str, float | list[float]]
     if zca:
         pixels, undone = unwhitened(tensor.double(), train(), zca), {"zca": zca}
     else:
@@ -69,7 +82,7 @@ def convert(source, out, benchmark, train, method="not stated", normalisation=No
     return found, about
 
 
-def read_tensor(path):
+def read_tensor(path: Path) -> torch.Tensor:
     """The tensor in a file of torch.save, on the CPU; code in it is refused, never run."""
     try:
         tensor = torch.load(path, map_location="cpu", weights_only=True)
@@ -80,7 +93,7 @@ def read_tensor(path):
     return tensor.detach()
 
 
-def read_labels(source, n, classes):
+def read_labels(source: Path, n: int, classes: int) -> tuple[torch.Tensor, torch.Tensor | None, dict]:
     """(classes int64 [N], learned logits float32 [N, C] or None, what to record) of the file of labels beside `source`.
 
     It is called as `source` with "labels" for "images". Without one, and where it holds logits, classes follow the order:
@@ -105,13 +118,13 @@ def read_labels(source, n, classes):
     return in_order, labels.float(), {**about, "soft_labels_agree": round(agree, 4)}
 
 
-def unwhitened(tensor, train, eps):
+def unwhitened(tensor: torch.Tensor, train: ImageSet, eps: float) -> torch.Tensor:
     """float64 [N, 3, S, S]: what the ZCA whitening of images in [0, 1], fitted on the ImageSet `train`, made `tensor` of."""
     fitted = whitening.fitted(train, (0.0,) * 3, (1.0,) * 3, eps)
     return torch.linalg.solve(fitted.matrix.double(), tensor.flatten(1).T).T.add(fitted.centre.double()).view_as(tensor)
 
 
-def clipping(pixels):
+def clipping(pixels: torch.Tensor) -> tuple[float, float]:
     """(the share of values that 8 bits clip, by how much the furthest lies outside [0, 1])."""
     outside = torch.maximum(-pixels, pixels - 1)
     return float((outside > 0.5 / 255).double().mean()), max(0.0, float(outside.max()))

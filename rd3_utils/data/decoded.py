@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from huggingface_hub import constants
 from PIL import features
 
 from rd3_utils import hub, units
+from rd3_utils.data.tables import Table
 from rd3_utils.errors import UserError
 
 FOLDER = Path(constants.HF_HOME) / "rd3" / "decoded"
@@ -26,11 +28,11 @@ VERSION = 1  # of how files become pixels here
 DECODER = f"Pillow {PIL.__version__}, libjpeg {features.version('jpg')}"  # of how they do in Pillow
 
 
-def key(table, picked):
+def key(table: Table, picked: np.ndarray) -> str:
     """Hex SHA-256 over all that decides the decoded set of rows `picked` of a Table."""
     digests = np.zeros((len(picked), 32), np.uint8)
 
-    def digest(start, cells):
+    def digest(start: int, cells: Iterable) -> None:
         for place, cell in enumerate(cells, start):
             digests[place] = np.frombuffer(hashlib.sha256(table.content(cell, picked[place])).digest(), np.uint8)
 
@@ -43,7 +45,7 @@ def key(table, picked):
     return sha.hexdigest()
 
 
-def entry(table, picked, fingerprint):
+def entry(table: Table, picked: np.ndarray, fingerprint: Callable[[torch.Tensor], str]) -> tuple[torch.Tensor, str | None]:
     """(uint8 [n, 3, S, S] mapped from disk, its fingerprint) of rows `picked` of a Table, decoded if it is not there yet.
 
     `fingerprint(images)` computes the fingerprint, once: of an entry that is there it is believed, as is the file if it has
@@ -65,7 +67,7 @@ def entry(table, picked, fingerprint):
     return mapped(folder / "pixels.u8", shape), kept(folder, shape)
 
 
-def kept(folder, shape):
+def kept(folder: Path, shape: tuple[int, ...]) -> str | None:
     """The fingerprint of a whole entry, or None."""
     try:
         if (folder / "pixels.u8").stat().st_size == np.prod(shape):
@@ -75,7 +77,9 @@ def kept(folder, shape):
     return None
 
 
-def write(table, picked, fingerprint, folder, shape):
+def write(
+    table: Table, picked: np.ndarray, fingerprint: Callable[[torch.Tensor], str], folder: Path, shape: tuple[int, ...]
+) -> None:
     """Decode into `folder`: pixels under a temporary name, renamed when whole; then the index."""
     size = int(np.prod(shape))
     room = shutil.disk_usage(folder).free
@@ -99,7 +103,7 @@ def write(table, picked, fingerprint, folder, shape):
     os.replace(text, folder / "index.json")
 
 
-def mapped(file, shape):
+def mapped(file: Path, shape: tuple[int, ...]) -> torch.Tensor:
     """The file as a tensor of `shape` whose pages are read when they are needed. It must not be written to."""
     pixels = np.memmap(file, np.uint8, "r", shape=shape)  # torch.from_file would reserve the memory
     with warnings.catch_warnings():

@@ -1,7 +1,9 @@
 """A cell of a table becomes pixels: bytes or a path, checked, decoded, resized and cropped."""
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -12,7 +14,7 @@ from rd3_utils.errors import UserError
 MODES = ("1", "L", "P", "RGB", "LA", "RGBA", "PA")  # what becomes RGB without losing anything, if opaque
 
 
-def content(cell, where, roots):
+def content(cell: Any, where: str, roots: Iterable[Path]) -> bytes:
     """The bytes of one image file; one that a cell names instead of holding is read only if it lies under `roots`."""
     if not isinstance(cell, dict) or (cell.get("bytes") is None and cell.get("path") is None):
         raise UserError(f"{where} is {str(cell)[:40]}, wanted an image.")
@@ -26,7 +28,7 @@ def content(cell, where, roots):
         raise UserError(f"{where} cannot be read: {hub.one_line(error)}") from error
 
 
-def picture(data, where, photographs=False):
+def picture(data: bytes, where: str, photographs: bool = False) -> Image.Image:
     """One image file's bytes as an RGB PIL image; grey becomes three equal channels, exactly."""
     try:
         image = Image.open(io.BytesIO(data))
@@ -37,12 +39,12 @@ def picture(data, where, photographs=False):
         raise UserError(f"{where} cannot be decoded ({hub.one_line(error)}); replace the file.") from error
     if image.mode not in MODES and not (photographs and image.mode == "CMYK"):  # ImageNet has a few
         raise UserError(f"{where} has mode {image.mode}; wanted 8-bit RGB or grey, convert it first.")
-    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+    if image.has_transparency_data and cast(tuple, image.convert("RGBA").getchannel("A").getextrema())[0] < 255:
         raise UserError(f"{where} is transparent (mode {image.mode}); wanted RGB or grey, flatten it first.")
     return image.convert("RGB")
 
 
-def pixels(image, size, shorter_side, where):
+def pixels(image: Image.Image, size: int, shorter_side: int, where: str) -> np.ndarray:
     """uint8 [3, size, size] of a PIL image: torchvision's Resize(shorter_side) and CenterCrop(size), to the bit."""
     if shorter_side:
         width, height = image.size

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from PIL import Image
 
 from rd3_utils import units
 from rd3_utils.data import decoded, embedded, tables
+from rd3_utils.data.tables import Table
 from rd3_utils.errors import UserError
+from rd3_utils.protocols.benchmark import Benchmark
 
 MAPPED = 2e9  # bytes of pixels from which a set is mapped from disk instead of held in memory
 LIMIT = 64e9  # bytes of pixels that no set may take
@@ -45,26 +48,26 @@ class ImageSet:
     weights: torch.Tensor | None = None
     train: dict | None = None  # {"fingerprint", "images"} of the train split that random real images were drawn from
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
     @property
-    def ipc(self):
+    def ipc(self) -> int | None:
         """Images per class, or None where classes have different numbers of images."""
         counts = torch.bincount(self.labels, minlength=len(self.class_names))
         return int(counts[0]) if bool((counts == counts[0]).all()) else None
 
     @property
-    def nominal_ipc(self):
+    def nominal_ipc(self) -> int:
         """What a protocol's rules by IPC are asked with: `ipc`, or the mean rounded down."""
         return self.ipc or len(self) // len(self.class_names)
 
     @property
-    def identity(self):
+    def identity(self) -> str:
         """NAME@FINGERPRINT8: how paths name this set."""
         return f"{self.name}@{self.fingerprint[:8]}"
 
-    def describe(self):
+    def describe(self) -> dict:
         """What a Run records of the images."""
         return {
             "name": self.name,
@@ -77,20 +80,30 @@ class ImageSet:
         }
 
 
-def make(name, images, labels, class_names, source, commit=None, soft_labels=None, weights=None, found=None):
+def make(
+    name: str,
+    images: torch.Tensor | np.ndarray,
+    labels: torch.Tensor | np.ndarray | Sequence[int],
+    class_names: Sequence[str],
+    source: str,
+    commit: str | None = None,
+    soft_labels: torch.Tensor | np.ndarray | None = None,
+    weights: torch.Tensor | np.ndarray | None = None,
+    found: str | None = None,
+) -> ImageSet:
     """An ImageSet with its fingerprint computed; `images` uint8 [N, 3, S, S], `labels` [N].
 
     `found` is the fingerprint of images, labels and class names where it is known.
     """
     images = torch.as_tensor(images).contiguous()
     labels = torch.as_tensor(labels, dtype=torch.int64)
-    own = {"soft_labels": soft_labels, "weights": weights}
+    own: dict = {"soft_labels": soft_labels, "weights": weights}
     own = {key: torch.as_tensor(value, dtype=torch.float32).contiguous() for key, value in own.items() if value is not None}
     found = with_own(found or fingerprint(images, labels, class_names), own)
     return ImageSet(name, images, labels, tuple(class_names), source, commit, found, **own)
 
 
-def fingerprint(images, labels, class_names):
+def fingerprint(images: torch.Tensor, labels: torch.Tensor, class_names: Sequence[str]) -> str:
     """Hex SHA-256 over shape, class names, pixels and labels."""
     sha = hashlib.sha256(json.dumps({"shape": list(images.shape), "classes": list(class_names)}).encode())
     sha.update(images.numpy().data)
@@ -98,7 +111,7 @@ def fingerprint(images, labels, class_names):
     return sha.hexdigest()
 
 
-def with_own(fingerprint, own):
+def with_own(fingerprint: str, own: Mapping[str, torch.Tensor]) -> str:
     """`fingerprint`, or the SHA-256 over it and the tensors `own` {field: float32} where there are any."""
     if not own:
         return fingerprint
@@ -109,21 +122,21 @@ def with_own(fingerprint, own):
     return sha.hexdigest()
 
 
-def of_table(table, picked=None, name=None, source=None):
+def of_table(table: Table, picked: np.ndarray | None = None, name: str | None = None, source: str | None = None) -> ImageSet:
     """The ImageSet of the rows `picked` of a Table (all by default), in that order; a large one is mapped from disk."""
     picked = np.arange(len(table)) if picked is None else picked
     labels = torch.from_numpy(table.labels[picked])
     about = table.class_names, source or table.source, table.commit
     own = {key: value[picked] for key, value in table.own.items()}
     if len(picked) * table.image_bytes < MAPPED:
-        images = np.empty((len(picked), 3, table.size, table.size), np.uint8)
-        table.decode(picked, images)
-        return make(name or table.name, images, labels, *about, **own)
+        pixels = np.empty((len(picked), 3, table.size, table.size), np.uint8)
+        table.decode(picked, pixels)
+        return make(name or table.name, pixels, labels, *about, **own)
     images, found = decoded.entry(table, picked, lambda pixels: fingerprint(pixels, labels, table.class_names))
     return make(name or table.name, images, labels, *about, **own, found=found)
 
 
-def check_size(count, benchmark):
+def check_size(count: int, benchmark: Benchmark) -> None:
     """UserError where `count` images of the benchmark would take more than any machine here should hold."""
     size = count * 3 * benchmark.image.size**2
     if size > LIMIT:
@@ -133,7 +146,9 @@ def check_size(count, benchmark):
         )
 
 
-def test_split(benchmark, data_dir=None, workers=None, resize=0):
+def test_split(
+    benchmark: Benchmark, data_dir: Path | str | None = None, workers: int | None = None, resize: int = 0
+) -> ImageSet:
     """The whole official test split of `benchmark`; `data_dir` reads it from local files.
 
     `resize` is a recipe's training.test_resize: the shorter side in pixels before the centre crop, 0 as the benchmark states.
@@ -143,7 +158,7 @@ def test_split(benchmark, data_dir=None, workers=None, resize=0):
     return of_table(tables.real(benchmark, "test", data_dir, workers))
 
 
-def read(source, benchmark, workers=None):
+def read(source: str, benchmark: Benchmark, workers: int | None = None) -> ImageSet:
     """The ImageSet at `source`: an existing path, an embedded set's name, or OWNER/REPO[@REVISION][:CONFIG].
 
     Checked against `benchmark`: image size, class names (an other order is mapped by name), every class present, the same
@@ -169,13 +184,13 @@ def read(source, benchmark, workers=None):
     return of_table(table)
 
 
-def save(images, folder):
+def save(images: ImageSet, folder: Path) -> Path:
     """Write `images` as `train-00000-of-00001.parquet` into `folder`; the file's path.
 
     PNG bytes, class names kept, and columns `soft_label` and `weight` where the set has them.
     """
     kinds = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(images.class_names))}
-    columns = {
+    columns: dict = {
         "image": [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images.images],
         "label": images.labels.tolist(),
     }
@@ -193,13 +208,13 @@ def save(images, folder):
     return path
 
 
-def check_new(out):
+def check_new(out: Path) -> None:
     """UserError if the folder `out` holds something."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"'{out}' exists and is not an empty folder; give another one, nothing is overwritten.")
 
 
-def save_new(images, out, about):
+def save_new(images: ImageSet, out: Path, about: dict) -> None:
     """Write `images` and distilled.json, which says `about` (plain data) how they came about, into the new folder `out`."""
     check_new(out)
     partial = out.with_name(f".{out.name}.partial")

@@ -2,17 +2,21 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from rd3_utils.data.images import ImageSet
 from rd3_utils.data.shards import Folder, HubFolder
 from rd3_utils.data.soft_labels import OPTIONAL, SHARD, read_index, recognised, unpacked
 from rd3_utils.data.views import Views
 from rd3_utils.errors import UserError
 from rd3_utils.hub import file_sha256
 from rd3_utils.protocols.knobs import stated
+from rd3_utils.protocols.recipe import Recipe
 
 OPENINGS = 5  # tries to open a shard that another command may drop
 
@@ -23,20 +27,21 @@ class SoftLabelStore:
     Its first `epochs` are read, and cycled, however many more it holds. The next shard is fetched while one is read.
     """
 
-    def __init__(self, files, index, epochs):
+    def __init__(self, files: Folder | HubFolder, index: dict, epochs: int) -> None:
         self.files, self.index, self.epochs = files, index, epochs
-        self.shard, self.name = None, None
+        self.shard: Any = None
+        self.name: str | None = None
 
     @property
-    def teachers(self):
+    def teachers(self) -> list[dict]:
         return self.index["teachers"]
 
     @property
-    def origin(self):
+    def origin(self) -> dict:
         """Of no weight for what is learned: where labels came from, if from the Hub, and what teachers made of the images."""
         return {**self.files.origin, **recognised(self.index)}
 
-    def describe(self):
+    def describe(self) -> dict:
         """What a Run records of its labels: of the epochs that are read, in bytes their part of each shard."""
         keys = "views_digest views_seed teachers_id ensemble label_dtype forward_batch device".split()
         size = 0
@@ -46,7 +51,7 @@ class SoftLabelStore:
         known = {"epochs": self.epochs, **{key: self.index[key] for key in keys}}
         return {"kind": "soft", "bytes": size, **known, **grouping(self.index)}
 
-    def epoch(self, epoch):
+    def epoch(self, epoch: int) -> tuple[Views, torch.Tensor]:
         """(Views, logits float32 [N, C]) of `epoch`; epochs beyond the store's `epochs` cycle."""
         epoch %= self.epochs
         shard, at = self.open(epoch)
@@ -59,7 +64,7 @@ class SoftLabelStore:
         used = {name: value if value.is_floating_point() else value.long() for name, value in used.items()}
         return Views(box, read["flip"].bool(), partner, mix_box, order, patches, **used), unpacked(read)
 
-    def open(self, epoch):
+    def open(self, epoch: int) -> tuple[safe_open, int]:
         """(memory-mapped shard that holds `epoch`, verified; its place in it); the next shard is on its way."""
         if self.made_longer(epoch):
             self.index, self.name = read_index(self.files), None
@@ -74,7 +79,7 @@ class SoftLabelStore:
                 self.files.soon(entry)
         return self.shard, epoch % k
 
-    def made_longer(self, epoch):
+    def made_longer(self, epoch: int) -> bool:
         """Whether another command cut this local store into other shards meanwhile: the same labels under other names."""
         entry = self.index["shards"][epoch // self.index["epochs_per_shard"]]
         if not isinstance(self.files, Folder) or self.name == entry["file"] or (self.files.where / entry["file"]).is_file():
@@ -84,7 +89,7 @@ class SoftLabelStore:
                                                       "forward_batch", "ensemble"))  # fmt: skip
         return same and now["epochs"] >= self.epochs
 
-    def opened(self, entry):
+    def opened(self, entry: dict) -> safe_open:
         """The memory-mapped shard of an index entry; fetched again where another command dropped it from a bounded cache."""
         for attempt in range(OPENINGS):
             path = self.files.path(entry)
@@ -98,9 +103,12 @@ class SoftLabelStore:
                     ) from error
             except SafetensorError as error:
                 raise UserError(f"{path} is no safetensors file, though its SHA-256 is the index's: {error}.") from error
+        raise AssertionError("the last opening returns or raises")
 
 
-def load(where, images, recipe, views_seed, teachers_id=None):
+def load(
+    where: Path | str | HubFolder, images: ImageSet, recipe: Recipe, views_seed: int, teachers_id: str | None = None
+) -> SoftLabelStore:
     """The SoftLabelStore in `where`, a local folder or a HubFolder, checked against what it is to label.
 
     UserError, with both values, for labels of other images, classes, views, seeds or teachers, for fewer epochs than the
@@ -117,7 +125,7 @@ def load(where, images, recipe, views_seed, teachers_id=None):
     return SoftLabelStore(files, index, recipe.label_epochs)
 
 
-def check_use(where, index, images, recipe, views_seed, teachers_id):
+def check_use(where: object, index: dict, images: ImageSet, recipe: Recipe, views_seed: int, teachers_id: str | None) -> None:
     """UserError, with both values, where the labels that `index` describes are not those that a training asks for."""
     check(
         where,
@@ -163,7 +171,7 @@ def check_use(where, index, images, recipe, views_seed, teachers_id):
         raise UserError(f"index.json of {where} is damaged ({first} of {index['epochs']} epochs); make the labels again.")
 
 
-def intact(where, index):
+def intact(where: Path, index: dict) -> bool:
     """Whether every shard that `index` names is there, of its size and SHA-256."""
     for entry in index["shards"]:
         path = where / Path(entry["file"]).name
@@ -172,17 +180,17 @@ def intact(where, index):
     return True
 
 
-def check(where, what, found, wanted, same=None):
+def check(where: object, what: str, found: Any, wanted: Any, same: bool | None = None) -> None:
     if not (found == wanted if same is None else same):
         raise UserError(f"the soft labels in {where} are for {what} {found}, this run has {wanted}; make labels for it.")
 
 
-def grouping(index):
+def grouping(index: dict) -> dict:
     """{"teacher_bn": ...} of an index or a Plan's header, or {} for the default."""
     return {key: index[key] for key in ("teacher_bn",) if key in index}
 
 
-def check_architectures(found, recipe, whose):
+def check_architectures(found: Sequence[str], recipe: Recipe, whose: str) -> None:
     """UserError unless the teachers' architectures `found` are those that the recipe names, in any order."""
     wanted = recipe.labels.architectures
     missing = Counter(map(architecture_key, wanted)) - Counter(map(architecture_key, found))
@@ -194,7 +202,7 @@ def check_architectures(found, recipe, whose):
         )
 
 
-def architecture_key(name):
+def architecture_key(name: str) -> str:
     """What tells architectures apart whichever library names them: mobilenetv2_100 (timm) is mobilenet_v2 (torchvision).
 
     Lower case without tag (".tv_in1k"), timm's prefix "tf_", its suffix "_100" for width 1, our "_cifar" for the stem for

@@ -2,26 +2,30 @@
 
 import dataclasses
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from rd3_utils.data import catalogue, embedded, images, sources
+from rd3_utils.data.images import ImageSet
+from rd3_utils.data.tables import Table
 from rd3_utils.errors import UserError, unknown
+from rd3_utils.protocols.benchmark import Benchmark
 
 
-def is_selection(source):
+def is_selection(source: str) -> bool:
     """Whether `source` reads as a selection: NAME or NAME:key=value,... with a name of SELECTIONS."""
     return source.partition(":")[0] in SELECTIONS
 
 
-def select(source, benchmark, train):
+def select(source: str, benchmark: Benchmark, train: Callable[[], Table]) -> ImageSet:
     """The ImageSet that `source` selects from the train split; `train` is a function that returns its Table."""
     name, options = parsed(source)
     return SELECTIONS[name](benchmark, train, source, **options)
 
 
-def parsed(source):
+def parsed(source: str) -> tuple[str, dict]:
     """(name, {option: number}) of a selection as people write it, defaults included; UserError for what is none."""
     name, _, text = source.partition(":")
     if name not in SELECTIONS:
@@ -35,9 +39,9 @@ def parsed(source):
     return name, check_options(name, options, source)
 
 
-def check_options(name, options, source):
+def check_options(name: str, options: dict, source: str) -> dict:
     """`options` of a selection with its defaults; UserError for one it does not have."""
-    known = {"random": {"ipc": None, "seed": 0}, "full": {}}[name]
+    known: dict[str, int | None] = {"random": {"ipc": None, "seed": 0}, "full": {}}[name]
     for key in options:
         if key not in known:
             raise (
@@ -51,7 +55,7 @@ def check_options(name, options, source):
     return {**known, **options}
 
 
-def random(benchmark, train, source, ipc, seed):
+def random(benchmark: Benchmark, train: Callable[[], Table], source: str, ipc: int, seed: int) -> ImageSet:
     """`ipc` real images of every class, without replacement; a larger ipc of the same seed contains the smaller one.
 
     Row i of the train split gets the i-th number of a Philox stream keyed by `seed`; a class keeps its `ipc` smallest.
@@ -59,35 +63,35 @@ def random(benchmark, train, source, ipc, seed):
     if ipc < 1:
         raise UserError(f"selection '{source}' asks for {ipc} images per class, wanted at least 1.")
     images.check_size(ipc * len(benchmark.classes), benchmark)
-    train = train()
+    table = train()
     rows = []
-    for class_name, mine in zip(train.class_names, shuffled(train, seed)):
+    for class_name, mine in zip(table.class_names, shuffled(table, seed)):
         if len(mine) < ipc:
             raise UserError(f"class '{class_name}' has {len(mine)} images, ipc={ipc} asks for more; use ipc <= {len(mine)}.")
         rows.append(mine[:ipc])
-    drawn = images.of_table(train, np.concatenate(rows), f"random-ipc{ipc}-seed{seed}", sources.random(ipc, seed))
-    return dataclasses.replace(drawn, train={"fingerprint": train.split_fingerprint, "images": len(train)})
+    drawn = images.of_table(table, np.concatenate(rows), f"random-ipc{ipc}-seed{seed}", sources.random(ipc, seed))
+    return dataclasses.replace(drawn, train={"fingerprint": table.split_fingerprint, "images": len(table)})
 
 
-def shuffled(train, seed):
+def shuffled(train: Table, seed: int) -> list[np.ndarray]:
     """For every class of a Table its rows, int64, in the random order of `seed`."""
     key = np.random.Philox(key=seed).random_raw(len(train))
     rows_of = [np.flatnonzero(train.labels == k) for k in range(len(train.class_names))]
     return [rows[np.argsort(key[rows])] for rows in rows_of]
 
 
-def full(benchmark, train, source):
+def full(benchmark: Benchmark, train: Callable[[], Table], source: str) -> ImageSet:
     """The whole train split."""
     images.check_size(benchmark.data.train_images, benchmark)
-    train = train()
-    images.check_size(len(train), benchmark)
-    return images.of_table(train, name="full", source="full")
+    table = train()
+    images.check_size(len(table), benchmark)
+    return images.of_table(table, name="full", source="full")
 
 
-SELECTIONS = {"random": random, "full": full}
+SELECTIONS: dict[str, Callable[..., ImageSet]] = {"random": random, "full": full}
 
 
-def image_set(source, benchmark, train, workers=None):
+def image_set(source: str, benchmark: Benchmark, train: Callable[[], Table], workers: int | None = None) -> ImageSet:
     """The ImageSet that SOURCE names: an existing path, a selection, METHOD:ipc=K (embedded or of the catalogue), a Hub repo.
 
     `train` is a function that returns the Table of the train split; it is called only for a selection.

@@ -4,7 +4,8 @@ import contextlib
 import json
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor, TimeoutError
+from collections.abc import Collection
+from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
@@ -21,13 +22,14 @@ PATIENCE = 10  # seconds after which a waiting training says what it waits for
 class Folder:
     """Shards in a local folder."""
 
-    def __init__(self, where):
-        self.where, self.checked = Path(where), set()
+    def __init__(self, where: Path | str) -> None:
+        self.where = Path(where)
+        self.checked: set[Path] = set()
 
-    def __str__(self):
+    def __str__(self) -> str:
         return str(self.where)
 
-    def path(self, entry):
+    def path(self, entry: dict) -> Path:
         """The file of an index entry, its SHA-256 checked; UserError if it is missing or damaged."""
         path = self.where / Path(entry["file"]).name
         if not path.is_file():
@@ -41,23 +43,23 @@ class Folder:
         self.checked.add(path)
         return path
 
-    def index(self):
+    def index(self) -> Path:
         """The path of index.json."""
         return self.where / "index.json"
 
-    def soon(self, entry):
+    def soon(self, entry: dict) -> None:
         """Nothing to do: the file is there."""
 
-    def drop(self, keep, coming=0):
+    def drop(self, keep: Collection[str], coming: int = 0) -> None:
         """Nothing to do: the files are the user's."""
 
     @property
-    def origin(self):
+    def origin(self) -> dict:
         """Where the labels came from, as a Run records it: nothing, they lie here."""
         return {}
 
 
-def on_hub(source, limit=None):
+def on_hub(source: str, limit: float | None = None) -> "dict[str, HubFolder]":
     """{path in the repo: HubFolder} of the label stores in OWNER/REPO[@REVISION][:PATH]; UserError where there is none."""
     repo, revision, path = hub.parse(source)
     commit = hub.commit(repo, revision)
@@ -76,16 +78,18 @@ class HubFolder:
     Without `limit` they stay in the Hub's cache; with it (bytes), used ones are removed once more than that lie here.
     """
 
-    def __init__(self, repo, commit, where, limit=None):
+    def __init__(self, repo: str, commit: str, where: str, limit: float | None = None) -> None:
         self.repo, self.commit, self.where, self.limit = repo, commit, where, limit
         self.folder = None if limit is None else FOLDER / f"{repo.replace('/', '--')}@{commit[:8]}"
         self.locks = FOLDER / "locks" / f"{repo.replace('/', '--')}@{commit[:8]}"
-        self.pool, self.coming, self.checked = ThreadPoolExecutor(1), {}, set()
+        self.pool = ThreadPoolExecutor(1)
+        self.coming: dict[str, Future[Path]] = {}
+        self.checked: set[Path] = set()
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.repo}@{self.commit[:8]}:{self.where}"
 
-    def path(self, entry):
+    def path(self, entry: dict) -> Path:
         """The local copy of an index entry's file, its SHA-256 checked; says so when it has to be waited for."""
         self.soon(entry)
         coming = self.coming.pop(entry["file"])
@@ -96,7 +100,7 @@ class HubFolder:
                 if is_first_here():
                     print(f"waiting for {entry['file']} ({units.size(entry['bytes'])}) of {self}", file=sys.stderr, flush=True)
 
-    def index(self):
+    def index(self) -> Path:
         """The local copy of index.json, fetched again where it came damaged."""
         for attempt in range(TRIES):
             path = hub.download(self.repo, self.commit, f"{self.where}/index.json", again=attempt > 0)
@@ -105,12 +109,12 @@ class HubFolder:
                 break
         return path
 
-    def soon(self, entry):
+    def soon(self, entry: dict) -> None:
         """Begin to fetch an entry's file in the background."""
         if entry["file"] not in self.coming:
             self.coming[entry["file"]] = self.pool.submit(self.fetch, entry)
 
-    def fetch(self, entry):
+    def fetch(self, entry: dict) -> Path:
         """Download, check, download again what came wrong; one process of this machine at a time."""
         name = Path(entry["file"]).name
         self.locks.mkdir(parents=True, exist_ok=True)
@@ -130,16 +134,16 @@ class HubFolder:
         )
 
     @property
-    def origin(self):
+    def origin(self) -> dict:
         """Where the labels came from, as a Run records it."""
         return {"source": f"{self.repo}:{self.where}", "commit": self.commit}
 
-    def drop(self, keep, coming=0):
+    def drop(self, keep: Collection[str], coming: int = 0) -> None:
         """Remove shards other than `keep` (file names) if those of the repo here and `coming` bytes exceed the limit.
 
         Readers of a removed file go on.
         """
-        if self.folder is None or not is_first_here():
+        if self.folder is None or self.limit is None or not is_first_here():
             return
         here = {path: size_of(path) for path in self.folder.rglob("labels-*.safetensors")}
         if sum(here.values()) + coming > self.limit:
@@ -148,7 +152,7 @@ class HubFolder:
                     path.unlink(missing_ok=True)
 
 
-def size_of(path):
+def size_of(path: Path) -> int:
     """Bytes of a file, 0 where another command has removed it meanwhile."""
     try:
         return path.stat().st_size
@@ -156,6 +160,6 @@ def size_of(path):
         return 0
 
 
-def is_first_here():
+def is_first_here() -> bool:
     """Whether this is the first process of this machine."""
     return int(os.environ.get("LOCAL_RANK", 0)) == 0

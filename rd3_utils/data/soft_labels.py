@@ -29,8 +29,10 @@ import math
 import os
 import re
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -40,6 +42,11 @@ from rd3_utils.data.shards import Folder, HubFolder
 from rd3_utils.errors import UserError
 from rd3_utils.hub import file_sha256
 from rd3_utils.protocols.knobs import BYTES, COLUMNS, stated
+from rd3_utils.protocols.recipe import Recipe
+
+if TYPE_CHECKING:
+    from rd3_utils.data.images import ImageSet
+    from rd3_utils.data.views import Views
 
 FORMAT = 1
 LEAST_SHARDS = 16  # a kill or a lost process costs at most a sixteenth of the labels, also where all would fit one file
@@ -74,71 +81,71 @@ class Plan:
     teacher_bn: str = "eval"  # of labels.teacher_bn; headers name it only where it is not the default
 
     @property
-    def epoch_bytes(self):
+    def epoch_bytes(self) -> int:
         """Bytes of one epoch: labels and views."""
         return self.rows * row_bytes(self.views, self.classes, self.image_size + 2 * self.border, self.label_dtype)
 
     @property
-    def epochs_per_shard(self):
+    def epochs_per_shard(self) -> int:
         """K: whole epochs to about `shard_mb`, and at least LEAST_SHARDS shards."""
         by_size = max(1, round(self.shard_mb * 1e6 / self.epoch_bytes))
         return min(by_size, math.ceil(self.epochs / LEAST_SHARDS))
 
     @property
-    def shards(self):
+    def shards(self) -> list[tuple[str, int, int]]:
         """[(file name, first epoch, one past the last)]."""
         k = self.epochs_per_shard
         count = math.ceil(self.epochs / k)
         return [(f"labels-{i:05d}-of-{count:05d}.safetensors", i * k, min((i + 1) * k, self.epochs)) for i in range(count)]
 
     @property
-    def header(self):
+    def header(self) -> dict:
         """The store's metadata as it stands in every shard and in the index: plain data, no machine paths."""
         stated = {key: value for key, value in dataclasses.asdict(self).items() if (key, value) != ("teacher_bn", "eval")}
         return {"format": "rd3-soft-labels", "version": FORMAT, **stated, "temperature": 1.0}
 
 
-def fits_a_byte(plan):
+def fits_a_byte(plan: Plan) -> bool:
     return plan.image_size + 2 * plan.border < 256
 
 
-def row_bytes(views, classes, side, label_dtype):
+def row_bytes(views: dict, classes: int, side: int, label_dtype: str) -> int:
     """Bytes of label and view of one image in one epoch; `views` as a recipe states them, `side` in pixels with border."""
     wide = 1 if side < 256 else 2
     label = 2 * classes if label_dtype == "fp16" else classes + 4
     return label + 9 + 8 * wide + sum(column.width(views) * BYTES[column.dtype] for column in COLUMNS)
 
 
-def border_of(recipe):
+def border_of(recipe: Recipe) -> int:
     """Pixels added on each side of an image before the crop."""
     return round(recipe.views.padding * recipe.image_size) if recipe.views.crop == "pad" else 0
 
 
-def planned_bytes(recipe, label_dtype):
+def planned_bytes(recipe: Recipe, label_dtype: str) -> int:
     """Bytes of a store of the labels and views of a Recipe, without headers."""
     side = recipe.image_size + 2 * border_of(recipe)
     row = row_bytes(stated(recipe.views), recipe.classes, side, label_dtype)
     return recipe.label_epochs * recipe.images * row
 
 
-def folder(root, images, teachers_id, recipe, views_seed):
+def folder(root: Path | str, images: "ImageSet", teachers_id: str, recipe: Recipe, views_seed: int) -> Path:
     """Where the store for these images, teachers and views lies under `root`."""
     return Path(root) / images.identity / f"{teachers_id[:8]}-{recipe.views_digest}-s{views_seed}"
 
 
-def candidates(root, images, recipe, views_seed):
+def candidates(root: Path | str, images: "ImageSet", recipe: Recipe, views_seed: int) -> list[Path]:
     """Folders of finished stores under `root` for these images and views, whoever the teachers are."""
     return sorted(p.parent for p in (Path(root) / images.identity).glob(f"*-{recipe.views_digest}-s{views_seed}/index.json"))
 
 
-def known_sha256(where):
+def known_sha256(where: Path) -> dict[str, str]:
     """{file name: SHA-256} that the index in `where` states, or {} without one."""
     if not (where / "index.json").is_file():
         return {}
     return {entry["file"]: entry["sha256"] for entry in read_index(where)["shards"]}
 
 
-def is_written(path, plan, first, stop, known=None):
+def is_written(path: Path, plan: Plan, first: int, stop: int, known: Mapping[str, str] | None = None) -> bool:
     """Whether `path` is the complete shard of `plan` for epochs first..stop: its own header says so.
 
     If `known` ({file name: SHA-256}) names it, its bytes must also be those.
@@ -152,13 +159,13 @@ def is_written(path, plan, first, stop, known=None):
         return False
 
 
-def shard_metadata(plan, first, stop):
+def shard_metadata(plan: Plan, first: int, stop: int) -> dict:
     """Plain data, as JSON gives it back. Where weights came from stays out: a moved teacher is the same teacher."""
     teachers = [{key: t[key] for key in ("architecture", "sha256", "top1")} for t in plan.teachers]
     return json.loads(json.dumps({**plan.header, "teachers": teachers, "first_epoch": first, "stop_epoch": stop}))
 
 
-def write_shard(path, plan, first, stop, views, logits):
+def write_shard(path: Path, plan: Plan, first: int, stop: int, views: "Sequence[Views]", logits: torch.Tensor) -> None:
     """Write epochs first..stop: `views` a list of Views, `logits` float32 [K, N, C]. The final name appears when it is whole.
 
     UserError where logits cannot be stored.
@@ -186,7 +193,7 @@ def write_shard(path, plan, first, stop, views, logits):
     os.replace(temporary, path)
 
 
-def packed(logits, plan, first, stop):
+def packed(logits: torch.Tensor, plan: Plan, first: int, stop: int) -> dict[str, torch.Tensor]:
     """The tensors that hold `logits` float32 [K, N, C] of epochs first..stop on disk.
 
     UserError where they are not finite or too large for half precision: such labels would train nothing.
@@ -197,14 +204,14 @@ def packed(logits, plan, first, stop):
     return {"logits": logits.to(torch.float16)} if plan.label_dtype == "fp16" else quantised(logits)
 
 
-def unpacked(tensors):
+def unpacked(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Logits float32 [..., N, C] of `packed` tensors."""
     if "logits" in tensors:
         return tensors["logits"].float()
     return tensors["logits_lo"].float()[..., None] + tensors["logits_scale"].float()[..., None] * tensors["logits_q"].float()
 
 
-def quantised(logits):
+def quantised(logits: torch.Tensor) -> dict[str, torch.Tensor]:
     """8 bits per logit: z = lo + scale * q, lo the row's minimum, scale a 255th of its range."""
     lo = logits.amin(-1).to(torch.float16)
     scale = ((logits.amax(-1) - lo.float()) / 255).clamp(min=1e-4).to(torch.float16)
@@ -212,7 +219,7 @@ def quantised(logits):
     return {"logits_q": q, "logits_lo": lo, "logits_scale": scale}
 
 
-def finish(where, plan, recognised):
+def finish(where: Path, plan: Plan, recognised: float) -> None:
     """Write index.json over the shards of `plan`, with the SHA-256 of each; UserError if one is missing.
 
     `recognised` is the share of the images that the teachers put into their own class.
@@ -240,7 +247,7 @@ def finish(where, plan, recognised):
                 abandoned.unlink()
 
 
-def offsets(path):
+def offsets(path: Path) -> dict[str, list]:
     """{tensor: [dtype, shape, first byte in the file]}: enough to read one epoch by an HTTP range."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -252,7 +259,7 @@ def offsets(path):
     }
 
 
-def read_index(where):
+def read_index(where: Path | Folder | HubFolder) -> dict:
     """index.json of the store in `where` (a path, Folder or HubFolder); UserError if it is not there or is not one."""
     path = where.index() if isinstance(where, (Folder, HubFolder)) else where / "index.json"
     if not path.is_file():
@@ -279,7 +286,7 @@ def read_index(where):
     return index
 
 
-def recognised(index):
+def recognised(index: dict) -> dict:
     """{"recognised": share of the images that the teachers put into their own class}; {} of an older store."""
-    share = index.get("recognised")
+    share: Any = index.get("recognised")
     return {"recognised": share} if type(share) in (int, float) and 0 <= share <= 1 else {}

@@ -8,10 +8,12 @@ import glob
 import hashlib
 import json
 import os
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -23,6 +25,7 @@ from rd3_utils import hub
 from rd3_utils.data.classes import benchmark_labels, class_index
 from rd3_utils.data.decoding import content, picture, pixels
 from rd3_utils.errors import UserError
+from rd3_utils.protocols.benchmark import Benchmark
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label", "class_id", "labels")
@@ -51,7 +54,7 @@ class Table:
     class_names: tuple
     labels: np.ndarray
     rows: np.ndarray
-    files: object
+    files: datasets.Dataset | np.ndarray
     roots: tuple  # folders in which a cell's path may lie
     size: int
     shorter_side: int
@@ -59,11 +62,11 @@ class Table:
     workers: int | None
     own: dict = field(default_factory=dict)  # what a distilled set brings of "soft_labels" [N, C] and "weights" [N], float32
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
     @cached_property
-    def split_fingerprint(self):
+    def split_fingerprint(self) -> str:
         """Hex SHA-256 that tells this split from others: of class names, all labels in order, and pixels of PROBED rows.
 
         Those rows lie evenly over the split; of one whose pixels are less than PROBED_BYTES all are read.
@@ -78,14 +81,14 @@ class Table:
         return sha.hexdigest()
 
     @property
-    def image_bytes(self):
+    def image_bytes(self) -> int:
         """Bytes of one decoded image."""
         return 3 * self.size**2
 
-    def chunks(self, picked, function, size=256):
+    def chunks(self, picked: np.ndarray, function: Callable[[int, Iterable], None], size: int = 256) -> None:
         """Call `function(start, cells)` for chunks of the files of rows `picked`, in several threads."""
 
-        def chunk(start):
+        def chunk(start: int) -> None:
             wanted = self.rows[picked[start : start + size]]
             cells = self.files[wanted]
             function(start, cells if isinstance(cells, np.ndarray) else next(iter(cells.values())))
@@ -96,38 +99,38 @@ class Table:
             for _ in tqdm(todo, total=len(starts), desc=self.name, unit="x256", leave=False, disable=len(picked) < MANY):
                 pass
 
-    def decode(self, picked, into):
+    def decode(self, picked: np.ndarray, into: np.ndarray) -> None:
         """Write the pixels of rows `picked` into `into`, uint8 [len(picked), 3, S, S]."""
 
-        def write(start, cells):
+        def write(start: int, cells: Iterable) -> None:
             for place, cell in enumerate(cells, start):
                 into[place] = self.pixels(cell, picked[place])
 
         self.chunks(picked, write)
 
-    def pixels(self, cell, row):
+    def pixels(self, cell: Any, row: int) -> np.ndarray:
         """One file's pixels under the benchmark's resize rule, uint8 [3, S, S]."""
         if isinstance(cell, np.ndarray):
             return cell
         return pixels(self.picture(cell, row), self.size, self.shorter_side, self.where(cell, row))
 
-    def picture(self, cell, row):
+    def picture(self, cell: Any, row: int) -> Image.Image:
         """One file as an RGB PIL image of its own size."""
         if isinstance(cell, np.ndarray):
             return Image.fromarray(cell.transpose(1, 2, 0))
         return picture(self.content(cell, row), self.where(cell, row), self.photographs)
 
-    def content(self, cell, row):
+    def content(self, cell: Any, row: int) -> bytes:
         """One file's bytes."""
         return content(cell, self.where(cell, row), self.roots)
 
-    def where(self, cell, row):
+    def where(self, cell: Any, row: int) -> str:
         """How messages name a file: by the row in its table, and by its name if it is not inside it."""
         named = isinstance(cell, dict) and cell.get("bytes") is None and cell.get("path")
         return f"{self.source}: image {self.rows[row]}" + (f" ({'/'.join(Path(cell['path']).parts[-2:])})" if named else "")
 
 
-def real(benchmark, split, data_dir=None, workers=None):
+def real(benchmark: Benchmark, split: str, data_dir: Path | str | None = None, workers: int | None = None) -> Table:
     """The Table of the benchmark's "train" or "test" split, its classes and size checked against the benchmark file.
 
     `data_dir` reads a local copy: parquet files, or one folder of images per class.
@@ -164,9 +167,9 @@ def real(benchmark, split, data_dir=None, workers=None):
     return table
 
 
-def data_dirs(texts, names):
+def data_dirs(texts: Iterable[str], names: Sequence[str]) -> dict[str, str]:
     """{benchmark: folder} of options NAME=DIR; a DIR alone is that of the only benchmark."""
-    found = {}
+    found: dict[str, str] = {}
     for text in texts:
         name, separator, path = text.partition("=")
         if not separator or name not in names:
@@ -179,7 +182,7 @@ def data_dirs(texts, names):
     return found
 
 
-def published(source, benchmark, path, workers=None):
+def published(source: str, benchmark: Benchmark, path: Path | None, workers: int | None = None) -> Table:
     """The Table of the image set at `source`: the existing `path`, or OWNER/REPO[@REVISION][:CONFIG] where that is None."""
     if path is not None:
         found, name, commit = local(path, ("train",)), path.resolve().name.split(".")[0], None
@@ -192,7 +195,16 @@ def published(source, benchmark, path, workers=None):
     return of_dataset(name, found, columns, benchmark, source, commit, workers, False)
 
 
-def of_dataset(name, found, columns, benchmark, source, commit, workers, photographs):
+def of_dataset(
+    name: str,
+    found: datasets.Dataset,
+    columns: tuple[str, str],
+    benchmark: Benchmark,
+    source: str,
+    commit: str | None,
+    workers: int | None,
+    photographs: bool,
+) -> Table:
     """The Table of a `datasets.Dataset`: labels in benchmark order, rows of other classes left out where they may be."""
     image_column, label_column = columns
     labels = benchmark_labels(found, label_column, benchmark, source, photographs)
@@ -209,7 +221,7 @@ def of_dataset(name, found, columns, benchmark, source, commit, workers, photogr
                  benchmark.image.size, resize, photographs, workers, own)  # fmt: skip
 
 
-def own_columns(table, label_column, benchmark, source):
+def own_columns(table: datasets.Dataset, label_column: str, benchmark: Benchmark, source: str) -> dict[str, np.ndarray]:
     """{field of ImageSet: float32 [N, C] or [N]} of the columns `soft_label` and `weight` of a distilled set, as far as there.
 
     A soft label has a number for each class, in the order of the file's class names, or else of the benchmark's.
@@ -233,7 +245,7 @@ def own_columns(table, label_column, benchmark, source):
     return found
 
 
-def numbers(table, column, shape, source):
+def numbers(table: datasets.Dataset, column: str, shape: tuple[int, ...], source: str) -> np.ndarray:
     """float32 [N, *shape] of a column; UserError unless every row holds as many finite numbers."""
     wanted = f"{shape[0]} finite numbers" if shape else "a finite number"
     try:
@@ -245,12 +257,12 @@ def numbers(table, column, shape, source):
     return values
 
 
-def without_machine(source):
+def without_machine(source: str) -> str:
     """A local source as outputs may name it: an absolute path keeps only its last part."""
     return Path(source).name if Path(source).is_absolute() else source
 
 
-def local(path, splits, named=False):
+def local(path: Path, splits: Sequence[str], named: bool = False) -> datasets.Dataset:
     """A `datasets.Dataset` of the parquet file, parquet folder or image folder at `path`, undecoded.
 
     `splits` are the names the wanted split may have, the first that is there counts. Where a split must be `named`, one
@@ -281,7 +293,7 @@ def local(path, splits, named=False):
     return image_folder(folder or path, splits[0])
 
 
-def cache_of(files):
+def cache_of(files: Iterable[Path]) -> str:
     """The folder in which `datasets` keeps its copy of these local `files`, of these alone.
 
     By itself it takes files of one path and time of change for the same. What `cp -p`, an archive or a checkout put in their
@@ -291,7 +303,7 @@ def cache_of(files):
     return str(Path(datasets.config.HF_DATASETS_CACHE) / f"rd3-{hashlib.sha256(json.dumps(stats).encode()).hexdigest()[:16]}")
 
 
-def image_folder(path, split):
+def image_folder(path: Path, split: str) -> datasets.Dataset:
     """One folder per class, files in sorted order; class names are the folder names, sorted."""
     try:
         classes = sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith("."))
@@ -309,12 +321,12 @@ def image_folder(path, split):
     return datasets.Dataset.from_dict(rows, features=features)
 
 
-def is_image(file):
+def is_image(file: Path) -> bool:
     """Whether a file of an image folder counts: a known ending, and not one that the system hides."""
     return file.suffix.lower() in EXTENSIONS and not file.name.startswith(".") and file.is_file()
 
 
-def on_hub(repo, commit, config, split, revision):
+def on_hub(repo: str, commit: str, config: str | None, split: str, revision: str | None) -> datasets.Dataset:
     """Split `split` of a Hub dataset repo at `commit`; scripts in a repo are refused by `datasets`, never run.
 
     A `revision` refs/convert/parquet is the Hub's own conversion of a repo with a script: a folder for each config. Of a
@@ -332,7 +344,7 @@ def on_hub(repo, commit, config, split, revision):
             raise UserError(f"{repo}@{commit[:8]} cannot be read as a dataset: {hub.one_line(error)}") from error
 
 
-def read_split(repo, commit, which, split, listing):
+def read_split(repo: str, commit: str, which: dict, split: str, listing: Path) -> datasets.Dataset:
     """The work of `on_hub`; raises what the Hub's clients do. `listing` keeps which files the split is."""
     if not listing.is_file() and not constants.HF_HUB_OFFLINE:
         builder = hub.retried(lambda: datasets.load_dataset_builder(repo, **which, revision=commit), hub.WAITS[:2])
@@ -354,7 +366,7 @@ def read_split(repo, commit, which, split, listing):
     return table.cast(features) if features and features != table.features else table
 
 
-def pick(names, table, source):
+def pick(names: Sequence[str], table: datasets.Dataset, source: str) -> str:
     """The first of `names` that is a column of `table`."""
     for name in names:
         if name in table.column_names:
@@ -364,7 +376,7 @@ def pick(names, table, source):
     )
 
 
-def sklearn_digits(split):
+def sklearn_digits(split: str) -> tuple[np.ndarray, np.ndarray]:
     """The digits that scikit-learn carries: uint8 [N, 3, 8, 8] and labels [N] of the fixed stratified split.
 
     In every class the rows are put in the order of a Philox stream of key 0; the first 28 % (500 in all, shares

@@ -8,12 +8,17 @@ row i of an epoch is the same whoever draws it. `apply` turns rows into pixels w
 import dataclasses
 import hashlib
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
 
 from rd3_utils.data import augmentation
+from rd3_utils.protocols import knobs
+from rd3_utils.protocols.recipe import Recipe
 
 WEIGHT_BITS = 16  # weights sum to 2^16, times 255 is below 2^24: every partial sum is exact in float32
 
@@ -56,10 +61,10 @@ class Views:
     dsa: torch.Tensor | None = None
     dsa_numbers: torch.Tensor | None = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.order)
 
-    def own_share(self, rows, size):
+    def own_share(self, rows: torch.Tensor, size: int) -> torch.Tensor:
         """[B] The share of each row's pixels (CutMix, after clipping) or weight (MixUp) that is its own image."""
         if self.mix_weight is not None:
             return self.mix_weight[rows]
@@ -67,7 +72,7 @@ class Views:
         return 1 - (bottom - top) * (right - left) / size**2
 
 
-def draw(recipe, views_seed, epoch):
+def draw(recipe: Recipe, views_seed: int, epoch: int) -> Views:
     """The Views of `epoch` under `recipe` (a Recipe); the same bits for the same seed and epoch, always.
 
     Crops as torchvision's RandomResizedCrop.get_params (ten tries, then the largest central crop that fits the ratio);
@@ -110,20 +115,20 @@ def draw(recipe, views_seed, epoch):
 class Stream:
     """Numbers for one epoch; every purpose has its own Philox stream, so that one knob does not shift another's."""
 
-    def __init__(self, views_seed, epoch):
+    def __init__(self, views_seed: int, epoch: int | str) -> None:
         self.key = f"rd3 views {views_seed} {epoch}"
 
-    def bits(self, purpose, *shape):
+    def bits(self, purpose: str, *shape: int) -> np.ndarray:
         """uint64 `shape`, uniform; row i does not depend on how many rows there are."""
         key = int.from_bytes(hashlib.sha256(f"{self.key} {purpose}".encode()).digest()[:16], "little")
         return np.random.Philox(key=key).random_raw(math.prod(shape)).reshape(shape)
 
-    def uniform(self, purpose, *shape):
+    def uniform(self, purpose: str, *shape: int) -> np.ndarray:
         """float64 `shape` in [0, 1)."""
         return (self.bits(purpose, *shape) >> np.uint64(11)) * 2.0**-53
 
 
-def random_resized_boxes(views, n, size, stream):
+def random_resized_boxes(views: knobs.Views | SimpleNamespace, n: int, size: int, stream: Stream) -> np.ndarray:
     """int64 [N, 4]: torchvision's RandomResizedCrop.get_params for every row."""
     u = stream.uniform("crop", n, 10, 4)
     area = size * size * (views.crop_scale[0] + u[..., 0] * (views.crop_scale[1] - views.crop_scale[0]))
@@ -147,7 +152,7 @@ def random_resized_boxes(views, n, size, stream):
     return box.astype(np.int64)
 
 
-def draw_cutmix(views, order, size, stream):
+def draw_cutmix(views: knobs.Views, order: np.ndarray, size: int, stream: Stream) -> tuple[np.ndarray, np.ndarray]:
     """Partners int64 [N] and boxes int64 [N, 4]: permutations and boxes inside groups of `order`."""
     partner, u, share = draw_partners(views, order, stream)
     half = np.floor(size * np.sqrt(1 - share)) // 2
@@ -163,7 +168,7 @@ def draw_cutmix(views, order, size, stream):
     return partner, by_row
 
 
-def draw_mixup(views, order, stream):
+def draw_mixup(views: knobs.Views, order: np.ndarray, stream: Stream) -> tuple[np.ndarray, np.ndarray]:
     """Partners int64 [N] and weights of the own image float32 [N]."""
     partner, u, share = draw_partners(views, order, stream)
     share = np.floor(share * 2**WEIGHT_BITS + 0.5) * 2.0**-WEIGHT_BITS
@@ -174,7 +179,7 @@ def draw_mixup(views, order, stream):
     return partner, weight
 
 
-def draw_partners(views, order, stream):
+def draw_partners(views: knobs.Views, order: np.ndarray, stream: Stream) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Partners int64 [N] of rows, inside groups of `order`; for places in the order: numbers [N, 4], lambda [N].
 
     Permuted, or rolled by one as torchvision's reference (references/classification/transforms.py: `batch.roll(1, 0)`).
@@ -192,14 +197,22 @@ def draw_partners(views, order, stream):
     return partner, u, u[:, 0] if views.mix_alpha == 1 else beta_quantile(views.mix_alpha, u[:, 0])
 
 
-def beta_quantile(alpha, u):
+def beta_quantile(alpha: float, u: np.ndarray) -> np.ndarray:
     """Beta(alpha, alpha) numbers from uniform ones."""
     from scipy.special import betaincinv
 
     return betaincinv(alpha, alpha, u)
 
 
-def apply(images, views, rows, mean, std, device=None, whitening=None):
+def apply(
+    images: torch.Tensor,
+    views: Views,
+    rows: torch.Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device | str | None = None,
+    whitening: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> torch.Tensor:
     """Normalised pixels float32 [B, 3, S, S] of the views of `rows`: exactly what a teacher labels and a student sees.
 
     RandAugment, patch shuffle, crop, flip, colour jitter, lighting, mixing, normalisation, ZCA (a `Whitening`), DSA, in this
@@ -212,6 +225,7 @@ def apply(images, views, rows, mean, std, device=None, whitening=None):
     needed, where = torch.unique(torch.cat([rows, partners]), return_inverse=True)
     x = cropped(images, views, needed, device, mean)
     if views.jitter is not None:
+        assert views.jitter_order is not None  # drawn with it
         x = augmentation.color_jitter(x, views.jitter[needed].to(device), views.jitter_order[needed].to(device))
     if views.lighting is not None:
         x = x + views.lighting[needed].to(device)[:, :, None, None]
@@ -223,21 +237,30 @@ def apply(images, views, rows, mean, std, device=None, whitening=None):
             own = own * weight + other * (1 - weight)
         else:
             own = torch.where(inside(views.mix_box[rows], x.shape[-1]).to(device), other, own)
-    mean = torch.tensor(mean, device=device)[:, None, None] * 255
-    std = torch.tensor(std, device=device)[:, None, None] * 255
-    x = (own - mean) / std
+    centre = torch.tensor(mean, device=device)[:, None, None] * 255
+    scale = torch.tensor(std, device=device)[:, None, None] * 255
+    x = (own - centre) / scale
     x = x if whitening is None else whitening(x)
-    return x if views.dsa is None else augmentation.dsa(x, views.dsa[rows], views.dsa_numbers[rows])
+    if views.dsa is None:
+        return x
+    assert views.dsa_numbers is not None  # drawn with it
+    return augmentation.dsa(x, views.dsa[rows], views.dsa_numbers[rows])
 
 
-def inside(boxes, size):
+def inside(boxes: torch.Tensor, size: int) -> torch.Tensor:
     """bool [B, 1, S, S]: True inside each box (top, left, bottom, right, half open)."""
     place = torch.arange(size)
     top, left, bottom, right = (side[:, None] for side in boxes.unbind(1))
     return (((place >= top) & (place < bottom))[:, :, None] & ((place >= left) & (place < right))[:, None, :])[:, None]
 
 
-def cropped(images, views, rows, device, mean=(0.5, 0.5, 0.5)):
+def cropped(
+    images: torch.Tensor,
+    views: Views,
+    rows: torch.Tensor,
+    device: torch.device | str,
+    mean: Sequence[float] = (0.5, 0.5, 0.5),
+) -> torch.Tensor:
     """Whole numbers 0..255 as float32 [B, 3, S, S]: RandAugment, patch shuffle, crop, resize and flip of `rows`, unmixed.
 
     What timm's RandAugment moves in has the colour `mean`.
@@ -264,13 +287,14 @@ def cropped(images, views, rows, device, mean=(0.5, 0.5, 0.5)):
         return rounded(vertical.to(device) @ x).unflatten(2, (3, size)).transpose(1, 2).contiguous()
 
 
-def subset(views, rows):
+def subset(views: Views, rows: torch.Tensor) -> Views:
     """The Views of `rows` alone, to be applied to as many images."""
     fields = {field.name: getattr(views, field.name) for field in dataclasses.fields(views)}
-    return Views(**{name: None if value is None else value[rows] for name, value in fields.items()})
+    picked: dict[str, Any] = {name: None if value is None else value[rows] for name, value in fields.items()}
+    return Views(**picked)
 
 
-def shifted(images, rows, box, flip):
+def shifted(images: torch.Tensor, rows: torch.Tensor, box: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
     """Crops of the images' own size, uint8 [B, 3, S, S]: pixels move, none is resampled; those from outside are black."""
     size = images.shape[-1]
     place = torch.arange(size)
@@ -283,12 +307,12 @@ def shifted(images, rows, box, flip):
     return x.masked_fill_(outside[..., None], 0).permute(0, 3, 1, 2).contiguous()
 
 
-def rounded(x):
+def rounded(x: torch.Tensor) -> torch.Tensor:
     """Weighted sums back to whole grey levels, halves up."""
     return torch.floor(x * 2.0**-WEIGHT_BITS + 0.5)
 
 
-def resize_weights(start, length, source, out, strips):
+def resize_weights(start: torch.Tensor, length: torch.Tensor, source: int, out: int, strips: torch.Tensor) -> torch.Tensor:
     """float32 [B, out, source], whole numbers: row o weighs the source pixels that make output pixel o.
 
     The triangle filter of PIL's bilinear resize over the `length` [B] pixels from `start` [B], cut off at the crop's edge;

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from rd3_utils import hub
+from rd3_utils.data.images import ImageSet
 from rd3_utils.errors import UserError
 
 FOLDER = Path(constants.HF_HOME) / "rd3" / "zca"
@@ -29,7 +31,7 @@ class Whitening:
     centre: torch.Tensor
     matrix: torch.Tensor
 
-    def __call__(self, x):
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """float32 [B, 3, S, S] -> the same shape; an image's result does not depend on the others."""
         centre, matrix = self.centre.to(x.device), self.matrix.to(x.device)
         flat = F.pad(x.flatten(1) - centre, (0, 0, 0, -len(x) % ROWS))
@@ -37,7 +39,7 @@ class Whitening:
             return torch.cat([rows @ matrix for rows in flat.split(ROWS)])[: len(x)].view_as(x)
 
 
-def fit(images, mean, std, eps):
+def fit(images: ImageSet, mean: Sequence[float], std: Sequence[float], eps: float) -> Whitening:
     """The Whitening of an ImageSet by U (S + eps)^-1/2 U^T, where U S U^T is the covariance of its images in [0, 1].
 
     As kornia.enhance.ZCAWhitening(eps=0.1) in MTT and DATM, which do not normalise images before it
@@ -45,18 +47,18 @@ def fit(images, mean, std, eps):
     Whitening undoes that first, inside `matrix` and `centre`. Computed in float64.
     """
 
-    def chunks():
+    def chunks() -> Iterator:
         return (some.flatten(1).double() / 255 for some in images.images.split(CHUNK))
 
     centre = sum(chunk.sum(0) for chunk in chunks()) / len(images)
     covariance = sum((d := chunk - centre).T @ d for chunk in chunks()) / (len(images) - 1)
     values, vectors = torch.linalg.eigh(covariance)
     matrix = vectors * (values.clamp(min=0) + eps).rsqrt() @ vectors.T
-    mean, std = (torch.tensor(v, dtype=torch.float64).repeat_interleave(len(centre) // 3) for v in (mean, std))
-    return Whitening(((centre - mean) / std).float(), (std[:, None] * matrix).float())
+    of_mean, of_std = (torch.tensor(v, dtype=torch.float64).repeat_interleave(len(centre) // 3) for v in (mean, std))
+    return Whitening(((centre - of_mean) / of_std).float(), (of_std[:, None] * matrix).float())
 
 
-def fitted(images, mean, std, eps):
+def fitted(images: ImageSet, mean: Sequence[float], std: Sequence[float], eps: float) -> Whitening:
     """`fit`, once for the same data and numbers: kept under the Hub's cache folder (HF_HOME); one process fits, others wait."""
     key = hashlib.sha256(f"{VERSION} {images.fingerprint} {mean} {std} {eps}".encode()).hexdigest()[:32]
     path = FOLDER / f"{key}.safetensors"

@@ -72,14 +72,14 @@ class Benchmark:
     titles: tuple[str, ...] = ()  # of the classes, in the same order, where `classes` are WordNet ids: files may carry either
 
 
-def load(name):
+def load(name: str) -> Benchmark:
     """The benchmark called `name`; UserError with the nearest name when there is none."""
     if name not in names():
         raise unknown("benchmark", name, names())
     return read(BENCHMARKS / f"{name}.toml")
 
 
-def read(path):
+def read(path: Path) -> Benchmark:
     """The benchmark that the TOML file at `path` states."""
     table = read_toml(path)
     where = f"benchmark {path.stem}"
@@ -103,6 +103,6 @@ def read(path):
     return benchmark
 
 
-def names():
+def names() -> list[str]:
     """The names of all benchmarks, sorted."""
     return sorted(path.stem for path in BENCHMARKS.glob("*.toml"))

@@ -9,11 +9,14 @@ Order of authority, weakest first: the tables [training] [views] [labels] [loss]
 
 import dataclasses
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from rd3_utils.errors import UserError, unknown
+from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.protocols.knobs import (
     NEUTRAL,
     SECTIONS,
@@ -34,7 +37,7 @@ TEACHER_PROTOCOL = "teacher-v1"  # of full-hard, whatever the protocol of the ot
 CONDITION_TYPES = {"benchmark": tuple[str, ...], "student": tuple[str, ...], "ipc_min": int, "ipc_max": int,
                    "image_size_min": int, "image_size_max": int}  # fmt: skip
 ARMS = ("soft", "hard", "plain")
-CONDITIONS = {  # what a rule's `when` may say -> does it hold?
+CONDITIONS: dict[str, Callable[[Any, dict], bool]] = {  # what a rule's `when` may say -> does it hold?
     "benchmark": lambda value, case: any(fnmatchcase(case["benchmark"], pattern) for pattern in value),
     "student": lambda value, case: any(fnmatchcase(case["student"], pattern) for pattern in value),
     "ipc_min": lambda value, case: case["ipc"] >= value,
@@ -62,7 +65,7 @@ class Protocol:
     overrides: tuple = ()  # of (knob, value)
 
     @property
-    def knobs(self):
+    def knobs(self) -> dict:
         """All that counts, as plain data."""
         sections = {name: stated(getattr(self, name)) for name in SECTIONS}
         rules = [{key: rule[key] for key in ("when", "set")} for rule in self.rules]
@@ -70,29 +73,29 @@ class Protocol:
         return {**knobs, "overrides": dict(self.overrides)} if self.overrides else knobs
 
     @property
-    def label_kind(self):
+    def label_kind(self) -> str:
         """labels.kind, whoever stated it last."""
         return dict(self.overrides).get("labels.kind", self.labels.kind)
 
     @property
-    def main_labels(self):
+    def main_labels(self) -> str:
         """Which of its arms has the protocol's own labels: "hard" for classes, "soft" for all that is more than a class."""
         return "hard" if self.labels.kind == "hard" else "soft"
 
     @property
-    def digest(self):
+    def digest(self) -> str:
         """The first 12 hex digits of a SHA-256 over canonical JSON of every knob."""
         return digest(self.knobs)
 
     @property
-    def label(self):
+    def label(self) -> str:
         """How outputs name it: the released name, or "custom, based on NAME (KEY=VALUE)"."""
         if not self.overrides:
             return self.name
         changes = ", ".join(f"{key}={json.dumps(value)}" for key, value in self.overrides)
         return f"custom, based on {self.name} ({changes})"
 
-    def override(self, assignments):
+    def override(self, assignments: Iterable[str]) -> "Protocol":
         """This protocol with `["training.epochs=10", ...]` applied; the digest changes and outputs say so."""
         pairs = dict(self.overrides)
         for assignment in assignments:
@@ -102,12 +105,12 @@ class Protocol:
             pairs[key] = check_knob(key, parse_value(text), "--set")
         return dataclasses.replace(self, overrides=tuple(sorted(pairs.items())))
 
-    def matching(self, benchmark, student, ipc):
+    def matching(self, benchmark: Benchmark, student: str, ipc: int) -> list[dict]:
         """The rules that hold for `student` on `ipc` images per class of `benchmark`, in order: later ones win."""
         case = {"benchmark": benchmark.name, "student": student, "ipc": ipc, "image_size": benchmark.image.size}
         return [rule for rule in self.rules if all(CONDITIONS[name](value, case) for name, value in rule["when"].items())]
 
-    def resolve(self, benchmark, student, ipc, images, labels):
+    def resolve(self, benchmark: Benchmark, student: str, ipc: int, images: int, labels: str) -> Recipe:
         """The Recipe for `images` images at `ipc` per class, for the arm that labels them `labels` (soft, hard, plain).
 
         The batch and the mixing group are capped at the number of images. UserError when the protocol has no such arm.
@@ -145,7 +148,7 @@ class Protocol:
         return recipe
 
 
-def load(name):
+def load(name: Path | str) -> Protocol:
     """The released protocol `name`, or the one in a TOML file whose path is given."""
     path = Path(name) if str(name).endswith(".toml") else RELEASED / f"{name}.toml"
     if not path.is_file():
@@ -182,12 +185,12 @@ def load(name):
     return protocol
 
 
-def names():
+def names() -> list[str]:
     """The names of all released protocols, sorted."""
     return sorted(path.stem for path in RELEASED.glob("*.toml"))
 
 
-def read_rule(rule, where):
+def read_rule(rule: dict, where: str) -> dict:
     """A rule with known conditions and knobs, values coerced; `source` says in words where its values come from."""
     source = {"source": str} if "source" in rule else {}
     wanted = {"when": dict, "set": dict, **source}

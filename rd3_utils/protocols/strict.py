@@ -4,11 +4,18 @@ import dataclasses
 import tomllib
 import types
 import typing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rd3_utils.errors import UserError, unknown
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-def read_toml(path):
+T = TypeVar("T", bound="DataclassInstance")
+
+
+def read_toml(path: Path) -> dict:
     """The TOML file at `path` as a dict; UserError if it is missing or not TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -18,7 +25,7 @@ def read_toml(path):
         raise UserError(f"{path} is not valid TOML: {error}.") from error
 
 
-def build(cls, table, where):
+def build(cls: type[T], table: Any, where: str) -> T:
     """`cls(**table)` with every field present, none unknown, each of its declared type.
 
     `where` names the table in messages, such as "rd3-v1 [training]". An int is accepted where a float is declared;
@@ -39,7 +46,7 @@ def build(cls, table, where):
     return cls(**{name: coerce(declared[name], value, f"{where} {name}") for name, value in table.items()})
 
 
-def coerce(declared, value, where):
+def coerce(declared: Any, value: Any, where: str) -> Any:
     """`value` as the declared type, or a UserError that names the place, the value and the type wanted."""
     origin, arguments = typing.get_origin(declared), typing.get_args(declared)
     if origin in (types.UnionType, typing.Union):
