@@ -10,6 +10,7 @@ from rd3_utils.cli.label import parse
 if __name__ == "__main__":
     given = parse()  # a mistyped option is told before torch is imported
 
+import argparse
 import contextlib
 import json
 import shlex
@@ -28,13 +29,13 @@ from rd3_utils.publishing import dataset_repo
 WHAT = "benchmark", "protocol", "distilled", "set", "views_seed", "student"  # options that say which labels these are
 
 
-def main(options):
+def main(options: argparse.Namespace) -> None:
     accelerator = launch.accelerator()
     benchmark, protocol = shared.read_what(options)
     target = shared.push_target(options, "dataset")
     student = students.architecture(options.student or benchmark.defaults.student, benchmark)
 
-    def train():
+    def train() -> tables.Table:
         return tables.real(benchmark, "train", options.data_dir, options.workers)
 
     images = selections.image_set(options.distilled or benchmark.defaults.distilled, benchmark, train, options.workers)
@@ -56,7 +57,7 @@ def main(options):
         return
     if target:
         missing = not labelling.is_complete(where, plan)
-        launch.raise_on_all(accelerator, lambda: accelerator.is_main_process and hub.may_push(target, missing))
+        launch.raise_on_all(accelerator, lambda: hub.may_push(target, missing) if accelerator.is_main_process else None)
         pushed = images if options.with_images else None
         about = dataset_repo.about_images(options.distilled or benchmark.defaults.distilled, images) if pushed else {}
     if labelling.is_complete(where, plan):
@@ -65,7 +66,7 @@ def main(options):
         started = time.time()
         test = image_sets.test_split(benchmark, options.data_dir, options.workers)
         with dataset_repo.LabelUpload(target, where) if target else contextlib.nullcontext() as upload:
-            finished = upload.finished if target else None
+            finished = upload.finished if upload else None
             labelling.make(Path(where), plan, images, recipe, found, benchmark, test, accelerator, finished)
         index = json.loads((where / "index.json").read_text())
         for teacher in index["teachers"]:
@@ -79,7 +80,7 @@ def main(options):
         dataset_repo.publish_labels(target, Path(where), pushed, about, benchmark, words)
 
 
-def same_labels(options):
+def same_labels(options: argparse.Namespace) -> list[str]:
     """The options of train_student.py that find these labels again."""
     words = ["--soft-labels", options.out] if options.out != options.defaults["out"] else []
     for name in (*WHAT, "teacher", "data_dir"):
@@ -90,7 +91,7 @@ def same_labels(options):
     return words + plain(options)
 
 
-def plain(options):
+def plain(options: argparse.Namespace) -> list[str]:
     """The option of train_student.py for labels of plain views."""
     return ["--arms", "distilled-plain"] if options.labels == "plain" else []
 

@@ -13,22 +13,29 @@ if __name__ == "__main__":
 import dataclasses
 import functools
 import time
+from argparse import Namespace
+from pathlib import Path
 
+from accelerate import Accelerator
 from accelerate.utils import tqdm
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from rd3_utils import launch, tracking
 from rd3_utils.arms import kept, label_sources, planned_runs
 from rd3_utils.cli import options as shared
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import tables
+from rd3_utils.data.whitening import Whitening
 from rd3_utils.learning import fitting, search, students, training
+from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.publishing import card, student_repo
 from rd3_utils.scoring import runs
 
 MONITORED = 20  # how often --monitor-test looks at the test split in one training
 
 
-def main(options):
+def main(options: Namespace) -> None:
     accelerator = launch.accelerator(**tracking.arguments(options.log_with, options.out))
     benchmark, protocol = shared.read_what(options)
     target = shared.push_target(options, "model")
@@ -70,11 +77,12 @@ def main(options):
         student_repo.push(target, pushed, cells, finished, benchmark, options, precision)
 
 
-def train(cell, labels, whitening, benchmark, test, where, options, accelerator):
+def train(cell: planned_runs.Cell, labels: fitting.Labels, whitening: Whitening | None, benchmark: Benchmark,
+          test: image_sets.ImageSet, where: Path, options: Namespace, accelerator: Accelerator) -> runs.Run:  # fmt: skip
     """Train one student from its seed, score its last epoch, write and return the Run."""
     launched = f"{accelerator.num_processes}-{launch.precision(accelerator)}"
     checkpoint = where.with_name(f"seed{cell.seed}-{launched}.checkpoint")
-    searched = {}
+    searched: dict = {}
     if cell.recipe.training.learning_rates:
         found = best_rate(cell, labels, whitening, benchmark, test, checkpoint, options, accelerator)
         searched = {"learning_rate_search": found}
@@ -82,7 +90,7 @@ def train(cell, labels, whitening, benchmark, test, where, options, accelerator)
 
     tracking.begin(accelerator, where.relative_to(options.out).with_suffix(""), cell.describe(labels))
 
-    def watch(entry, student=None, average=None):
+    def watch(entry: dict, student: nn.Module | None = None, average: AveragedModel | None = None) -> None:
         if options.monitor_test and student and entry["epoch"] % max(1, cell.recipe.training.epochs // MONITORED) == 0:
             entry["test_top1"] = fitting.score(cell, student, average, test, benchmark, whitening, accelerator)["top1"]
         accelerator.log(entry, step=entry["epoch"])
@@ -112,14 +120,15 @@ def train(cell, labels, whitening, benchmark, test, where, options, accelerator)
     return finished
 
 
-def best_rate(cell, labels, whitening, benchmark, test, checkpoint, options, accelerator):
+def best_rate(cell: planned_runs.Cell, labels: fitting.Labels, whitening: Whitening | None, benchmark: Benchmark,
+              test: image_sets.ImageSet, checkpoint: Path, options: Namespace, accelerator: Accelerator) -> dict:  # fmt: skip
     """The learning-rate search of the recipe's grid on held-out images: as it is kept there, or made now by all processes."""
     held_out = search.held_out(tables.real(benchmark, "train", options.data_dir, options.workers), cell.images)
     launch.agree(accelerator, held_out.fingerprint, "the train images they hold out")
     labels = label_sources.labels_of_search(cell, labels)  # the same for all seeds
     wanted = kept.expected(cell, labels, launch.precision(accelerator), benchmark, test)
 
-    def top1(rate):
+    def top1(rate: float) -> float | None:
         candidate = dataclasses.replace(cell, recipe=search.with_rate(cell.recipe, rate), seed=search.SEED)
         temporary = checkpoint.with_stem(f"{checkpoint.stem}-rate{rate:g}")
         try:

@@ -4,7 +4,11 @@ A protocol states either as one number, which timm takes as `drop_rate` and `dro
 before the classifier, stochastic depth grows to its number over the blocks. What a network really draws is read from a step.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rd3_utils import hub
@@ -17,11 +21,13 @@ KNOBS = {"drop_rate": "dropout", "drop_path_rate": "stochastic_depth"}  # timm's
 class Draws(TorchDispatchMode):
     """Notes (shape, probability) of every random mask that is drawn while it is open."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.masks = []
+        self.masks: list[tuple[torch.Size, float]] = []
 
-    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+    def __torch_dispatch__(
+        self, function: Callable, types: Sequence[type], arguments: tuple = (), named: dict | None = None
+    ) -> Any:
         if function is torch.ops.aten.bernoulli_.float:  # of what is kept
             self.masks.append((arguments[0].shape, 1 - (arguments[1] if len(arguments) > 1 else 0.5)))  # 0.5 is left out
         if function is torch.ops.aten.native_dropout.default:
@@ -29,13 +35,14 @@ class Draws(TorchDispatchMode):
         return function(*arguments, **(named or {}))
 
 
-def drawn(network, size):
+def drawn(network: nn.Module, size: int) -> dict[str, list[float]]:
     """{"dropout": [p, ...], "stochastic_depth": [p, ...]}: the probabilities of one training step, in order; 0 is none.
 
     A step on two images of `size` pixels, in shapes without numbers: nothing is computed, and the network stays as it is.
     """
     state = {name: tensor.to("meta") for name, tensor in [*network.named_parameters(), *network.named_buffers()]}
-    training, found = network.training, {"dropout": [], "stochastic_depth": []}
+    training = network.training
+    found: dict[str, list[float]] = {"dropout": [], "stochastic_depth": []}
     try:
         with Draws() as draws, torch.no_grad():
             torch.func.functional_call(network.train(), state, torch.empty(2, 3, size, size, device="meta"))
@@ -46,7 +53,7 @@ def drawn(network, size):
     return found
 
 
-def built(make, arch, dropout, stochastic_depth):
+def built(make: Callable[..., nn.Module], arch: str, dropout: float, stochastic_depth: float) -> nn.Module:
     """`make(**words)`, a timm network with these rates; STOCK leaves timm's own.
 
     UserError where it has no place for one; a rate of 0 is not told to a network that does not know the word.
@@ -64,7 +71,7 @@ def built(make, arch, dropout, stochastic_depth):
                 raise none_of(arch, unknown, dropout if unknown == "drop_rate" else stochastic_depth) from error
 
 
-def check(network, arch, size, dropout, stochastic_depth):
+def check(network: nn.Module, arch: str, size: int, dropout: float, stochastic_depth: float) -> None:
     """UserError where a training step of `network` would not draw what is stated."""
     if dropout == stochastic_depth == STOCK:
         return
@@ -85,7 +92,7 @@ def check(network, arch, size, dropout, stochastic_depth):
             )
 
 
-def none_of(arch, word, rate):
+def none_of(arch: str, word: str, rate: float) -> UserError:
     """The UserError of a network without a place for the rate that timm calls `word`."""
     knob = KNOBS[word]
     return UserError(

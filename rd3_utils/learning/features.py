@@ -7,6 +7,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import timm
@@ -19,6 +20,7 @@ from rd3_utils import hub
 from rd3_utils.data import embedded, tables
 from rd3_utils.errors import UserError
 from rd3_utils.learning import students, teachers, training
+from rd3_utils.protocols.benchmark import Benchmark
 
 BATCH = 500  # images of 32 px and less per forward pass; fewer of larger ones
 RUN = "run.json"  # the Run of a network, where it lies in the network's own folder
@@ -39,7 +41,7 @@ class Frozen:
     folder: Path | None = None  # where its files lie
 
 
-def load(source):
+def load(source: str) -> Frozen:
     """The Frozen network that was saved at `source`: a folder, local-dir:FOLDER or hf-hub:OWNER/REPO[@REVISION].
 
     UserError for a folder without config.json or safetensors, files of another network, one that takes no square images of
@@ -67,7 +69,7 @@ def load(source):
         raise UserError(f"student {source} has no model.safetensors beside its config.json; give the whole folder.")
     try:
         network = timm.create_model(f"local-dir:{folder}", pretrained=True)
-        config = network.pretrained_cfg
+        config = cast(dict, network.pretrained_cfg)
         shape, mean, std = (tuple(config[key]) for key in ("input_size", "mean", "std"))
     except teachers.MISLOADED as error:
         raise UserError(f"student {source} cannot be loaded: {hub.one_line(error)}") from error
@@ -80,26 +82,35 @@ def load(source):
     return frozen(network, name, commit, config["architecture"], shape[1], mean, std, folder)
 
 
-def untrained(student, benchmark, seed):
+def untrained(student: str, benchmark: Benchmark, seed: int) -> Frozen:
     """The Frozen network that the student of this seed is before its training."""
     network = students.create(student, benchmark, seed)
     image = benchmark.image
     return frozen(network, f"untrained:{student},seed={seed}", None, student, image.size, image.mean, image.std)
 
 
-def frozen(network, source, commit, architecture, size, mean, std, folder=None):
+def frozen(
+    network: nn.Module,
+    source: str,
+    commit: str | None,
+    architecture: str,
+    size: int,
+    mean: tuple,
+    std: tuple,
+    folder: Path | None = None,
+) -> Frozen:
     network.eval().requires_grad_(False)
     return Frozen(network, source, commit, architecture, teachers.weights_sha256(network), size, mean, std, folder)
 
 
 @torch.no_grad()
-def extract(one, images, device, batch=BATCH):
+def extract(one: Frozen, images: torch.Tensor, device: torch.device | str, batch: int = BATCH) -> torch.Tensor:
     """float32 [N, D]: the features of `images` uint8 [N, 3, S', S'] in order; what the classifier reads, bit for bit.
 
     Images of another size are `resized` to the network's. Eval mode and float32, no views. UserError for a network of
     another kind, and where features are no finite numbers or the same for all images.
     """
-    network = one.network.to(device)
+    network: Any = one.network.to(device)  # timm's networks have no type in common that tells of features
     mean, std = (torch.tensor(v, device=device)[:, None, None] * 255 for v in (one.mean, one.std))
     found = []
     steps = torch.arange(len(images)).split(min(batch, max(64, batch * 32**2 // one.size**2)))
@@ -118,13 +129,13 @@ def extract(one, images, device, batch=BATCH):
     return features
 
 
-def resized(images, size):
+def resized(images: torch.Tensor, size: int) -> torch.Tensor:
     """uint8 [N, 3, size, size] of uint8 [N, 3, S, S]: PIL's bilinear resize, which averages where it makes smaller."""
     if images.shape[-1] == size:
         return images
     into = np.empty((len(images), 3, size, size), np.uint8)
 
-    def one(i):
+    def one(i: int) -> None:
         picture = Image.fromarray(images[i].permute(1, 2, 0).numpy())
         into[i] = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
 

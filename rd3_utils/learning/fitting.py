@@ -5,18 +5,64 @@ A *cell* says what is trained: student, seed, recipe, images. A killed training 
 
 import contextlib
 import time
+import typing
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import tqdm
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from rd3_utils import launch
 from rd3_utils.data import views as view_sets
+from rd3_utils.data.images import ImageSet
+from rd3_utils.data.whitening import Whitening
 from rd3_utils.learning import batch_norm, evaluation, losses, students, training
+from rd3_utils.protocols.benchmark import Benchmark
+from rd3_utils.protocols.recipe import Recipe
 
 CHECKPOINT_SECONDS = 60  # a killed run loses at most this much, and the epoch it was in
 
 
-def fit(cell, labels, whitening, benchmark, checkpoint, accelerator, watch=None):
+class Cell(typing.Protocol):
+    """What is read of a cell here; arms.planned_runs.Cell is one."""
+
+    @property
+    def student(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def recipe(self) -> Recipe: ...
+    @property
+    def images(self) -> ImageSet: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def full_name(self) -> str: ...
+
+
+class Labels(typing.Protocol):
+    """Labels that are read epoch by epoch: a SoftLabelStore, OnlineLabels and all readers of data.label_readers."""
+
+    @property
+    def teachers(self) -> list[dict]: ...
+    @property
+    def origin(self) -> dict: ...
+    def describe(self) -> dict: ...
+    def epoch(self, epoch: int) -> tuple[view_sets.Views, torch.Tensor | None]: ...
+
+
+def fit(
+    cell: Cell,
+    labels: Labels,
+    whitening: Whitening | None,
+    benchmark: Benchmark,
+    checkpoint: Path,
+    accelerator: Accelerator,
+    watch: Callable[..., None] | None = None,
+) -> tuple[nn.Module, AveragedModel | None, list[dict], float]:
     """Train one student from its seed: (network, moving average or None, history, when it started).
 
     `watch(entry, network, average)` is called after every epoch with its entry of the history, `watch(entry)` for an old one.
@@ -31,8 +77,9 @@ def fit(cell, labels, whitening, benchmark, checkpoint, accelerator, watch=None)
     state = student, optimizer, training.fresh_scaler(accelerator), average
     first, seconds, history = training.load_checkpoint(checkpoint, labels.describe(), *state)
     launch.agree(accelerator, first, "the epoch to resume from: put --out on a disk that all share")
-    for entry in history if watch else ():
-        watch(entry)
+    if watch:
+        for entry in history:
+            watch(entry)
     started, saved = started - seconds, time.time()
     statistics = batch_norm.RunningStatistics(student, recipe, accelerator)
 
@@ -78,7 +125,15 @@ def fit(cell, labels, whitening, benchmark, checkpoint, accelerator, watch=None)
     return student, average, history, started
 
 
-def score(cell, student, average, test, benchmark, whitening, accelerator):
+def score(
+    cell: Cell,
+    student: nn.Module,
+    average: AveragedModel | None,
+    test: ImageSet,
+    benchmark: Benchmark,
+    whitening: Whitening | None,
+    accelerator: Accelerator,
+) -> dict:
     """Top-1 and top-5 on the whole test split, of the moving average of the weights if there is one; Diverged if no numbers."""
     if average:
         for kept, live in zip(average.module.buffers(), student.buffers()):

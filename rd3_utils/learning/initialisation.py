@@ -6,11 +6,16 @@ a test compares every tensor with it. Of DenseNet, Swin and ConvNeXt both draw a
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
+import torch
 from torch import nn
 
+Timm = Any  # a network of timm whose parts are named: torch knows of them only that they are tensors or modules
 
-def convolutions(network):
+
+def convolutions(network: nn.Module) -> None:
     """He's normal by fan-out for every convolution, no bias; norms that do nothing (torchvision's CNNs, all alike)."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -22,31 +27,31 @@ def convolutions(network):
             nn.init.zeros_(module.bias)
 
 
-def resnet(network):
+def resnet(network: Timm) -> None:
     """torchvision/models/resnet.py: residual branches are on (zero_init_residual=False); fc as torch draws it."""
     convolutions(network)
     network.fc.reset_parameters()
 
 
-def small_image_resnet(network):
+def small_image_resnet(network: Timm) -> None:
     """The same with the 3x3 stem put in afterwards, as torch draws it: LINs-lab/RDED synthesize/utils.py:193-204."""
     resnet(network)
     network.conv1.reset_parameters()
 
 
-def mobilenet(network):
+def mobilenet(network: nn.Module) -> None:
     """torchvision/models/mobilenetv2.py, mobilenetv3.py: kernels of depthwise convolutions by the fan-out of all channels."""
     convolutions(network)
     linear_layers(network, lambda weight: nn.init.normal_(weight, 0, 0.01))
 
 
-def efficientnet(network):
+def efficientnet(network: nn.Module) -> None:
     """torchvision/models/efficientnet.py: the last layer uniform to 1 / sqrt(classes)."""
     convolutions(network)
     linear_layers(network, lambda weight: nn.init.uniform_(weight, -1 / math.sqrt(len(weight)), 1 / math.sqrt(len(weight))))
 
 
-def vgg(network):
+def vgg(network: Timm) -> None:
     """torchvision/models/vgg.py. timm writes the first two linear layers as convolutions; they are drawn as linear ones."""
     convolutions(network)
     for module in (network.pre_logits.fc1, network.pre_logits.fc2, network.head.fc):
@@ -54,7 +59,7 @@ def vgg(network):
         nn.init.zeros_(module.bias)
 
 
-def vision_transformer(network):
+def vision_transformer(network: Timm) -> None:
     """torchvision/models/vision_transformer.py: Glorot's uniform inside blocks, and a last layer of zeros."""
     patches = network.patch_embed.proj
     nn.init.trunc_normal_(patches.weight, std=math.sqrt(1 / patches.weight[0].numel()))
@@ -73,7 +78,7 @@ def vision_transformer(network):
     nn.init.zeros_(network.head.bias)
 
 
-def linear_layers(network, draw):
+def linear_layers(network: nn.Module, draw: Callable[[torch.Tensor], Any]) -> None:
     """Call `draw` on the weight of every linear layer; biases become 0."""
     for module in network.modules():
         if isinstance(module, nn.Linear):
@@ -81,7 +86,7 @@ def linear_layers(network, draw):
             nn.init.zeros_(module.bias)
 
 
-RULES = {  # timm's name -> the rule; `resnet50.a1_in1k` is resnet50
+RULES: dict[str, Callable[[nn.Module], None]] = {  # timm's name -> the rule; `resnet50.a1_in1k` is resnet50
     **{f"resnet{depth}_cifar": small_image_resnet for depth in (18, 34, 50, 101)},
     **{f"resnet{depth}": resnet for depth in (18, 34, 50, 101, 152)},
     **{name: resnet for name in "resnext50_32x4d resnext101_32x8d resnext101_64x4d wide_resnet50_2 wide_resnet101_2".split()},
@@ -93,14 +98,14 @@ RULES = {  # timm's name -> the rule; `resnet50.a1_in1k` is resnet50
 }
 
 
-def draw(name, network):
+def draw(name: str, network: nn.Module) -> None:
     """Draw the weights of `network`, which timm has just built as `name`, again where torchvision has a rule for it."""
     rule = RULES.get(name.partition(".")[0])
     if rule is not None:
         rule(network)
 
 
-def version(name):
+def version(name: str) -> int:
     """Which initialisation students called `name` have: 2 where torchvision's took the place of timm's, 1 where none changed.
 
     Runs of two versions are of two networks. A Run that states none is of version 1.

@@ -6,19 +6,28 @@ With labels.teacher_bn = "groups:N" the batches are those of N views in the epoc
 """
 
 import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import tqdm
+from torch import nn
 
 from rd3_utils.data import label_store, soft_labels, views
+from rd3_utils.data.images import ImageSet
+from rd3_utils.data.soft_labels import Plan
 from rd3_utils.errors import UserError
 from rd3_utils.launch import raise_on_all
 from rd3_utils.learning import evaluation, teachers
+from rd3_utils.learning.teachers import Teacher
 from rd3_utils.learning.training import on_device
+from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.protocols.knobs import stated
+from rd3_utils.protocols.recipe import Recipe
 
 
-def load_teachers(sources, recipe, benchmark):
+def load_teachers(sources: Sequence[str], recipe: Recipe, benchmark: Benchmark) -> list[Teacher]:
     """The Teachers at `sources`; UserError unless they are as many, and of the architectures, that the recipe labels with."""
     wanted = recipe.labels.teachers
     if len(sources) != wanted:
@@ -31,9 +40,18 @@ def load_teachers(sources, recipe, benchmark):
     return found
 
 
-def plan(images, recipe, found, views_seed, device, forward_batch=100, label_dtype="fp16", shard_mb=256):
+def plan(
+    images: ImageSet,
+    recipe: Recipe,
+    found: Sequence[Teacher],
+    views_seed: int,
+    device: torch.device,
+    forward_batch: int = 100,
+    label_dtype: str = "fp16",
+    shard_mb: int = 256,
+) -> Plan:
     """The soft_labels.Plan for labelling `images` under `recipe`."""
-    return soft_labels.Plan(
+    return Plan(
         images={key: value for key, value in images.describe().items() if key not in ("source", "train")},
         class_names=images.class_names,
         epochs=recipe.label_epochs,
@@ -55,7 +73,7 @@ def plan(images, recipe, found, views_seed, device, forward_batch=100, label_dty
     )
 
 
-def is_complete(where, plan):
+def is_complete(where: Path, plan: Plan) -> bool:
     """Whether a finished, undamaged store with all epochs of `plan` lies in `where`.
 
     UserError if it holds another kind of labels.
@@ -72,7 +90,17 @@ def is_complete(where, plan):
     return index["epochs"] >= plan.epochs and label_store.intact(where, index)
 
 
-def make(where, plan, images, recipe, found, benchmark, test, accelerator, finished=None):
+def make(
+    where: Path,
+    plan: Plan,
+    images: ImageSet,
+    recipe: Recipe,
+    found: Sequence[Teacher],
+    benchmark: Benchmark,
+    test: ImageSet,
+    accelerator: Accelerator,
+    finished: Callable[[list[Path]], None] | None = None,
+) -> Path:
     """Write the shards of `plan` that `where` lacks, split over the processes, then the index. Returns the folder.
 
     First every teacher is examined on the whole `test` split, and its accuracy goes into the store, beside the share of
@@ -84,7 +112,7 @@ def make(where, plan, images, recipe, found, benchmark, test, accelerator, finis
     if (where / "index.json").is_file():  # a damaged store of more epochs is mended, not cut short
         plan = dataclasses.replace(plan, epochs=max(plan.epochs, soft_labels.read_index(where)["epochs"]))
     known = soft_labels.known_sha256(where)
-    missing = [shard for shard in plan.shards if not soft_labels.is_written(where / shard[0], plan, *shard[1:], known)]
+    missing = [shard for shard in plan.shards if not soft_labels.is_written(where / shard[0], plan, shard[1], shard[2], known)]
     accelerator.wait_for_everyone()  # every process has seen the same gaps before anyone fills one
     if accelerator.is_main_process and any(name in known for name, *_ in missing):
         (where / "index.json").unlink(missing_ok=True)  # it names shards that are about to change
@@ -93,9 +121,9 @@ def make(where, plan, images, recipe, found, benchmark, test, accelerator, finis
     network = teachers.Ensemble(found, benchmark, plan.ensemble).to(accelerator.device)
     pixels = on_device(images.images, accelerator.device)
 
-    def write_mine():
+    def write_mine() -> None:
         for name, first, stop in tqdm(mine, desc=f"labels {images.name}", unit="shard", leave=False):
-            drawn = {}
+            drawn: dict[int, views.Views] = {}
             logits = label(network, pixels, recipe, plan, first, stop, drawn, accelerator.device)
             epochs = [drawn[epoch] for epoch in range(first, stop)]
             soft_labels.write_shard(where / name, plan, first, stop, epochs, logits)
@@ -111,7 +139,7 @@ def make(where, plan, images, recipe, found, benchmark, test, accelerator, finis
     return where
 
 
-def recognised(network, images, benchmark, accelerator):
+def recognised(network: nn.Module, images: ImageSet, benchmark: Benchmark, accelerator: Accelerator) -> float:
     """Share of the `images`, as they are, that the Ensemble `network` puts into their own class; batch norm in eval mode.
 
     Images that a teacher takes for other classes have soft labels that speak of those: it is what such labels are worth.
@@ -121,13 +149,31 @@ def recognised(network, images, benchmark, accelerator):
 
 
 @torch.no_grad()
-def label(network, pixels, recipe, plan, first, stop, drawn, device):
+def label(
+    network: nn.Module,
+    pixels: torch.Tensor,
+    recipe: Recipe,
+    plan: Plan,
+    first: int,
+    stop: int,
+    drawn: dict[int, views.Views],
+    device: torch.device,
+) -> torch.Tensor:
     """Logits float32 [stop - first, N, C] of epochs first..stop; fills `drawn` with the Views of each epoch."""
     how = in_stream if plan.teacher_bn == "eval" else in_groups
     return how(network, pixels, recipe, plan, first, stop, drawn, device)
 
 
-def in_stream(network, pixels, recipe, plan, first, stop, drawn, device):
+def in_stream(
+    network: nn.Module,
+    pixels: torch.Tensor,
+    recipe: Recipe,
+    plan: Plan,
+    first: int,
+    stop: int,
+    drawn: dict[int, views.Views],
+    device: torch.device,
+) -> torch.Tensor:
     """`label` where views do not influence one another.
 
     Forward batch b holds rows b * F ... (b + 1) * F of the endless stream of epochs, so batches at the edges reach into
@@ -149,7 +195,16 @@ def in_stream(network, pixels, recipe, plan, first, stop, drawn, device):
     return logits.view(stop - first, n, plan.classes)
 
 
-def in_groups(network, pixels, recipe, plan, first, stop, drawn, device):
+def in_groups(
+    network: nn.Module,
+    pixels: torch.Tensor,
+    recipe: Recipe,
+    plan: Plan,
+    first: int,
+    stop: int,
+    drawn: dict[int, views.Views],
+    device: torch.device,
+) -> torch.Tensor:
     """`label` with the teachers' batch norm over N consecutive views of the epoch's order, those that a student's batch holds.
 
     A group is one forward pass, the last of an epoch may be smaller. As Jiacheng8/CV-DD relabel/relabel.py:281-328, but for
@@ -172,26 +227,35 @@ class OnlineLabels:
     Views and logits have the bits that the store would give back. Every process labels whole epochs by itself.
     """
 
-    def __init__(self, plan, images, recipe, found, benchmark, accelerator):
+    def __init__(
+        self,
+        plan: Plan,
+        images: ImageSet,
+        recipe: Recipe,
+        found: Sequence[Teacher],
+        benchmark: Benchmark,
+        accelerator: Accelerator,
+    ) -> None:
         self.plan, self.recipe, self.device = plan, recipe, accelerator.device
         self.network = teachers.Ensemble(found, benchmark, plan.ensemble).to(self.device)
         self.pixels = on_device(images.images, self.device)
         self.teachers = teachers.described(found, plan.ensemble)
         self.origin = {"recognised": recognised(self.network, images, benchmark, accelerator)}
-        self.at, self.last = None, None
+        self.at: int | None = None
+        self.last: tuple[views.Views, torch.Tensor] | None = None
 
-    def describe(self):
+    def describe(self) -> dict:
         """What a Run records of its labels: the same as of a store, of no bytes."""
         index = self.plan.header
         keys = "epochs views_digest views_seed teachers_id ensemble label_dtype forward_batch device".split()
         known = {**{key: index[key] for key in keys}, **label_store.grouping(index)}
         return {"kind": "soft", "bytes": 0, **known, "online": True}
 
-    def epoch(self, epoch):
+    def epoch(self, epoch: int) -> tuple[views.Views, torch.Tensor]:
         """(Views, logits float32 [N, C]) of `epoch`; epochs beyond the planned ones cycle."""
         epoch %= self.plan.epochs
-        if epoch != self.at:
-            drawn = {}
+        if self.last is None or epoch != self.at:
+            drawn: dict[int, views.Views] = {}
             logits = label(self.network, self.pixels, self.recipe, self.plan, epoch, epoch + 1, drawn, self.device)
             stored = soft_labels.unpacked(soft_labels.packed(logits, self.plan, epoch, epoch + 1))
             self.at, self.last = epoch, (drawn[epoch], stored[0])

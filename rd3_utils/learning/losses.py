@@ -5,13 +5,18 @@ own_share [B], loss): logits of both networks for the same view, the classes of 
 the share of pixels that show the image itself, and the recipe's Loss.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
+from rd3_utils.protocols.knobs import Loss
 
 SMOOTHING = 0.1  # of the class in GIFT's labels
 
 
-def kl(student, teacher, classes, partner_classes, own_share, loss):
+def kl(student: Tensor, teacher: Tensor, classes: Tensor, partner_classes: Tensor, own_share: Tensor, loss: Loss) -> Tensor:
     """KL(teacher || student) of softmax(logits / T), times T^2 if `t_squared`; batchmean over rows.
 
     Hinton et al., arXiv 1503.02531; without T^2 as VILA-Lab/SRe2L SRe2L/validate/train_FKD.py:216,248-251. In float64: at
@@ -25,14 +30,16 @@ def kl(student, teacher, classes, partner_classes, own_share, loss):
     return rows * t**2 if loss.t_squared else rows
 
 
-def soft_ce(student, teacher, classes, partner_classes, own_share, loss):
+def soft_ce(
+    student: Tensor, teacher: Tensor, classes: Tensor, partner_classes: Tensor, own_share: Tensor, loss: Loss
+) -> Tensor:
     """Cross-entropy of softmax(student / T) with softmax(teacher / T) as target, times T^2 if `t_squared`."""
     t = loss.temperature
     rows = -(F.softmax(teacher / t, 1) * F.log_softmax(student / t, 1)).sum(1)
     return rows * t**2 if loss.t_squared else rows
 
 
-def mse_gt(student, teacher, classes, partner_classes, own_share, loss):
+def mse_gt(student: Tensor, teacher: Tensor, classes: Tensor, partner_classes: Tensor, own_share: Tensor, loss: Loss) -> Tensor:
     """Mean squared error of the logits plus `hard_weight` times the hard term (by default of the own class, mixed or not).
 
     shaoshitong/G_VBSM_Dataset_Condensation Branch_full_ImageNet_1k/train/train_FKD_parallel.py; EDC, arXiv 2404.13733.
@@ -41,13 +48,15 @@ def mse_gt(student, teacher, classes, partner_classes, own_share, loss):
     return squares + loss.hard_weight * hard_term(student, classes, partner_classes, own_share, loss)
 
 
-def joint_ce(student, teacher, classes, partner_classes, own_share, loss):
+def joint_ce(
+    student: Tensor, teacher: Tensor, classes: Tensor, partner_classes: Tensor, own_share: Tensor, loss: Loss
+) -> Tensor:
     """`soft_ce` plus `hard_weight` times the hard term, which has no temperature."""
     soft = soft_ce(student, teacher, classes, partner_classes, own_share, loss)
     return soft + loss.hard_weight * hard_term(student, classes, partner_classes, own_share, loss)
 
 
-def cosine(student, teacher, classes, partner_classes, own_share, loss):
+def cosine(student: Tensor, teacher: Tensor, classes: Tensor, partner_classes: Tensor, own_share: Tensor, loss: Loss) -> Tensor:
     """1 - cosine of the student's logits and the label: the teacher's logits plus `hard_weight` of the smoothed own class.
 
     GIFT (Shang et al., ICLR 2025, arXiv 2405.14736), LINs-lab/GIFT ec9503e validate/losses_benchmark.py: logits and the
@@ -59,24 +68,28 @@ def cosine(student, teacher, classes, partner_classes, own_share, loss):
     return 1 - F.cosine_similarity(student, label, dim=1)
 
 
-def hard_term(student, classes, partner_classes, own_share, loss):
+def hard_term(student: Tensor, classes: Tensor, partner_classes: Tensor, own_share: Tensor, loss: Loss) -> Tensor:
     """Cross-entropy with the class of the image or, where `hard_target` is "mixed", with both of a mixed one."""
     of = ce_mixed if loss.hard_target == "mixed" else ce
     return of(student, None, classes, partner_classes, own_share, loss)
 
 
-def ce(student, teacher, classes, partner_classes, own_share, loss):
+def ce(
+    student: Tensor, teacher: Tensor | None, classes: Tensor, partner_classes: Tensor, own_share: Tensor, loss: Loss
+) -> Tensor:
     """Cross-entropy with the class of the image."""
     return F.cross_entropy(student, classes, reduction="none")
 
 
-def ce_mixed(student, teacher, classes, partner_classes, own_share, loss):
+def ce_mixed(
+    student: Tensor, teacher: Tensor | None, classes: Tensor, partner_classes: Tensor, own_share: Tensor, loss: Loss
+) -> Tensor:
     """Cross-entropy with both classes of a mixed image, weighted by their share of pixels (Yun et al., ICCV 2019)."""
     own, other = (F.cross_entropy(student, c, reduction="none") for c in (classes, partner_classes))
     return own_share * own + (1 - own_share) * other
 
 
-LOSSES = {
+LOSSES: dict[str, Callable[..., Tensor]] = {
     "kl": kl,
     "soft_ce": soft_ce,
     "mse_gt": mse_gt,

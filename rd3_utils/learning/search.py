@@ -7,12 +7,16 @@ candidate's accuracy and the images are recorded.
 import dataclasses
 import hashlib
 import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import selections
+from rd3_utils.data.images import ImageSet
+from rd3_utils.data.tables import Table
 from rd3_utils.errors import UserError
+from rd3_utils.protocols.recipe import Recipe
 
 SEED = 0  # of every candidate
 MOST = 5_000  # images held out
@@ -20,7 +24,7 @@ SHARE = 10  # and at most a tenth of the train split
 ORDER = 10**18  # seed of the order in which images are held out: no selection random:ipc=K,seed=S has it
 
 
-def held_out(train, images):
+def held_out(train: Table, images: ImageSet) -> ImageSet:
     """The ImageSet of real images on which rates are compared: as many of every class, none with the pixels of one in `images`.
 
     `train` is the Table of the train split. UserError where nothing of a class is left, as for the whole split itself.
@@ -41,9 +45,9 @@ def held_out(train, images):
     return image_sets.of_table(train, rows, f"held-out-ipc{least}", f"held-out:ipc={least}")
 
 
-def unseen(train, rows, wanted, seen):
+def unseen(train: Table, rows: np.ndarray, wanted: int, seen: set[bytes]) -> np.ndarray:
     """The first `wanted` of `rows` whose pixels are not in `seen`."""
-    found = []
+    found: list[int] = []
     for start in range(0, len(rows), wanted):
         some = rows[start : start + wanted]
         pixels = np.empty((len(some), 3, train.size, train.size), np.uint8)
@@ -54,23 +58,23 @@ def unseen(train, rows, wanted, seen):
     return np.array(found[:wanted], np.int64)
 
 
-def fingerprint(image):
+def fingerprint(image: np.ndarray) -> bytes:
     return hashlib.sha256(np.ascontiguousarray(image).data).digest()
 
 
-def with_rate(recipe, rate):
+def with_rate(recipe: Recipe, rate: float) -> Recipe:
     """The recipe that trains at this learning rate."""
     return dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, learning_rate=rate))
 
 
-def best(rates, top1_of, images):
+def best(rates: Sequence[float], top1_of: Callable[[float], float | None], images: ImageSet) -> dict:
     """What a Run records of the search: {"learning_rate" (the best; of equals the smallest), "candidates", ...}.
 
     `top1_of(rate)` trains a student and scores it on the ImageSet `images`; None: the training diverged. UserError where
     all of them did.
     """
     started = time.time()
-    candidates = [{"learning_rate": rate, "top1": top1_of(rate)} for rate in sorted(rates)]
+    candidates: list[dict] = [{"learning_rate": rate, "top1": top1_of(rate)} for rate in sorted(rates)]
     finished = [candidate for candidate in candidates if candidate["top1"] is not None]
     if not finished:
         raise UserError(f"training.learning_rates: the training diverged at each of {', '.join(map(str, rates))}.")

@@ -6,7 +6,9 @@ Importing this module registers the architectures, so that a saved student reloa
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import timm
 import torch
@@ -20,6 +22,7 @@ from rd3_utils import hub
 from rd3_utils.errors import UserError, unknown
 from rd3_utils.learning import dropping, initialisation
 from rd3_utils.learning.architectures import CONVNETS, OWN, RESNETS
+from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.protocols.knobs import STOCK
 
 SMALL = 64  # pixels: up to this size `resnet18` means the network with the small-image stem
@@ -35,14 +38,24 @@ class ConvNet(nn.Module):
     `img_size` is part of the architecture.
     """
 
-    def __init__(self, depth=3, norm="instance", num_classes=10, in_chans=3, img_size=32, width=128, **_):
+    def __init__(
+        self,
+        depth: int = 3,
+        norm: str = "instance",
+        num_classes: int = 10,
+        in_chans: int = 3,
+        img_size: int | tuple[int, int] = 32,
+        width: int = 128,
+        **ignored: Any,
+    ) -> None:
         super().__init__()
         size = pixels(img_size)
         self.depth, self.num_classes, self.in_chans = depth, num_classes, in_chans
         side = size // 2**depth
         if side < 1:
             raise UserError(f"convnet{depth} halves the image {depth} times; {size} px is too small, use 2^{depth} or more.")
-        blocks, channels = [], in_chans
+        blocks: list[nn.Module] = []
+        channels = in_chans
         for _ in range(depth):
             normalise = nn.GroupNorm(width, width) if norm == "instance" else nn.BatchNorm2d(width)
             blocks += [nn.Conv2d(channels, width, 3, padding=1), normalise, nn.ReLU(), nn.AvgPool2d(2)]
@@ -51,21 +64,21 @@ class ConvNet(nn.Module):
         self.num_features = self.head_hidden_size = width * side * side
         self.classifier = nn.Linear(self.num_features, num_classes)
 
-    def get_classifier(self):
+    def get_classifier(self) -> nn.Module:
         return self.classifier
 
-    def reset_classifier(self, num_classes, global_pool=None):
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         self.num_classes = num_classes
         self.classifier = nn.Linear(self.num_features, num_classes)
 
-    def forward_features(self, x):
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         return self.features(x)  # [B, 128, S / 2^D, S / 2^D]
 
-    def forward_head(self, x, pre_logits=False):
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         x = x.flatten(1)
         return x if pre_logits else self.classifier(x)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.forward_head(self.forward_features(x))  # [B, C]
 
 
@@ -75,20 +88,20 @@ class SmallImageResNet(ResNet):
     As LINs-lab/RDED synthesize/utils.py:193-204 and the SRe2L small-dataset code.
     """
 
-    def __init__(self, *args, in_chans=3, **kwargs):
-        super().__init__(*args, in_chans=in_chans, **kwargs)
-        self.conv1 = nn.Conv2d(in_chans, 64, 3, 1, 1, bias=False)
-        self.maxpool = nn.Identity()
+    def __init__(self, *args: Any, in_chans: int = 3, **kwargs: Any) -> None:
+        super().__init__(*args, in_chans=in_chans, **kwargs)  # type: ignore[misc]
+        self.conv1 = nn.Conv2d(in_chans, 64, 3, 1, 1, bias=False)  # type: ignore[assignment]
+        self.maxpool = nn.Identity()  # type: ignore[assignment]
 
 
-def small_image_vit_base(img_size=32, **arguments):
+def small_image_vit_base(img_size: int | tuple[int, int] = 32, **arguments: Any) -> VisionTransformer:
     """timm's ViT-B with patches an eighth of the image's side: 64 tokens, where patches of 16 px leave 4 of a 32 px image."""
     return VisionTransformer(
         img_size=img_size, patch_size=patch_side(img_size, 8), embed_dim=768, depth=12, num_heads=12, **arguments
     )
 
 
-def small_image_swin_tiny(img_size=32, **arguments):
+def small_image_swin_tiny(img_size: int | tuple[int, int] = 32, **arguments: Any) -> SwinTransformer:
     """timm's Swin-T with a first map of 16x16 patches and windows of 4x4: maps of side 16, 8, 4 and 2 at any image size.
 
     With the stock patches of 4 px the last map of a 32 px image has one pixel, and attention nothing to attend to.
@@ -99,7 +112,7 @@ def small_image_swin_tiny(img_size=32, **arguments):
     )  # fmt: skip
 
 
-def patch_side(img_size, across):
+def patch_side(img_size: int | tuple[int, int], across: int) -> int:
     """Pixels per side of a patch where `across` patches span the image; UserError where that is no whole number."""
     size = pixels(img_size)
     if size % across:
@@ -107,18 +120,21 @@ def patch_side(img_size, across):
     return size // across
 
 
-def pixels(img_size):
+def pixels(img_size: int | tuple[int, int]) -> int:
     """The side of a square image, which timm gives as a number or as (height, width)."""
     return img_size if isinstance(img_size, int) else img_size[0]
 
 
-BUILDERS = {"vit_base_cifar": (small_image_vit_base, "head"), "swin_tiny_cifar": (small_image_swin_tiny, "head.fc")}
+BUILDERS: dict[str, tuple[Callable[..., nn.Module], str]] = {
+    "vit_base_cifar": (small_image_vit_base, "head"),
+    "swin_tiny_cifar": (small_image_swin_tiny, "head.fc"),
+}
 
 
-def register(name, build, **arguments):
+def register(name: str, build: Callable[..., nn.Module], **arguments: Any) -> None:
     """Make `name` a timm architecture that `build(**arguments)` makes."""
 
-    def entrypoint(pretrained=False, **kwargs):
+    def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         return build_model_with_cfg(build, name, pretrained, **{**arguments, **kwargs})
 
     entrypoint.__name__ = entrypoint.__qualname__ = name
@@ -127,7 +143,7 @@ def register(name, build, **arguments):
     register_model(entrypoint)
 
 
-def untrained(first_conv, classifier, fixed_input_size):
+def untrained(first_conv: str, classifier: str, fixed_input_size: bool) -> dict:
     """timm's description of an architecture without weights; the benchmark's size and normalisation come when it is saved."""
     return {
         "url": "", "num_classes": 10, "input_size": (3, 32, 32), "pool_size": None, "crop_pct": 1.0, "license": None,
@@ -143,7 +159,7 @@ default_cfgs = generate_default_cfgs(
         **{f"{name}.untrained": untrained("patch_embed.proj", head, True) for name, (_, head) in BUILDERS.items()},
     }
 )
-__all__ = []  # timm's register_model appends the architectures
+__all__: list[str] = []  # timm's register_model appends the architectures
 for _name, (_depth, _norm) in CONVNETS.items():
     register(_name, ConvNet, depth=_depth, norm="batch" if _norm else "instance")
 for _name, (_bottleneck, _layers) in RESNETS.items():
@@ -152,7 +168,7 @@ for _name, (_build, _) in BUILDERS.items():
     register(_name, _build)
 
 
-def architecture(name, benchmark):
+def architecture(name: str, benchmark: Benchmark) -> str:
     """The timm architecture that `name` means on this benchmark: at most 64 px, resnet18 is resnet18_cifar, vit_base and
     swin_tiny alike.
 
@@ -173,7 +189,7 @@ def architecture(name, benchmark):
     return name
 
 
-def create(name, benchmark, seed, dropout=STOCK, stochastic_depth=STOCK):
+def create(name: str, benchmark: Benchmark, seed: int, dropout: float = STOCK, stochastic_depth: float = STOCK) -> nn.Module:
     """An untrained network for `benchmark`, its weights drawn from `seed` alone, by the rules of `initialisation`.
 
     `dropout` and `stochastic_depth` are the protocol's knobs: by default what timm gives the network; weights stay the same.
@@ -183,9 +199,11 @@ def create(name, benchmark, seed, dropout=STOCK, stochastic_depth=STOCK):
     arch = architecture(name, benchmark)
     size, classes = benchmark.image.size, len(benchmark.classes)
     cfg = timm.get_pretrained_cfg(arch)
-    sized = {"img_size": size} if cfg.fixed_input_size else {}  # built for one size, timm's own unless told another
+    assert cfg is not None  # every architecture of timm has one
+    # built for one size, timm's own unless told another
+    sized: dict[str, Any] = {"img_size": size} if cfg.fixed_input_size else {}
 
-    def make(**rates):
+    def make(**rates: Any) -> nn.Module:
         torch.manual_seed(seed)
         return timm.create_model(arch, num_classes=classes, **sized, **rates)
 
@@ -207,12 +225,12 @@ def create(name, benchmark, seed, dropout=STOCK, stochastic_depth=STOCK):
     return network.to(memory_format=torch.channels_last) if flat and has_batch_norm(network) else network
 
 
-def describe(name, network):
+def describe(name: str, network: nn.Module) -> dict:
     """What a Run records of its network: enough to tell it from others of the same name, and to build it again.
 
     `dropout` and `stochastic_depth` are the largest probabilities in it; `parameters` are numbers, all of them.
     """
-    depth = [module.drop_prob for module in network.modules() if hasattr(module, "drop_prob")]
+    depth = [cast(float, module.drop_prob) for module in network.modules() if hasattr(module, "drop_prob")]
     dropout = [module.p for module in network.modules() if isinstance(module, nn.Dropout)]
     return {
         "architecture": name,
@@ -223,12 +241,12 @@ def describe(name, network):
     }
 
 
-def has_batch_norm(network):
+def has_batch_norm(network: nn.Module) -> bool:
     """Whether rows of a batch influence one another in training."""
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
 
 
-def save(network, folder, benchmark):
+def save(network: nn.Module, folder: Path | str, benchmark: Benchmark) -> None:
     """Write config.json and model.safetensors in timm's layout, with the benchmark's class names and normalisation."""
     folder = Path(folder)
     temporary = folder.with_name(f".{folder.name}.partial")
@@ -237,7 +255,7 @@ def save(network, folder, benchmark):
     hook = network.register_state_dict_post_hook(copied)
     timm.models.save_for_hf(
         network,
-        temporary,
+        str(temporary),
         model_config={"label_names": list(benchmark.classes), "pretrained_cfg": {"tag": "rd3", "license": None}},
         safe_serialization=True,
         data_config={
@@ -256,17 +274,17 @@ def save(network, folder, benchmark):
     temporary.rmdir()
 
 
-def copied(module, state, prefix, metadata):
+def copied(module: nn.Module, state: dict, prefix: str, metadata: dict) -> None:
     """Give every tensor of a state dict its own memory: the layers of timm's CoaT share some, which safetensors refuses."""
     state.update({key: value.clone() for key, value in state.items()})
 
 
-def is_saved(folder):
+def is_saved(folder: Path | str) -> bool:
     """Whether `folder` holds a whole saved student: its config.json is written last."""
     return (Path(folder) / "config.json").is_file()
 
 
-def read_config(folder):
+def read_config(folder: Path | str) -> dict:
     """config.json of a saved student; UserError when the folder holds none."""
     path = Path(folder) / "config.json"
     try:

@@ -10,20 +10,28 @@ LINs-lab/RDED synthesize/utils.py:210-226: a network of ImageNet-1K teaches any 
 import contextlib
 import hashlib
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import timm
 import torch
+from accelerate import Accelerator
 from safetensors import SafetensorError
 from torch import nn
 
 from rd3_utils import hub
 from rd3_utils.data import embedded, tables
+from rd3_utils.data.images import ImageSet
 from rd3_utils.errors import UserError, unknown
 from rd3_utils.learning import evaluation, students, training
 from rd3_utils.protocols import benchmark as benchmarks
+from rd3_utils.protocols.benchmark import Benchmark
+
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
 
 MISLOADED = (RuntimeError, OSError, ValueError, KeyError, TypeError, AssertionError, SafetensorError)  # what timm raises
 IMAGENET = "imagenet-1k"  # the benchmark whose classes a network of 1000 unnamed outputs is taken to know
@@ -47,7 +55,7 @@ class Teacher:
     outputs: int | None = None  # classes that the network itself tells apart
     columns: tuple | None = None
 
-    def describe(self):
+    def describe(self) -> dict:
         """What labels and Runs record of it; `classes`, how many it knows, only where the benchmark has columns of them."""
         source = self.source
         if source.startswith("local-dir:"):
@@ -57,7 +65,7 @@ class Teacher:
         return {"source": source, **{key: getattr(self, key) for key in keys}, **own}
 
 
-def load(source, benchmark):
+def load(source: str, benchmark: Benchmark) -> Teacher:
     """The Teacher at `source`; `default` is the benchmark's.
 
     UserError for an unknown source, a network that cannot be had, that does not take the benchmark's images, that does not
@@ -69,7 +77,7 @@ def load(source, benchmark):
         network, mean, std = from_torchvision(architecture)
     else:
         network, commit = from_timm(source, benchmark)
-        config = network.pretrained_cfg
+        config = cast(dict, network.pretrained_cfg)
         architecture, names = config["architecture"], config.get("label_names")
         mean, std = tuple(config["mean"]), tuple(config["std"])
     if ":" not in source and Path(source).is_dir():
@@ -82,14 +90,14 @@ def load(source, benchmark):
     return Teacher(network, source, commit, architecture, sha256, mean, std, outputs=outputs, columns=columns)
 
 
-def is_default(described, benchmark):
+def is_default(described: Any, benchmark: Benchmark) -> bool:
     """Whether a Teacher that a Run states is the benchmark's: by name or, where that comes with the project, by its bits."""
     source = benchmark.defaults.teacher
     return described.source == source or described.sha256 == embedded_sha256(source)
 
 
 @cache
-def embedded_sha256(source):
+def embedded_sha256(source: str) -> str:
     """SHA-256 of the teacher local-dir:embedded/..., that comes with the project; "" of any other source."""
     folder = embedded.PACKAGE / source.removeprefix("local-dir:")
     if not source.startswith("local-dir:") or not students.is_saved(folder):
@@ -97,7 +105,7 @@ def embedded_sha256(source):
     return weights_sha256(timm.create_model(f"local-dir:{folder}", pretrained=True))
 
 
-def from_timm(source, benchmark):
+def from_timm(source: str, benchmark: Benchmark) -> tuple[nn.Module, str | None]:
     """(network, commit or None) of a timm architecture with its published weights, a Hub repo, or a saved student."""
     kind, _, rest = source.partition(":")
     name, commit, overlay = source, None, None
@@ -119,17 +127,17 @@ def from_timm(source, benchmark):
     elif not timm.is_model(source.partition(".")[0]):
         raise unknown("teacher", source, ["default", "hf-hub:OWNER/REPO", "local-dir:FOLDER", "torchvision:NAME",
                                           *timm.list_models(source[:3] + "*")])  # fmt: skip
-    elif repo := repo_of(source):
-        commit = hub.commit(repo, repo_type="model")
-        hub.network_folder(repo, commit)  # from where timm takes them; it would read a pickle where there is nothing else
-        overlay = {"hf_hub_id": f"{repo}@{commit}", "hf_hub_filename": None}
+    elif published := repo_of(source):
+        commit = hub.commit(published, repo_type="model")
+        hub.network_folder(published, commit)  # from where timm takes them; it would read a pickle where there is nothing else
+        overlay = {"hf_hub_id": f"{published}@{commit}", "hf_hub_filename": None}
     try:
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay), commit
     except (*MISLOADED, hub.httpx.HTTPError) as error:
         raise UserError(f"teacher {source} cannot be loaded: {hub.one_line(error)}") from error
 
 
-def repo_of(source):
+def repo_of(source: str) -> str | None:
     """The Hub repo with the published weights of a timm architecture; None where they have an address of their own."""
     try:
         return getattr(timm.get_pretrained_cfg(source), "hf_hub_id", None)
@@ -137,7 +145,7 @@ def repo_of(source):
         raise UserError(f"teacher {source} cannot be loaded: {hub.one_line(error)}") from error
 
 
-def count_outputs(network, source, size):
+def count_outputs(network: nn.Module, source: str, size: int) -> int:
     """How many classes a network tells apart in images of `size` pixels; UserError where it does not take them."""
     try:
         with torch.no_grad():
@@ -146,7 +154,7 @@ def count_outputs(network, source, size):
         raise UserError(f"teacher {source} does not take {size} px images: {hub.one_line(error)}") from error
 
 
-def columns_of(names, outputs, source, benchmark):
+def columns_of(names: list | tuple | dict | None, outputs: int, source: str, benchmark: Benchmark) -> tuple[int, ...] | None:
     """For each class of the benchmark the output that answers for it; None where outputs and classes are the same in order.
 
     `names` of the outputs are a list, {index: name} or None. Nameless outputs as many as ImageNet-1K's classes are taken
@@ -184,7 +192,7 @@ def columns_of(names, outputs, source, benchmark):
     )
 
 
-def from_torchvision(name):
+def from_torchvision(name: str) -> tuple[nn.Module, tuple, tuple]:
     """(network, mean, std) of torchvision NAME with its first published weights, such as IMAGENET1K_V1."""
     import torchvision
 
@@ -209,7 +217,7 @@ def from_torchvision(name):
     return network, tuple(transform.mean), tuple(transform.std)
 
 
-def builder_arguments(name, weights):
+def builder_arguments(name: str, weights: "WeightsEnum") -> dict:
     """What torchvision tells its builder along with these weights (its googlenet.py:326 and vision_transformer.py:321)."""
     if name in ("googlenet", "inception_v3"):
         return {"transform_input": True, "init_weights": False}
@@ -218,7 +226,7 @@ def builder_arguments(name, weights):
     return {}
 
 
-def weights_sha256(network):
+def weights_sha256(network: nn.Module) -> str:
     """SHA-256 over names, shapes and bytes of all parameters and buffers."""
     sha = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
@@ -227,14 +235,14 @@ def weights_sha256(network):
     return sha.hexdigest()
 
 
-def teachers_id(teachers, ensemble, teacher_bn="eval"):
+def teachers_id(teachers: Sequence[Teacher], ensemble: str, teacher_bn: str = "eval") -> str:
     """SHA-256 of who labels and how: networks, normalisation, columns, rules. Where the weights came from does not enter."""
     parts = [f"{t.sha256} {t.mean} {t.std}" + ("" if t.columns is None else f" {t.columns}") for t in teachers]
     rule = (ensemble if len(parts) > 1 else "single") + ("" if teacher_bn == "eval" else f" {teacher_bn}")
     return hashlib.sha256("\n".join([rule, *parts]).encode()).hexdigest()
 
 
-def described(teachers, ensemble):
+def described(teachers: Sequence[Teacher], ensemble: str) -> list[dict]:
     """What a label store records of its teachers; their weights, too, where accuracy decides them and was measured."""
     found = [teacher.describe() for teacher in teachers]
     if ensemble != "accuracy_weighted" or len(found) == 1 or any(teacher.top1 is None for teacher in teachers):
@@ -243,15 +251,15 @@ def described(teachers, ensemble):
     return [{**about, "weight": weight} for about, weight in zip(found, weights)]
 
 
-def mean(logits, top1):
+def mean(logits: Sequence[torch.Tensor], top1: Sequence[float | None]) -> torch.Tensor:
     """The mean of the logits."""
-    total = 0
+    total: Any = 0
     for some in logits:
         total = total + some
     return total / len(logits)
 
 
-def norm_balanced(logits, top1):
+def norm_balanced(logits: Sequence[torch.Tensor], top1: Sequence[float | None]) -> torch.Tensor:
     """The mean of the logits, each teacher's first scaled to the mean norm of all teachers' for the same view.
 
     shaoshitong/G_VBSM_Dataset_Condensation Branch_full_ImageNet_1k/relabel/generate_soft_label_with_db.py:262-264 (arXiv
@@ -262,12 +270,12 @@ def norm_balanced(logits, top1):
     return mean([some * (shared / norm.clamp(min=1e-12)) for some, norm in zip(logits, norms)], top1)
 
 
-def accuracy_weighted(logits, top1):
+def accuracy_weighted(logits: Sequence[torch.Tensor], top1: Sequence[float | None]) -> torch.Tensor:
     """The sum of the logits weighted by `accuracy_weights`."""
     return sum(weight * some for weight, some in zip(accuracy_weights(top1).tolist(), logits))
 
 
-def accuracy_weights(top1):
+def accuracy_weights(top1: Sequence[float | None]) -> torch.Tensor:
     """float64 [K]: softmax(accuracy in percent / 10), as Jiacheng8/CV-DD relabel/relabel.py:281-328 (arXiv 2501.07575).
 
     The accuracies are those of the examination, on the test split: labels under this rule know that much of it.
@@ -284,7 +292,7 @@ class Ensemble(nn.Module):
     A teacher of more classes answers as if there were no others: its softmax is over the benchmark's.
     """
 
-    def __init__(self, teachers, benchmark, rule="mean"):
+    def __init__(self, teachers: Sequence[Teacher], benchmark: Benchmark, rule: str = "mean") -> None:
         super().__init__()
         self.networks = nn.ModuleList(teacher.network for teacher in teachers)
         own = (tuple(benchmark.image.mean), tuple(benchmark.image.std))
@@ -293,7 +301,7 @@ class Ensemble(nn.Module):
         self.combine, self.top1 = ENSEMBLES[rule] if len(teachers) > 1 else mean, [t.top1 for t in teachers]
         self.eval()
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         found = []
         for network, rescale, columns in zip(self.networks, self.rescale, self.columns):
             y = x if rescale is None else x * rescale[0].to(x.device) + rescale[1].to(x.device)
@@ -303,7 +311,7 @@ class Ensemble(nn.Module):
 
 
 @contextlib.contextmanager
-def batch_statistics(network):
+def batch_statistics(network: nn.Module) -> Iterator[None]:
     """A context in which batch norm normalises with the batch it sees and remembers nothing of it; all else is in eval mode.
 
     Not `network.train()`, as CV-DD and FADRM do it, which also switches dropout on and moves the running statistics.
@@ -319,7 +327,7 @@ def batch_statistics(network):
             module.training, module.track_running_stats = training, tracking
 
 
-def rescaling(source, target):
+def rescaling(source: tuple, target: tuple) -> tuple[torch.Tensor, torch.Tensor]:
     """Factor and shift [3, 1, 1] that turn images normalised by `source` (mean, std) into those normalised by `target`."""
     (mean, std), (new_mean, new_std) = (
         [torch.tensor(v, dtype=torch.float64)[:, None, None] for v in pair] for pair in (source, target)
@@ -327,7 +335,7 @@ def rescaling(source, target):
     return (std / new_std).float(), ((mean - new_mean) / new_std).float()
 
 
-def examined(teacher, benchmark, test, accelerator):
+def examined(teacher: Teacher, benchmark: Benchmark, test: ImageSet, accelerator: Accelerator) -> Teacher:
     """The Teacher with its top-1 on the whole test split; UserError below the benchmark's stated floor.
 
     A wrong class order is caught here, and a wrong normalisation where it costs accuracy. One that was examined is returned

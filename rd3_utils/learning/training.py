@@ -6,28 +6,37 @@ resumes to the same bits.
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from timm.layers import convert_sync_batchnorm
+from torch import nn
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from rd3_utils import launch
+from rd3_utils.data.images import ImageSet
 from rd3_utils.errors import UserError
 from rd3_utils.learning.students import has_batch_norm
+from rd3_utils.protocols.knobs import Training
+from rd3_utils.protocols.recipe import Recipe
 
 
 class Diverged(UserError):
     """A network whose loss, weights or outputs are no numbers any more, or images that are none."""
 
 
-def check_loss(mean, epoch, whose):
+def check_loss(mean: float, epoch: int, whose: str) -> None:
     """Diverged unless the epoch's loss is a finite number."""
     if not math.isfinite(mean):
         raise Diverged(f"{whose}: the loss is {mean} in epoch {epoch}; the training diverged.")
 
 
-def not_finite(network):
+def not_finite(network: nn.Module) -> str | None:
     """The name of a parameter or buffer of `network` that holds NaN or infinity, or None."""
     for name, value in (*network.named_parameters(), *network.named_buffers()):
         if value.is_floating_point() and not bool(value.isfinite().all()):
@@ -35,20 +44,20 @@ def not_finite(network):
     return None
 
 
-def check_finite(network, whose):
+def check_finite(network: nn.Module, whose: str) -> None:
     """Diverged unless all weights and buffers of `network` are finite numbers; `whose` names it."""
     name = not_finite(network)
     if name is not None:
         raise Diverged(f"{whose}: its weights are no finite numbers (the first in {name}); it diverged and tells nothing.")
 
 
-def check_images(x, method):
+def check_images(x: torch.Tensor, method: str) -> None:
     """Diverged unless the images x [B, 3, S, S] that `method` optimised are finite numbers: eight bits would hide it."""
     if not bool(x.isfinite().all()):
         raise Diverged(f"{method}: the images are no finite numbers any more; take a smaller learning rate or another network.")
 
 
-def learning_rate(recipe, step):
+def learning_rate(recipe: Recipe, step: int) -> float:
     """The learning rate of optimizer step `step` (from 0).
 
     With progress e counted in epochs from 0 (whole ones if schedule_unit is "epoch") and N epochs in all, times a warm-up:
@@ -75,15 +84,15 @@ def learning_rate(recipe, step):
     return t.learning_rate * min(1.0, warm) * SCHEDULES[t.schedule](t, e, n)
 
 
-def cosine(t, e, n):
+def cosine(t: Training, e: float, n: int) -> float:
     return (1 + math.cos(math.pi * e / (t.zeta * n))) / 2
 
 
-def ssrs(t, e, n):
+def ssrs(t: Training, e: float, n: int) -> float:
     return cosine(t, e, n) if e <= 5 * n / 6 else cosine(t, 5 * n / 6, n) * (n - e) / n
 
 
-SCHEDULES = {
+SCHEDULES: dict[str, Callable[[Training, float, int], float]] = {
     "cosine": cosine,
     "linear": lambda t, e, n: 1 - e / (t.zeta * n),
     "ssrs": ssrs,
@@ -92,14 +101,14 @@ SCHEDULES = {
 }
 
 
-def optimizer(recipe, network):
+def optimizer(recipe: Recipe, network: nn.Module) -> Optimizer:
     """AdamW, Adam or SGD over decayed and undecayed parameters; the learning rate is set before every step.
 
     decay "ndim>1": matrices and kernels named weight, so no position embedding or class token of a transformer (get_parameters,
     VILA-Lab/SRe2L SRe2L/validate/utils.py:59-73).
     """
     t = recipe.training
-    groups = [{"params": [], "weight_decay": t.weight_decay}, {"params": [], "weight_decay": 0.0}]
+    groups: list[dict] = [{"params": [], "weight_decay": t.weight_decay}, {"params": [], "weight_decay": 0.0}]
     for name, p in network.named_parameters():
         if p.requires_grad:
             groups[0 if t.decay == "all" or ("weight" in name and p.ndim > 1) else 1]["params"].append(p)
@@ -110,7 +119,7 @@ def optimizer(recipe, network):
     return adam(groups, lr=t.learning_rate, betas=t.betas, eps=t.eps)
 
 
-def batches(recipe, order, seed, epoch):
+def batches(recipe: Recipe, order: torch.Tensor, seed: int, epoch: int) -> list[torch.Tensor]:
     """The epoch's batches, each int64 [B] rows in training order; the last may be smaller.
 
     `order` is walked in whole groups of `views.group` rows, which the student's seed shuffles (a smaller last group stays
@@ -123,7 +132,7 @@ def batches(recipe, order, seed, epoch):
     return list(rows.split(size))
 
 
-def image_weights(recipe, images):
+def image_weights(recipe: Recipe, images: ImageSet) -> torch.Tensor | None:
     """float32 [N]: what the recipe weighs the rows of an ImageSet by, or None. UserError where it asks and the set has none."""
     weights = getattr(images, "weights", None)
     if not recipe.loss.image_weights:
@@ -136,7 +145,9 @@ def image_weights(recipe, images):
     return weights
 
 
-def share(rows, recipe, process, processes, image_weights=None):
+def share(
+    rows: torch.Tensor, recipe: Recipe, process: int, processes: int, image_weights: torch.Tensor | None = None
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """The part of a batch that one process computes, as a list of (rows [b], weights [b]) for one forward pass each.
 
     The B rows are shared as evenly as possible. A row's weight is processes / B, so that the sum over rows, averaged over
@@ -146,9 +157,11 @@ def share(rows, recipe, process, processes, image_weights=None):
     """
     weight = processes / len(rows)
     kind, _, n = recipe.training.batch_norm.partition(":")
-    dealt = grouped(rows, int(n)) if kind == "groups" else rows  # whole groups, or single rows
-    mine = dealt[part(len(dealt), process, processes)]
-    mine = mine if kind == "groups" else [mine]
+    if kind == "groups":  # whole ones
+        groups = grouped(rows, int(n))
+        mine = groups[part(len(groups), process, processes)]
+    else:
+        mine = [rows[part(len(rows), process, processes)]]
     passes = [(some, torch.full((len(some),), weight)) for some in mine if len(some)]
     if image_weights is not None:
         mean = image_weights[rows].mean().clamp(min=1e-12)  # a batch of zeros weighs nothing
@@ -156,12 +169,12 @@ def share(rows, recipe, process, processes, image_weights=None):
     return passes or [(rows[:1], torch.zeros(1))]
 
 
-def part(count, process, processes):
+def part(count: int, process: int, processes: int) -> slice:
     """Which of `count` things, in order, one of the processes takes: a slice; as even as possible."""
     return slice(process * count // processes, (process + 1) * count // processes)
 
 
-def grouped(rows, n):
+def grouped(rows: torch.Tensor, n: int) -> list[torch.Tensor]:
     """`rows` [B] in groups of n for batch norm, the last smaller; a single row left over joins the group before it."""
     groups = list(rows.split(n))
     if len(groups) > 1 and len(groups[-1]) == 1:
@@ -169,7 +182,7 @@ def grouped(rows, n):
     return groups
 
 
-def check_launch(recipe, network, accelerator):
+def check_launch(recipe: Recipe, network: nn.Module, accelerator: Accelerator) -> None:
     """UserError where this launch cannot run the recipe as stated, before anything is trained."""
     processes, batch = accelerator.num_processes, recipe.training.batch_size
     if batch < processes:
@@ -202,14 +215,14 @@ def check_launch(recipe, network, accelerator):
         )
 
 
-def with_batch_norm(recipe, network, accelerator):
+def with_batch_norm(recipe: Recipe, network: nn.Module, accelerator: Accelerator) -> nn.Module:
     """The network whose batch norm sees what the recipe says: SyncBatchNorm for "global" on several GPUs."""
     if recipe.training.batch_norm == "global" and launch.on_several_gpus(accelerator):
         return convert_sync_batchnorm(network)  # of timm: torch's own would drop the activation inside timm's norms
     return network
 
 
-def moving_average(recipe, network):
+def moving_average(recipe: Recipe, network: nn.Module) -> AveragedModel | None:
     """The moving average of the weights that is scored instead of them, or None. Buffers are those of the network."""
     decay = recipe.training.ema_decay
     if not decay:
@@ -218,19 +231,29 @@ def moving_average(recipe, network):
     return swa.AveragedModel(network, multi_avg_fn=swa.get_ema_multi_avg_fn(decay), use_buffers=False)
 
 
-def fresh_scaler(accelerator):
+def fresh_scaler(accelerator: Accelerator) -> GradScaler | None:
     """Put the fp16 gradient scaler, if there is one, back to its start: it must not remember the student before."""
     if accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(torch.amp.GradScaler(accelerator.device.type).state_dict())
     return accelerator.scaler
 
 
-def seed_epoch(seed, epoch, process):
+def seed_epoch(seed: int, epoch: int, process: int) -> None:
     """Seed what is random inside a network (dropout, drop path) for one epoch: nothing needs to be saved to resume."""
     torch.manual_seed(int(np.random.SeedSequence([seed, epoch, process]).generate_state(1, np.uint64)[0] >> 1))
 
 
-def save_checkpoint(path, epoch, seconds, labels, network, optimizer, scaler, average, history):
+def save_checkpoint(
+    path: Path | str,
+    epoch: int,
+    seconds: float,
+    labels: dict,
+    network: nn.Module,
+    optimizer: Optimizer,
+    scaler: GradScaler | None,
+    average: AveragedModel | None,
+    history: list[dict],
+) -> None:
     """Write the state after `epoch` epochs and `seconds`, with the labels it learned from: temporary name, then renamed.
 
     Nothing is written of a network that diverged in the last step: the next loss says so, or the score.
@@ -254,7 +277,14 @@ def save_checkpoint(path, epoch, seconds, labels, network, optimizer, scaler, av
     os.replace(temporary, path)
 
 
-def load_checkpoint(path, labels, network, optimizer, scaler, average):
+def load_checkpoint(
+    path: Path | str,
+    labels: dict,
+    network: nn.Module,
+    optimizer: Optimizer,
+    scaler: GradScaler | None,
+    average: AveragedModel | None,
+) -> tuple[int, float, list[dict]]:
     """(epochs done, seconds, history) after restoring the state at `path`, or (0, 0.0, []) if there is none.
 
     UserError if it learned from other labels than `labels` (plain data), or if its weights are no numbers.
@@ -281,11 +311,11 @@ def load_checkpoint(path, labels, network, optimizer, scaler, average):
     return state["epoch"], state["seconds"], state["history"]
 
 
-def without_bytes(labels):
+def without_bytes(labels: dict) -> dict:
     """What identifies labels: the same ones take other bytes in a store that was made longer meanwhile."""
     return {key: value for key, value in labels.items() if key != "bytes"}
 
 
-def on_device(images, device):
+def on_device(images: torch.Tensor, device: torch.device) -> torch.Tensor:
     """The images on the training device where they take less than 4 GB, else where they are; `views.apply` reads either."""
     return images.to(device) if images.numel() < 4e9 else images

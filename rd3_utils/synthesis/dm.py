@@ -1,19 +1,37 @@
 """Distribution matching (DM): images whose mean embeddings agree with those of real ones, in freshly drawn networks."""
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import cast
+
 import torch
+from accelerate import Accelerator
 from accelerate.utils import tqdm
+from torch import nn
 
 from rd3_utils.data import augmentation, selections
 from rd3_utils.data import images as image_sets
+from rd3_utils.data.tables import Table
 from rd3_utils.errors import UserError, unknown
 from rd3_utils.learning import students, training
+from rd3_utils.protocols.benchmark import Benchmark
 
 # VICO-UoE/DatasetCondensation main_DM.py:15-38: images learn by SGD with momentum 0.5 and learning rate 1.0
 LEARNING_RATE, MOMENTUM = 1.0, 0.5
 REAL_BATCH = 64  # real images per class and iteration; 256 there
 
 
-def dm(train, benchmark, ipc, seed, accelerator, data_dir, iterations=1000, student=None, dsa="none"):
+def dm(
+    train: Table,
+    benchmark: Benchmark,
+    ipc: int,
+    seed: int,
+    accelerator: Accelerator,
+    data_dir: Path | str | None,
+    iterations: int = 1000,
+    student: str | None = None,
+    dsa: str = "none",
+) -> tuple[torch.Tensor, dict]:
     """Distribution matching: uint8 [N, 3, S, S], `ipc` per class, and what is worth recording.
 
     In every iteration a freshly drawn, untrained network embeds real and synthetic images, and the images move so that the
@@ -55,15 +73,17 @@ def dm(train, benchmark, ipc, seed, accelerator, data_dir, iterations=1000, stud
     return pixels, about
 
 
-def draw_siamese(operations, classes, generator):
+def draw_siamese(operations: Sequence[str], classes: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """(int64 [C], float32 [C, 3]): for each class one of `operations`, as augmentation.dsa counts them, and its numbers."""
     kinds = torch.tensor([1 + list(augmentation.DSA).index(name) for name in operations])
     return kinds[torch.randint(len(kinds), (classes,), generator=generator)], torch.rand(classes, 3, generator=generator)
 
 
-def class_means(network, x, classes, drawn=None):
+def class_means(
+    network: nn.Module, x: torch.Tensor, classes: int, drawn: tuple[torch.Tensor, torch.Tensor] | None = None
+) -> torch.Tensor:
     """float32 [C, features]: mean embedding of each class of x [C * n, 3, S, S], in order of class; after DSA as `drawn`."""
     n = len(x) // classes
     if drawn is not None:
         x = augmentation.dsa(x, *(part.repeat_interleave(n, 0) for part in drawn))
-    return network.forward_features(x).flatten(1).view(classes, n, -1).mean(1)
+    return cast(Callable, network.forward_features)(x).flatten(1).view(classes, n, -1).mean(1)

@@ -5,17 +5,28 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from rd3_utils import launch
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import tables
+from rd3_utils.data.images import ImageSet
 from rd3_utils.errors import UserError, unknown
+from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.synthesis.settings import METHODS
 
 
-def synthesize(method, benchmark, ipc, out, seed=0, data_dir=None, **settings):
+def synthesize(
+    method: str,
+    benchmark: Benchmark,
+    ipc: int,
+    out: Path | str,
+    seed: int = 0,
+    data_dir: Path | str | None = None,
+    **settings: Any,
+) -> ImageSet:
     """Make a distilled set with `method` and save it in folder `out`; the ImageSet. UserError if `out` holds something.
 
     `settings` are the method's own. `out` gets the images as parquet (8-bit PNG, class names kept) and distilled.json:

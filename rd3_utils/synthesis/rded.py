@@ -1,23 +1,41 @@
 """RDED: distilled images assembled from crops of real ones, those that a teacher finds easiest."""
 
+from collections.abc import Iterable
+from pathlib import Path
+
 import numpy as np
 import torch
+from accelerate import Accelerator
 from accelerate.utils import tqdm
 from PIL import Image
 from torch.nn import functional as F
 
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import selections
+from rd3_utils.data.tables import Table
 from rd3_utils.errors import UserError
 from rd3_utils.learning import teachers
 from rd3_utils.learning.students import SMALL
+from rd3_utils.learning.teachers import Teacher
+from rd3_utils.protocols.benchmark import Benchmark
 
 CROP_SCALE = (0.08, 1.0)  # torchvision's default, which RDED's crops leave as it is
 FORWARD = 100  # patches per teacher pass
 
 
 @torch.no_grad()
-def rded(train, benchmark, ipc, seed, accelerator, data_dir, teacher="default", candidates=300, crops=5, factor=None):
+def rded(
+    train: Table,
+    benchmark: Benchmark,
+    ipc: int,
+    seed: int,
+    accelerator: Accelerator,
+    data_dir: Path | str | None,
+    teacher: str = "default",
+    candidates: int = 300,
+    crops: int = 5,
+    factor: int | None = None,
+) -> tuple[torch.Tensor, dict]:
     """RDED (Sun et al., CVPR 2024, arXiv 2312.03526): uint8 [N, 3, S, S], `ipc` per class, and what is worth recording.
 
     Of every class, `candidates` real images are drawn (the first ones of random:ipc=...,seed=SEED); of each, `crops` square
@@ -56,16 +74,16 @@ def rded(train, benchmark, ipc, seed, accelerator, data_dir, teacher="default", 
     return torch.cat(made), about
 
 
-def random_patches(table, rows, crops, size, seed):
+def random_patches(table: Table, rows: np.ndarray, crops: int, size: int, seed: int) -> torch.Tensor:
     """uint8 [len(rows), crops, 3, size, size]: random square crops of the original pictures, resized (bilinear, antialiased).
 
     The numbers of row i come from a Philox stream of (seed, i): they do not depend on the other rows.
     """
     patches = np.empty((len(rows), crops, 3, size, size), np.uint8)
 
-    def crop(start, cells):
+    def crop(start: int, cells: Iterable) -> None:
         for place, cell in enumerate(cells, start):
-            picture = table.picture(cell, rows[place])
+            picture: Image.Image = table.picture(cell, rows[place])
             generator = np.random.Generator(np.random.Philox(key=[seed, int(rows[place])]))
             for j in range(crops):
                 left, top, side = random_square(*picture.size, generator)
@@ -76,7 +94,7 @@ def random_patches(table, rows, crops, size, seed):
     return torch.from_numpy(patches)
 
 
-def random_square(width, height, generator):
+def random_square(width: int, height: int, generator: np.random.Generator) -> tuple[int, int, int]:
     """(left, top, side) as torchvision's RandomResizedCrop.get_params with ratio (1, 1): ten tries, then the central square."""
     for _ in range(10):
         side = round((width * height * generator.uniform(*CROP_SCALE)) ** 0.5)
@@ -87,7 +105,7 @@ def random_square(width, height, generator):
     return (width - side) // 2, (height - side) // 2, side
 
 
-def on_canvas(patches, teacher, benchmark):
+def on_canvas(patches: torch.Tensor, teacher: Teacher, benchmark: Benchmark) -> torch.Tensor:
     """Patches uint8 [B, 3, s, s] in the middle of S x S canvases, normalised for the benchmark: float32 [B, 3, S, S].
 
     The canvas has the teacher's mean colour, which is zero to the teacher.
@@ -100,14 +118,14 @@ def on_canvas(patches, teacher, benchmark):
     return (canvas - mean) / std
 
 
-def best_patches(patches, losses, wanted):
+def best_patches(patches: torch.Tensor, losses: torch.Tensor, wanted: int) -> torch.Tensor:
     """uint8 [wanted, 3, s, s], best first: of every image [m, crops, 3, s, s] the patch of least loss, of these the least."""
     least, which = losses.min(1)
     best = least.argsort(stable=True)[:wanted]
     return patches[best, which[best]]
 
 
-def assembled(patches, ipc, factor, size):
+def assembled(patches: torch.Tensor, ipc: int, factor: int, size: int) -> torch.Tensor:
     """uint8 [ipc, 3, size, size]: a factor x factor grid; block b of `ipc` patches fills cell b of every image.
 
     Where factor does not divide the size, the first rows and columns of cells are a pixel larger (nearest neighbour).

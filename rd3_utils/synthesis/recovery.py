@@ -5,19 +5,26 @@ pixels. The values are those of VILA-Lab/SRe2L: paths below are of that reposito
 """
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from accelerate.utils import tqdm
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import selections, views
+from rd3_utils.data.tables import Table
 from rd3_utils.errors import UserError, unknown
 from rd3_utils.learning import teachers, training
+from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.synthesis import rded as real_patches
 from rd3_utils.synthesis.settings import CLASSES
 
@@ -59,7 +66,18 @@ CDA = {
 }
 
 
-def sre2l(train, benchmark, ipc, seed, accelerator, data_dir, teacher="default", init="noise", batch=CLASSES, **changes):
+def sre2l(
+    train: Table,
+    benchmark: Benchmark,
+    ipc: int,
+    seed: int,
+    accelerator: Accelerator,
+    data_dir: Path | str | None,
+    teacher: str = "default",
+    init: str = "noise",
+    batch: int = CLASSES,
+    **changes: Any,
+) -> tuple[torch.Tensor, dict]:
     """SRe2L (Yin, Xing & Shen, NeurIPS 2023, arXiv 2306.13092): uint8 [N, 3, S, S] and what is worth recording.
 
     See `recover`; `changes` are values of the Recipe, None where the recipe's own stands.
@@ -67,7 +85,18 @@ def sre2l(train, benchmark, ipc, seed, accelerator, data_dir, teacher="default",
     return recover("sre2l", SRE2L, train, benchmark, ipc, seed, accelerator, data_dir, teacher, init, batch, changes)
 
 
-def cda(train, benchmark, ipc, seed, accelerator, data_dir, teacher="default", init="noise", batch=CLASSES, **changes):
+def cda(
+    train: Table,
+    benchmark: Benchmark,
+    ipc: int,
+    seed: int,
+    accelerator: Accelerator,
+    data_dir: Path | str | None,
+    teacher: str = "default",
+    init: str = "noise",
+    batch: int = CLASSES,
+    **changes: Any,
+) -> tuple[torch.Tensor, dict]:
     """CDA (Yin & Shen, TMLR 2024, arXiv 2311.18838): uint8 [N, 3, S, S] and what is worth recording.
 
     SRe2L whose crops start as the whole image and may become smaller from step to step. See `recover`.
@@ -75,7 +104,20 @@ def cda(train, benchmark, ipc, seed, accelerator, data_dir, teacher="default", i
     return recover("cda", CDA, train, benchmark, ipc, seed, accelerator, data_dir, teacher, init, batch, changes)
 
 
-def recover(method, recipes, train, benchmark, ipc, seed, accelerator, data_dir, teacher, init, batch, changes):
+def recover(
+    method: str,
+    recipes: dict[int, Recipe],
+    train: Table,
+    benchmark: Benchmark,
+    ipc: int,
+    seed: int,
+    accelerator: Accelerator,
+    data_dir: Path | str | None,
+    teacher: str,
+    init: str,
+    batch: int,
+    changes: dict,
+) -> tuple[torch.Tensor, dict]:
     """uint8 [N, 3, S, S], `ipc` per class, and what is worth recording.
 
     Image t of every class is optimised together with image t of the other classes, at most `batch` of them, and with no
@@ -114,7 +156,7 @@ def recover(method, recipes, train, benchmark, ipc, seed, accelerator, data_dir,
     return made.flatten(0, 1), about
 
 
-def resolved(recipes, benchmark, changes):
+def resolved(recipes: dict[int, Recipe], benchmark: Benchmark, changes: dict) -> Recipe:
     """The Recipe of `recipes` for the benchmark's images, with `changes` that are not None; UserError for impossible ones.
 
     Below 32 px, which nobody has published, the jitter is an eighth of the side, as it is at 32 px. No flip where the
@@ -142,32 +184,48 @@ def resolved(recipes, benchmark, changes):
     return recipe
 
 
-def from_real(train, benchmark, ipc, seed, accelerator, data_dir, teacher):
+def from_real(
+    train: Table,
+    benchmark: Benchmark,
+    ipc: int,
+    seed: int,
+    accelerator: Accelerator,
+    data_dir: Path | str | None,
+    teacher: str,
+) -> torch.Tensor:
     """The images of random:ipc=K,seed=S, uint8 [C, ipc, 3, S, S]."""
     images = selections.random(benchmark, lambda: train, f"random:ipc={ipc},seed={seed}", ipc, seed).images
     return images.unflatten(0, (-1, ipc))
 
 
-def from_rded(train, benchmark, ipc, seed, accelerator, data_dir, teacher):
+def from_rded(
+    train: Table,
+    benchmark: Benchmark,
+    ipc: int,
+    seed: int,
+    accelerator: Accelerator,
+    data_dir: Path | str | None,
+    teacher: str,
+) -> torch.Tensor:
     """RDED's images by the same teacher, uint8 [C, ipc, 3, S, S]; more candidates than its 300 where ipc asks for them."""
     candidates = max(300, 4 * ipc)
     images, _ = real_patches.rded(train, benchmark, ipc, seed, accelerator, data_dir, teacher, candidates)
     return images.unflatten(0, (-1, ipc))
 
 
-STARTS = {"noise": lambda *_: None, "real": from_real, "rded": from_rded}
+STARTS: dict[str, Callable[..., torch.Tensor | None]] = {"noise": lambda *_: None, "real": from_real, "rded": from_rded}
 
 
-def noise(count, size, stream):
+def noise(count: int, size: int, stream: views.Stream) -> torch.Tensor:
     """Standard normal float32 [count, 3, size, size]: what images of the original start from."""
     from scipy.special import ndtri
 
     return torch.from_numpy(ndtri(stream.uniform("noise", count, 3, size, size) + 2.0**-54).astype(np.float32))
 
 
-def batch_norms(network):
+def batch_norms(network: nn.Module) -> list[_BatchNorm]:
     """Its layers that hold batch statistics of training images, in the order of `modules()`."""
-    layers = (m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    layers = (m for m in network.modules() if isinstance(m, _BatchNorm))
     return [layer for layer in layers if layer.running_mean is not None]
 
 
@@ -179,27 +237,37 @@ class TeacherLoss:
     (recover/utils.py, BNFeatureHook; recover/data_synthesis.py:74-75).
     """
 
-    def __init__(self, network):
-        self.network, self.layers, self.inputs = network, batch_norms(network), {}
+    def __init__(self, network: nn.Module) -> None:
+        self.network, self.layers = network, batch_norms(network)
+        self.inputs: dict[nn.Module, torch.Tensor] = {}
         for layer in self.layers:
             layer.register_forward_pre_hook(lambda layer, inputs: self.inputs.update({layer: inputs[0]}))
 
-    def __call__(self, x, labels):
+    def __call__(self, x: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         cross_entropy = F.cross_entropy(self.network(x), labels)
         reached = [layer for layer in self.layers if layer in self.inputs]  # auxiliary heads are not, in eval mode
         distances = torch.stack([distance(layer, self.inputs.pop(layer)) for layer in reached])
         return cross_entropy, distances.sum() + (FIRST_LAYER - 1) * distances[0]
 
 
-def distance(layer, x):
+def distance(layer: _BatchNorm, x: torch.Tensor) -> torch.Tensor:
     """How far mean and variance of x [B, C, ...] are from the running ones of a batch-norm layer."""
+    assert layer.running_mean is not None and layer.running_var is not None
     others = [d for d in range(x.ndim) if d != 1]
     mean = x.mean(others)
     variance = x.square().mean(others) - mean.square()  # a quarter less time per step on a CPU than torch.var_mean
     return torch.linalg.vector_norm(mean - layer.running_mean) + torch.linalg.vector_norm(variance - layer.running_var)
 
 
-def optimised(x, labels, loss, recipe, draws, limits, bar):
+def optimised(
+    x: torch.Tensor,
+    labels: torch.Tensor,
+    loss: TeacherLoss,
+    recipe: Recipe,
+    draws: Iterable[tuple],
+    limits: tuple[torch.Tensor, torch.Tensor],
+    bar: Any,
+) -> torch.Tensor:
     """Images x [B, 3, S, S] after the recipe's iterations, each on the next of `draws`; `limits` [3, 1, 1] of a pixel."""
     x.requires_grad_()
     optimizer = torch.optim.Adam([x], betas=BETAS, eps=EPSILON)
@@ -215,38 +283,39 @@ def optimised(x, labels, loss, recipe, draws, limits, bar):
     return x.detach()
 
 
-def learning_rate(recipe, i):
+def learning_rate(recipe: Recipe, i: int) -> float:
     """The learning rate of iteration i (from 0): cosine, without warm-up."""
     return recipe.learning_rate * (1 + math.cos(math.pi * i / recipe.iterations)) / 2
 
 
-def smallest_crop(recipe, i):
+def smallest_crop(recipe: Recipe, i: int) -> float:
     """The least share of the area that a crop of iteration i may have (CDA/recover_cda_in1k.py:51-66)."""
     ends = recipe.milestone * recipe.iterations
     return recipe.min_crop + (1 - recipe.min_crop) * CURRICULA[recipe.curriculum](i / ends) if i < ends else recipe.min_crop
 
 
-CURRICULA = {  # from 1 at 0, of the part of the curriculum that is over
+CURRICULA: dict[str, Callable[[float], float]] = {  # from 1 at 0, of the part of the curriculum that is over
     "step": lambda part: 1.0,
     "linear": lambda part: 1 - part,
     "cosine": lambda part: (1 + math.cos(math.pi * part)) / 2,
 }
 
 
-def draws(recipe, size, stream):
+def draws(recipe: Recipe, size: int, stream: views.Stream) -> list[tuple]:
     """For every iteration (box, flip, roll): the crop's top, left, height and width; whether to mirror; pixels down and right.
 
     Boxes are torchvision's RandomResizedCrop.get_params.
     """
     n, (low, high) = recipe.iterations, recipe.jitter
     least = np.array([[smallest_crop(recipe, i)] for i in range(n)])
-    boxes = views.random_resized_boxes(SimpleNamespace(crop_scale=(least, 1.0), crop_ratio=CROP_RATIO), n, size, stream)
+    knobs: Any = SimpleNamespace(crop_scale=(least, 1.0), crop_ratio=CROP_RATIO)  # of a protocol's views, those that are read
+    boxes = views.random_resized_boxes(knobs, n, size, stream)
     flips = stream.uniform("flip", n) < recipe.flip
     rolls = low + np.floor(stream.uniform("jitter", n, 2) * (high - low + 1)).astype(np.int64)
     return list(zip(boxes.tolist(), flips.tolist(), rolls.tolist()))
 
 
-def seen(x, box, flip, roll):
+def seen(x: torch.Tensor, box: Sequence[int], flip: bool, roll: Sequence[int]) -> torch.Tensor:
     """x [B, 3, S, S] cropped and resized to S (bilinear), mirrored, and rolled around its edges; gradients flow back.
 
     Resizing is two matrix products, which unlike torch's interpolation have the same bits every time on a GPU too.

@@ -8,7 +8,7 @@ import numpy as np
 class TopK(evaluate.Metric):
     """`predictions` are each example's most likely classes, best first; `references` the true class."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description="Top-1 and top-5 accuracy as fractions in [0, 1], and how many examples were scored.",
             citation="",
@@ -18,6 +18,6 @@ class TopK(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions, references):
+    def _compute(self, predictions: list, references: list) -> dict:
         hits = np.asarray(predictions) == np.asarray(references)[:, None]
         return {"top1": float(hits[:, 0].mean()), "top5": float(hits[:, :5].any(1).mean()), "images_scored": len(hits)}
