@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from rd3_utils.data import catalogue
+from rd3_utils.leaderboard.entries import Entry
 from rd3_utils.protocols.strict import build, read_toml
 
 FILE = Path(__file__).with_name("claims.toml")
@@ -25,7 +26,7 @@ class Claim:
 
 
 @lru_cache
-def table():
+def table() -> tuple[dict[str, str], tuple[Claim, ...]]:
     """({method: its name for people}, (all Claims, `source` in words))."""
     read = read_toml(FILE)
     rows = [{**row, "source": read["sources"][row["source"]]} for row in read["claim"]]
@@ -33,7 +34,7 @@ def table():
 
 
 @lru_cache
-def repos():
+def repos() -> dict[tuple[str, int, str], str]:
     """{(benchmark, IPC, repo): method} of the catalogue."""
     return {
         (publisher.benchmark, ipc, publisher.repo.format(method=method, ipc=ipc)): method
@@ -43,7 +44,7 @@ def repos():
     }
 
 
-def method_of(entry):
+def method_of(entry: Entry) -> tuple[str, str] | tuple[None, None]:
     """(method, what says so) of a scoring.entries.Entry; (None, None) where nothing does: a likeness is no reason.
 
     In order: the selection, what distilled.json says of these very images, a repo of the catalogue, a name that is exactly
@@ -63,17 +64,18 @@ def method_of(entry):
     return (named[1], "the set's name") if named and named[1] in table()[0] else (None, None)
 
 
-def title(method):
+def title(method: str) -> str:
     """A method's name for people."""
     return table()[0].get(method, method)
 
 
-def of(entry, method):
+def of(entry: Entry, method: str) -> list[tuple[Claim, float, float | None]]:
     """[(Claim, mean, std or None)] for the method, benchmark, IPC and student of `entry`, the nearest recipe first.
 
     Nearest: made under the protocol of `entry`, then with its kind of labels. For random images the labels must be the same.
     """
-    group, found = entry.group, []
+    group = entry.group
+    found: list[tuple[Claim, float, float | None]] = []
     for claim in table()[1]:
         same = (claim.method, claim.benchmark, claim.student) == (method, group.benchmark, group.student)
         if not same or str(group.ipc) not in claim.top1 or (method == "random" and claim.labels != group.labels):
@@ -83,9 +85,10 @@ def of(entry, method):
     return sorted(found, key=lambda one: (one[0].protocol != group.protocol or group.custom, one[0].labels != group.labels))
 
 
-def elsewhere(entry, method):
+def elsewhere(entry: Entry, method: str) -> list[tuple[Claim, float, float | None]]:
     """[(Claim, mean, std or None)] like `of`, of other students than that of `entry`."""
-    group, found = entry.group, []
+    group = entry.group
+    found: list[tuple[Claim, float, float | None]] = []
     for claim in table()[1]:
         same = (claim.method, claim.benchmark) == (method, group.benchmark) and claim.student != group.student
         if same and str(group.ipc) in claim.top1 and (method != "random" or claim.labels == group.labels):

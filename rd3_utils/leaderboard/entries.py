@@ -12,14 +12,16 @@ import json
 import os
 import re
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from rd3_utils.errors import UserError
 from rd3_utils.leaderboard import vetting
 from rd3_utils.protocols import benchmark as benchmarks
-from rd3_utils.protocols.protocol import TEACHER_PROTOCOL
+from rd3_utils.protocols.protocol import TEACHER_PROTOCOL, Protocol
 from rd3_utils.scoring import estimates, measure, significance
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
@@ -71,7 +73,7 @@ class Group:
     views: str = "shared"  # shared | each: whether every student had views of its own
 
     @property
-    def main(self):
+    def main(self) -> "Group":
         """What tables of one protocol, student and benchmark share, whatever the IPC."""
         return replace(self, ipc=0)
 
@@ -84,55 +86,55 @@ class Entry:
     origin: Origin
     arm: str
     name: str  # of the image set; of random draws without the draw
-    runs: tuple = field(repr=False)  # vetted Runs
-    paths: tuple = field(repr=False)  # where each lies in its origin
+    runs: tuple[Run, ...] = field(repr=False)  # vetted Runs
+    paths: tuple[str, ...] = field(repr=False)  # where each lies in its origin
     summary: dict = field(repr=False)  # of runs.summary
     about: vetting.Made | None = None  # what a distilled.json says of these images
-    also: tuple = ()  # other Origins that hold copies of its Runs
+    also: tuple[Origin, ...] = ()  # other Origins that hold copies of its Runs
 
     @property
-    def files(self):
+    def files(self) -> list[tuple[Run, str]]:
         """[(Run, its path)]."""
         return list(zip(self.runs, self.paths))
 
     @property
-    def side(self):
+    def side(self) -> str:
         return self.arm.partition("-")[0]
 
     @property
-    def is_random(self):
+    def is_random(self) -> bool:
         return self.runs[0].draw is not None
 
     @cached_property
-    def fingerprints(self):
+    def fingerprints(self) -> tuple[str, ...]:
         return tuple(sorted({run.images.fingerprint for run in self.runs}))
 
     @cached_property
-    def teachers(self):
+    def teachers(self) -> tuple[str, ...]:
         """SHA-256 of the teachers' weights."""
         return self.runs[0].teacher_weights
 
     @property
-    def views_seed(self):
+    def views_seed(self) -> int | None:
         """The seed of the views that all students share, else None: every student has its own."""
         return self.runs[0].views_seed if self.group.views == "shared" else None
 
     @property
-    def monitored(self):
+    def monitored(self) -> bool:
         return any(run.monitored_test for run in self.runs)
 
     @property
-    def image_bytes(self):
+    def image_bytes(self) -> int:
         """Of the images as 8-bit pixels: 3 x size^2 each."""
         return self.runs[0].images.images * 3 * vetting.bench_of(self.group.benchmark).image.size ** 2
 
     @property
-    def label_bytes(self):
+    def label_bytes(self) -> int:
         """Of the label store that one student reads, views included; 0 for classes."""
         return max(run.labels.bytes for run in self.runs)
 
     @property
-    def seconds(self):
+    def seconds(self) -> float | None:
         """Of the images' synthesis: 0 for real ones, None where nothing says it."""
         if self.is_random or self.side == "full":
             return 0.0
@@ -143,10 +145,10 @@ class Entry:
 class Found:
     """All that a board shows."""
 
-    entries: tuple
-    apart: tuple
-    protocols: dict  # digest -> Protocol
-    notes: tuple  # what was not read, in words
+    entries: tuple[Entry, ...]
+    apart: tuple[Apart, ...]
+    protocols: dict[str, Protocol]  # by digest
+    notes: tuple[str, ...]  # what was not read, in words
     left_out: int = 0  # files kept apart beyond MOST_APART
 
 
@@ -157,23 +159,28 @@ class Listed:
     run: Run
     origin: Origin
     path: str
-    also: list = field(default_factory=list)  # other Origins that hold a copy
+    also: list[Origin] = field(default_factory=list)  # other Origins that hold a copy
 
 
 class Gathering:
     """What has been read so far."""
 
-    def __init__(self):
-        self.runs, self.apart, self.notes, self.about, self.protocols, self.more = [], [], [], {}, {}, 0
+    def __init__(self) -> None:
+        self.runs: list[Listed] = []
+        self.apart: list[Apart] = []
+        self.notes: list[str] = []
+        self.about: dict[str, vetting.Made] = {}
+        self.protocols: dict[str, Protocol] = {}
+        self.more = 0
 
-    def refuse(self, origin, path, reason):
+    def refuse(self, origin: Origin, path: str, reason: str) -> None:
         """Keep a file apart."""
         if len(self.apart) < MOST_APART:
             self.apart.append(Apart(origin, printable(path), reason))
         else:
             self.more += 1
 
-    def add(self, origin, files):
+    def add(self, origin: Origin, files: Iterable[tuple[str, Path | Refused]]) -> None:
         """Read `files` of `origin`: (relative path, Path, or Refused where it is not to be read), in order."""
         taken = 0
         for path, where in files:
@@ -201,13 +208,13 @@ class Gathering:
                 self.refuse(origin, path, f"malformed ({type(error).__name__})")
 
 
-def printable(text):
+def printable(text: str) -> str:
     """A path for people: nothing invisible, not endless."""
     text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     return text if len(text) <= 300 else f"{text[:150]}...{text[-147:]}"
 
 
-def local_files(folder):
+def local_files(folder: Path | str) -> Iterator[tuple[str, Path | Refused]]:
     """(relative path, Path or Refused) of files below `folder` that may be Runs or say how images were made, in order.
 
     Links below it are not followed: a file is in the folder or it is not.
@@ -225,7 +232,7 @@ def local_files(folder):
                 yield where.relative_to(folder).as_posix(), link
 
 
-def gather(folders, repos=()):
+def gather(folders: Iterable[Path | str], repos: Iterable[tuple[Origin, Iterable[tuple[str, Path | Refused]]]] = ()) -> Found:
     """The Found of `folders` (paths) and of `repos`, (Origin, files) with files as Gathering.add wants them.
 
     UserError for a folder that is not there or two of one name. Folders are whom the reader trusts: where origins disagree
@@ -241,7 +248,7 @@ def gather(folders, repos=()):
     return settled(found)
 
 
-def settled(found):
+def settled(found: Gathering) -> Found:
     """The Found of all that a Gathering has read: Runs are compared with one another, then summarised."""
     kept = without_copies(found)
     kept = of_one_kind(found, kept, "test images", tested_on, lambda run: run.test.fingerprint)
@@ -251,33 +258,35 @@ def settled(found):
     return Found(tuple(ordered), tuple(found.apart), found.protocols, tuple(found.notes), found.more)
 
 
-def tested_on(run):
+def tested_on(run: Run) -> tuple[str, int]:
     """What says which test images a Run was scored on: the benchmark's, resized as its recipe says."""
     return run.benchmark, run.recipe["training"].get("test_resize", 0)
 
 
-def split_of(run):
+def split_of(run: Run) -> str:
+    assert run.images.train is not None  # nobody asks of a Run that does not state it
     return run.images.train.fingerprint
 
 
-def drawn_from(run):
+def drawn_from(run: Run) -> tuple[str, str] | None:
     """What says which real images a Run had, or None of others: equal words must mean equal images."""
     return (run.benchmark, run.images.source) if run.images.source == "full" or run.draw is not None else None
 
 
-def identity(run):
+def identity(run: Run) -> tuple[str, str, int]:
     """What makes a Run another one within its origin: what it measured, its images and its seed."""
     return measure.kind(run), run.images.fingerprint, run.seed
 
 
-def same_result(run):
+def same_result(run: Run) -> str:
     """Two Runs with an equal one are copies of each other: they differ in nothing but where they lie."""
     return json.dumps(asdict(run), sort_keys=True)
 
 
-def without_copies(found):
+def without_copies(found: Gathering) -> list[Listed]:
     """The Listed without copies; of one identity with two results in one origin, all are kept apart."""
-    kept, holders = [], {}
+    kept: list[Listed] = []
+    holders: dict[tuple, Listed] = {}
     for (same, origin), mine in run_files.grouped(found.runs, lambda one: (identity(one.run), one.origin)).items():
         results = {same_result(one.run) for one in mine}
         if len(results) > 1:
@@ -293,12 +302,14 @@ def without_copies(found):
     return kept
 
 
-def of_one_kind(found, listed, what, key, fingerprint):
+def of_one_kind(
+    found: Gathering, listed: list[Listed], what: str, key: Callable[[Run], Any], fingerprint: Callable[[Run], str]
+) -> list[Listed]:
     """Those of `listed` whose Runs agree on the fingerprint of what `key` says must be the same; others are kept apart.
 
     Folders decide, else the side of more origins, else that of more Runs: a repo cannot outvote others by sheer number.
     """
-    votes = {}
+    votes: dict[Any, dict[str, Counter]] = {}
     for one in listed:
         if key(one.run) is not None:
             origins = votes.setdefault(key(one.run), {}).setdefault(fingerprint(one.run), Counter())
@@ -306,7 +317,7 @@ def of_one_kind(found, listed, what, key, fingerprint):
     chosen = {}
     for name, sides in votes.items():
         weight = {f: (any(o.kind == "folder" for o in c), len(c), c.total(), f) for f, c in sides.items()}
-        chosen[name] = max(weight, key=weight.get)
+        chosen[name] = max(weight, key=weight.__getitem__)
     kept = []
     for one in listed:
         name = key(one.run)
@@ -318,7 +329,7 @@ def of_one_kind(found, listed, what, key, fingerprint):
     return kept
 
 
-def group_of(run):
+def group_of(run: Run) -> Group:
     """The Group of a Run."""
     protocol, custom, full = run.protocol, vetting.is_custom(run), run.images.source == "full"
     changes = ", ".join(f"{key}={json.dumps(value)}" for key, value in sorted(protocol.overrides.items()))
@@ -340,7 +351,7 @@ def group_of(run):
     )
 
 
-def summarised(listed, about):
+def summarised(listed: list[Listed], about: dict[str, vetting.Made]) -> Iterator[Entry]:
     """An Entry for every origin and group of Runs that measured the same (measure.same_measure)."""
     for (origin, _), mine in run_files.grouped(listed, lambda one: (one.origin, measure.kind(one.run))).items():
         mine = sorted(mine, key=lambda one: (one.run.draw or 0, one.run.seed))
@@ -355,7 +366,7 @@ def summarised(listed, about):
             yield Entry(group, origin, runs[0].arm, name, runs, paths, run_files.summary(runs), known, tuple(also))
 
 
-def order_of(entry):
+def order_of(entry: Entry) -> tuple:
     """Tables as people read them: ours first, few images first; in a table the best first."""
     g = entry.group
     released = (g.custom, g.protocol == TEACHER_PROTOCOL, g.protocol != "rd3-v1", g.protocol, g.digest)
@@ -364,7 +375,7 @@ def order_of(entry):
     return (*place, labels, -entry.summary["mean"], entry.name, entry.origin, entry.fingerprints)
 
 
-def ranks(entries):
+def ranks(entries: list[Entry]) -> dict[Entry, str]:
     """{Entry: "1", or "1-3" where nothing tells rows apart} of one table, `entries` the best first.
 
     The best MOST_RANKED are compared (significance.ties); what is below them says so.
@@ -380,7 +391,7 @@ def ranks(entries):
     return found
 
 
-def tables(entries):
+def tables(entries: Iterable[Entry]) -> dict[Group, list[Entry]]:
     """{Group: [its entries, the best first]} in the order of `entries`."""
     return run_files.grouped(entries, lambda entry: entry.group)
 
@@ -388,13 +399,13 @@ def tables(entries):
 class Related:
     """Finds, for an entry, the arms that belong to it: each look-up takes the same time however many entries there are."""
 
-    def __init__(self, entries):
-        self.known = {}
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self.known: dict[tuple, Entry] = {}
         for entry in sorted(entries, key=lambda entry: entry.origin):
             for key in itertools.product((entry.teachers, None), (entry.views_seed, None), (entry.origin, None)):
                 self.known.setdefault((*place_of(entry.group, entry.arm, entry), *key), entry)  # of several origins the first
 
-    def of(self, entry, arm):
+    def of(self, entry: Entry, arm: str) -> Entry | None:
         """The Entry of `arm` that shares all but its images with `entry`, from the same origin if there is one; or None.
 
         Of distilled arms it is the one with the same images. Where both have teachers, they are the same; where both have
@@ -411,7 +422,7 @@ class Related:
                     return self.known[*place, teachers, views_seed, origin]
         return None
 
-    def scores(self, entry):
+    def scores(self, entry: Entry) -> tuple[dict[str, dict], dict[str, Entry]]:
         """(estimates.of_scores, {arm: Entry}): what the arms of `entry`'s image set allow, and those arms.
 
         Without a measured full-hard, the accuracy that the benchmark cites for this student takes its place.
@@ -428,7 +439,7 @@ class Related:
         return estimates.of_scores({arm: list(other.runs) for arm, other in arms.items()}, cited), arms
 
 
-def place_of(group, arm, entry):
+def place_of(group: Group, arm: str, entry: Entry) -> tuple:
     """What `arm` of the images of `entry` must share to be comparable."""
     side = arm.partition("-")[0]
     if side == "full":

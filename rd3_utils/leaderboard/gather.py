@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import re
+from collections.abc import Iterable
+from pathlib import Path
 
 from rd3_utils import hub, units
 from rd3_utils.errors import UserError
@@ -14,7 +16,7 @@ REPOS = 500  # of a tag that are read
 DATASETS, SETS = 100, 50  # dataset repos that are asked how their images were made, and sets in one
 
 
-def gather(folders, tag=None, repos=()):
+def gather(folders: Iterable[Path | str], tag: str | None = None, repos: Iterable[str] = ()) -> entry_files.Found:
     """The scoring.entries.Found of `folders`, of all model repos with `tag` and of `repos` (OWNER/REPO[@REVISION]).
 
     A repo that was named and cannot be read is a UserError; one that carries the tag is kept apart.
@@ -34,7 +36,9 @@ def gather(folders, tag=None, repos=()):
     return found
 
 
-def of_repo(repo, revision, named, most):
+def of_repo(
+    repo: str, revision: str | None, named: bool, most: int
+) -> tuple[entry_files.Origin, list[tuple[str, Path | shapes.Refused]]]:
     """(Origin, files) of at most `most` Runs in a model repo of the Hub, at the commit that `revision` has now."""
     try:
         commit = hub.commit(repo, revision, "model")
@@ -55,9 +59,9 @@ def of_repo(repo, revision, named, most):
         return entry_files.Origin("hub", repo), [("", shapes.Refused(str(error)))]
 
 
-def with_methods(found):
+def with_methods(found: entry_files.Found) -> entry_files.Found:
     """`found` with what distilled.json says of images that lie in dataset repos, at the commits that the Runs name."""
-    lacking = {}
+    lacking: dict[tuple[str, str], list[entry_files.Entry]] = {}
     for entry in found.entries:
         images = entry.runs[0].images
         match = re.fullmatch(rf"({hub.REPO_ID.pattern})(?:@.*)?(?::.*)?", images.source)
@@ -78,6 +82,6 @@ def with_methods(found):
                 known[about.fingerprint] = about
     entries = []
     for entry in found.entries:
-        about = known.get(entry.fingerprints[0]) if len(entry.fingerprints) == 1 else None
-        entries.append(dataclasses.replace(entry, about=entry.about or about))
+        stated = known.get(entry.fingerprints[0]) if len(entry.fingerprints) == 1 else None
+        entries.append(dataclasses.replace(entry, about=entry.about or stated))
     return dataclasses.replace(found, entries=tuple(entries))

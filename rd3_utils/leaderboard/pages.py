@@ -1,11 +1,13 @@
 """The pages of the leaderboard, through Jinja with every text escaped: tables, plots, provenance, protocols."""
 
 from collections import Counter
+from typing import Any
 
 from markupsafe import Markup
 
 from rd3_utils.leaderboard import claims, pareto, vetting
 from rd3_utils.leaderboard import entries as entry_files
+from rd3_utils.leaderboard.entries import Entry, Found, Group
 from rd3_utils.leaderboard.rendering import csp, environment, script, style
 from rd3_utils.leaderboard.reproduce import reproduce
 from rd3_utils.leaderboard.rows import (
@@ -25,6 +27,7 @@ from rd3_utils.leaderboard.rows import (
 )
 from rd3_utils.protocols import protocol as protocols
 from rd3_utils.protocols.knobs import SECTIONS, stated
+from rd3_utils.protocols.protocol import Protocol
 from rd3_utils.scoring import estimates
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
@@ -43,7 +46,7 @@ APART = 500  # files named on not-ranked.html
 class Board:
     """All entries and what pages say of them."""
 
-    def __init__(self, found):
+    def __init__(self, found: Found) -> None:
         self.found = found
         self.tables = entry_files.tables(found.entries)
         self.related = entry_files.Related(found.entries)
@@ -53,22 +56,23 @@ class Board:
         self.benchmarks.sort(key=lambda name: (-count[name], name))
         used = {group.digest for group in self.paged}
         self.protocols = {d: p for d, p in sorted(found.protocols.items(), key=lambda x: (x[1].name, x[0])) if d in used}
-        self.rows, self.ranks = {}, {}  # as far as they are needed
+        self.rows: dict[Entry, dict] = {}  # as far as they are needed
+        self.ranks: dict[Group, dict[Entry, str]] = {}
         self.origins = sorted({entry.origin for entry in found.entries})
         self.same_images = run_files.grouped(found.entries, same_images)
 
-    def foremost(self, name, most):
+    def foremost(self, name: str | None, most: int) -> list[Group]:
         """At most `most` tables of a benchmark in their order: those with Runs from folders, then those of more origins."""
         mine = [group for group in self.tables if group.benchmark == name]
 
-        def weight(group):
+        def weight(group: Group) -> tuple[bool, int]:
             origins = {entry.origin for entry in self.tables[group]}
             return any(origin.kind == "folder" for origin in origins), len(origins)
 
         chosen = set(sorted(mine, key=weight, reverse=True)[:most]) if len(mine) > most else set(mine)
         return [group for group in mine if group in chosen]
 
-    def render(self, template, depth, script="", **values):
+    def render(self, template: str, depth: int, script: str = "", **values: Any) -> bytes:
         """A page as bytes; `depth` folders below the site."""
         links = [
             (vetting.bench_of(name).title, "index.html" if i == 0 else f"{name}.html", name)
@@ -94,7 +98,7 @@ class Board:
         )
         return text.encode()
 
-    def benchmark_page(self, name):
+    def benchmark_page(self, name: str | None) -> bytes:
         """The page of a benchmark, or of an empty board."""
         mine = {group: rows for group, rows in self.tables.items() if group.benchmark == name}
         shown, most = {group: mine[group] for group in self.foremost(name, PAGE_TABLES)}, ROWS
@@ -136,7 +140,7 @@ class Board:
             ipc_text=ipc_text,
         )
 
-    def table(self, group, entries, most):
+    def table(self, group: Group, entries: list[Entry], most: int) -> dict:
         """What the template needs of one table: `most` rows, and folders' rows and random images, which none may crowd out."""
         rest = entries[most:]
         kept = [entry for entry in rest if entry.origin.kind == "folder"][:most]
@@ -158,18 +162,18 @@ class Board:
             "notices": notices(entries),
         }
 
-    def row(self, entry):
+    def row(self, entry: Entry) -> dict:
         """What the template needs of one row; made once."""
         if entry not in self.rows:
             self.rows[entry] = self.made_row(entry)
         return self.rows[entry]
 
-    def rank(self, entry):
+    def rank(self, entry: Entry) -> str:
         if entry.group not in self.ranks:
             self.ranks[entry.group] = entry_files.ranks(self.tables[entry.group])
         return self.ranks[entry.group][entry]
 
-    def made_row(self, entry):
+    def made_row(self, entry: Entry) -> dict:
         scores, arms = self.related.scores(entry) if entry.side == "distilled" else ({}, {})
         kind = entry.group.labels
         random = (
@@ -214,9 +218,10 @@ class Board:
             "commands": reproduce(entry),
         }
 
-    def plots(self, tables):
+    def plots(self, tables: dict[Group, list[Entry]]) -> list[tuple[Group, Markup, Markup | None]]:
         """[(Group, svg of bytes, svg of seconds or None)] of a benchmark: one per protocol, labels, student and precision."""
-        found, series = [], list(dict.fromkeys(series_of(entry) for entries in tables.values() for entry in entries))
+        found: list[tuple[Group, Markup, Markup | None]] = []
+        series = list(dict.fromkeys(series_of(entry) for entries in tables.values() for entry in entries))
         for main, groups in run_files.grouped(tables, lambda group: group.main).items():
             mine = [entry for group in groups for entry in tables[group] if not group.full]
             if len(mine) < 2 or len(found) == PLOTS:
@@ -242,7 +247,7 @@ class Board:
             found.append((main, Markup(drawn), later))
         return found
 
-    def table_page(self, group, entries):
+    def table_page(self, group: Group, entries: list[Entry]) -> bytes:
         """Every row of a table in full."""
         rows = [self.row(entry) for entry in entries[:FULL_ROWS]]
         return self.render(
@@ -259,7 +264,7 @@ class Board:
             benchmark=vetting.bench_of(group.benchmark),
         )
 
-    def protocol_page(self, protocol):
+    def protocol_page(self, protocol: Protocol) -> bytes:
         """Every knob of a protocol."""
         known = protocols.load(protocol.name) if protocol.name in protocols.names() else protocol
         sections = {name: plain(stated(getattr(protocol, name))) for name in SECTIONS}
@@ -281,7 +286,7 @@ class Board:
             ipc_text=ipc_text,
         )
 
-    def protocols_page(self):
+    def protocols_page(self) -> bytes:
         """All protocols that tables have."""
         count = Counter(group.digest for group in self.tables)
         rows = [
@@ -290,13 +295,13 @@ class Board:
         ]
         return self.render("protocols.html", 1, here="protocols", rows=rows)
 
-    def apart_page(self):
+    def apart_page(self) -> bytes:
         """What is not ranked."""
         by_origin = run_files.grouped(self.found.apart[:APART], lambda one: one.origin)
         rest = len(self.found.apart) + self.found.left_out - min(len(self.found.apart), APART)
         return self.render("apart.html", 0, here="apart", origins=by_origin, rest=rest, notes=self.found.notes)
 
-    def as_data(self, entry):
+    def as_data(self, entry: Entry) -> dict:
         """An entry as plain data: accuracies as fractions, texts as they are."""
         group, first = entry.group, entry.runs[0]
         return {

@@ -7,7 +7,12 @@ page decides what ink is. Each point is a link to its row with its numbers as ti
 import io
 import re
 import xml.etree.ElementTree as xml
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SERIES = 8  # colours that the style sheet has; further methods are drawn in the last one
 SMALL = 9  # size of names, in typographic points
@@ -31,9 +36,10 @@ class Point:
     series: str  # points of one have one colour
 
 
-def front(points):
+def front(points: Sequence[Point]) -> list[Point]:
     """The points that no other beats in cost and accuracy, cheapest first."""
-    found, best = [], -1.0
+    found: list[Point] = []
+    best = -1.0
     for point in sorted(points, key=lambda p: (p.x, -p.mean)):
         if point.mean > best:
             found.append(point)
@@ -41,7 +47,7 @@ def front(points):
     return found
 
 
-def figure(points, series, x_label, name, prefix):
+def figure(points: Sequence[Point], series: list[str], x_label: str, name: str, prefix: str) -> str:
     """The <svg> of `points`, coloured by the order of their series in the list `series`.
 
     `name` is its text for screen readers, `prefix` makes its ids its own in the page.
@@ -59,7 +65,7 @@ def figure(points, series, x_label, name, prefix):
     return cleaned(text.getvalue(), points, name, prefix)
 
 
-def draw(axes, points, series, x_label):
+def draw(axes: "Axes", points: Sequence[Point], series: list[str], x_label: str) -> None:
     """Points, the front as steps, and names: of all points where they are few, else of those on the front."""
     from matplotlib.ticker import FixedLocator, LogLocator
 
@@ -111,7 +117,7 @@ def draw(axes, points, series, x_label):
         text.set_in_layout(False)  # a long name does not shrink the picture
 
 
-def beside(axes, points):
+def beside(axes: "Axes", points: Sequence[Point]) -> list[tuple[float, float, Literal["left", "right"]]]:
     """[(x, y, "left" | "right")]: where the names of `points` go, in typographic points from each, the highest first served.
 
     A name stands to the right of its point, or to the left where there is no room, and below one that it would cover.
@@ -120,7 +126,8 @@ def beside(axes, points):
     scale = 72 / axes.figure.dpi
     at = [tuple(scale * axes.transData.transform((point.x, 100 * point.mean))) for point in points]
     first, last = min(x for x, _ in at), max(x for x, _ in at)
-    found, taken = {}, []  # taken: (left, right, baseline) of names
+    found: dict[int, tuple[float, float, Literal["left", "right"]]] = {}
+    taken: list[tuple[float, float, float]] = []  # (left, right, baseline) of names
     for i in sorted(range(len(points)), key=lambda i: -at[i][1]):
         x, y = at[i]
         to_left = x > first + 0.7 * (last - first)
@@ -135,7 +142,7 @@ def beside(axes, points):
     return [found[i] for i in range(len(points))]
 
 
-def cleaned(text, points, name, prefix):
+def cleaned(text: str, points: Sequence[Point], name: str, prefix: str) -> str:
     """The SVG `text` of matplotlib without styles: presentation attributes and classes instead, points as links."""
     xml.register_namespace("", SVG)
     root = xml.fromstring(text)
@@ -147,13 +154,15 @@ def cleaned(text, points, name, prefix):
         classes = []
         element.attrib.pop("font-family", None)
         style = dict(part.split(":", 1) for part in element.attrib.pop("style", "").split(";") if ":" in part)
-        for key, value in {**style, **{k: element.get(k) for k in ("fill", "stroke") if element.get(k)}}.items():
+        for key, value in {**style, **{k: element.get(k, "") for k in ("fill", "stroke") if element.get(k)}}.items():
             key, value = key.strip(), value.strip()
             if value in COLOURS:
                 classes.append(f"{key}-{COLOURS[value]}")
                 element.attrib.pop(key, None)
             elif key == "font":
-                element.set("font-size", re.search(r"([\d.]+)px", value)[1])
+                size = re.search(r"([\d.]+)px", value)
+                assert size  # matplotlib writes font: SIZEpx 'NAME'
+                element.set("font-size", size[1])
             elif key == "font-family":
                 continue
             else:

@@ -20,7 +20,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 BUNDLE = re.compile(r"export\{([^{}]*)\};?\s*")
 
 
-def csp(script, style):
+def csp(script: str, style: str) -> str:
     """The Content-Security-Policy of a page: nothing but its own script and style, known by their hashes."""
     allowed = [f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in (script, style)]
     script_src = allowed[0] if script else "'none'"
@@ -31,7 +31,7 @@ def csp(script, style):
 
 
 @lru_cache
-def environment():
+def environment() -> jinja2.Environment:
     """The Jinja environment of the templates: everything is escaped."""
     found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -47,17 +47,19 @@ def environment():
 
 
 @lru_cache
-def style():
+def style() -> str:
     return (TEMPLATES / "style.css").read_text("utf-8")
 
 
 @lru_cache
-def script():
+def script() -> str:
     """The board's script: DataTables, as the package itables carries it for pages without a network, then ours."""
     package = importlib.util.find_spec("itables")
+    assert package and package.submodule_search_locations  # a package that is required
     bundle = Path(package.submodule_search_locations[0], "html", "dt_bundle.js").read_text("utf-8")
     exported = BUNDLE.search(bundle)
-    names = dict(reversed(pair.split(" as ")) for pair in exported[1].split(",")) if exported else {}
+    pairs = [pair.split(" as ") for pair in exported[1].split(",")] if exported else []
+    names = {name: local for local, name in pairs}
     ours = (TEMPLATES / "board.js").read_text("utf-8")
     if "default" not in names or "</script" in (bundle + ours).lower():
         raise UserError("this version of itables carries DataTables in another form; install the one in requirements.txt.")

@@ -4,14 +4,16 @@ import json
 import re
 import shlex
 from types import SimpleNamespace
+from typing import Any
 
 from rd3_utils import hub
 from rd3_utils.leaderboard import vetting
+from rd3_utils.leaderboard.entries import Entry
 from rd3_utils.protocols import protocol as protocols
 from rd3_utils.publishing import terminal
 from rd3_utils.synthesis.settings import METHODS
 
-DEFAULTS = {  # of the options of train_student.py that say what is measured
+DEFAULTS: dict[str, Any] = {  # of the options of train_student.py that say what is measured
     "benchmark": "digits",
     "protocol": "rd3-v1",
     "distilled": None,
@@ -29,7 +31,7 @@ DEFAULTS = {  # of the options of train_student.py that say what is measured
 }
 
 
-def reproduce(entry):
+def reproduce(entry: Entry) -> list[str]:
     """Command lines that make the Runs of an entry again, and the images where a method of this project made them."""
     group, first, bench = entry.group, entry.runs[0], vetting.bench_of(entry.group.benchmark)
     source, commit = first.images.source, first.images.commit

@@ -2,24 +2,27 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
+from typing import Any
 from urllib.parse import quote
 
 from rd3_utils.leaderboard import claims, pareto
+from rd3_utils.leaderboard.entries import Entry, Group, Origin
 from rd3_utils.scoring import report as reports
 
 
-def short_hash(*parts):
+def short_hash(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
 
 
-def slug(group):
+def slug(group: Group) -> str:
     """The file name of a table: of vetted names only."""
     ipc = "full" if group.full else f"ipc{group.ipc}"
     text = f"{group.benchmark}-{ipc}-{group.protocol[:40]}-{group.student[:40]}-{group.labels}-{group.precision}"
     return f"{text}-{short_hash(group.digest, group.protocol, group.student)}"
 
 
-def row_id(entry):
+def row_id(entry: Entry) -> str:
     """The anchor of an entry's row."""
     first = entry.runs[0]
     return "e" + short_hash(
@@ -34,44 +37,45 @@ def row_id(entry):
     )
 
 
-def signed(fraction, digits=1):
+def signed(fraction: float | None, digits: int = 1) -> str:
     """A difference of fractions in points, with its sign; a true minus."""
     return "-" if fraction is None else f"{100 * fraction:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
-def plain(table):
+def plain(table: dict) -> dict:
     return json.loads(json.dumps(table))
 
 
-def plain_rule(rule):
+def plain_rule(rule: dict) -> dict:
     return {"when": plain(rule["when"]), "set": plain(rule["set"]), "source": rule.get("source", "")}
 
 
-def ipc_text(group):
+def ipc_text(group: Group) -> str:
     """How filters and headings call a table's number of images."""
     return "all real images" if group.full else f"{group.ipc} per class"
 
 
-def file_of(path, origin):
+def file_of(path: str, origin: Origin) -> str | None:
     """Where people see the file of a Run on the Hub."""
     if not origin.url.startswith(("https://", "http://")):
         return None
     return f"{origin.url.replace(f'/tree/{origin.commit}', f'/blob/{origin.commit}')}/{quote(path, safe='/@')}"
 
 
-def is_learned(entry):
+def is_learned(entry: Entry) -> bool:
     return entry.runs[0].labels.kind == "learned"
 
 
-def same_images(entry):
+def same_images(entry: Entry) -> tuple:
     """What entries of the same images share."""
     images = entry.name if entry.is_random else entry.fingerprints
     return entry.group.benchmark, entry.side, images, entry.origin
 
 
-def notices(entries):
+def notices(entries: list[Entry]) -> list[str]:
     """What a reader must know before comparing the rows of a table."""
-    found, group = [], entries[0].group
+    found: list[str] = []
+    group = entries[0].group
     if group.custom:
         found.append(f"Not a released protocol ({group.label}): do not compare with others.")
     if len({entry.teachers for entry in entries}) > 1:
@@ -83,7 +87,7 @@ def notices(entries):
     return found
 
 
-def point(entry, x):
+def point(entry: Entry, x: float) -> pareto.Point:
     """The pareto.Point of an entry."""
     method, _ = claims.method_of(entry)
     name = "random" if entry.is_random else claims.title(method) if method else entry.name
@@ -94,20 +98,21 @@ def point(entry, x):
     return pareto.Point(x, s["mean"], s["std"], label, text, f"#{row_id(entry)}", series_of(entry))
 
 
-def series_of(entry):
+def series_of(entry: Entry) -> str:
     """Entries with an equal one have one colour in the plots of a page."""
     return claims.method_of(entry)[0] or entry.name
 
 
-def provenance(entry):
+def provenance(entry: Entry) -> list[tuple[str, str]]:
     """[(what, value)] of images, labels, teachers and machines of an entry's Runs, each once."""
     runs, first = entry.runs, entry.runs[0]
 
-    def listed(values):
+    def listed(values: Iterable) -> str:
         distinct = list(dict.fromkeys("-" if value is None else str(value) for value in values))
         return ", ".join(distinct[:6]) + (f" and {len(distinct) - 6} more" if len(distinct) > 6 else "")
 
-    labels, machines = first.labels, [run.environment for run in runs]
+    labels, network, machines = first.labels, first.network, [run.environment for run in runs]
+    assert network is not None  # every Run that was read states one, or has that of its time
     rows = [
         ("Images", f"{listed(run.images.name for run in runs)}; {first.images.images} in all"),
         ("Source of the images", listed(run.images.source for run in runs)),
@@ -115,7 +120,7 @@ def provenance(entry):
         ("Fingerprint of the images", listed(run.images.fingerprint for run in runs)),
         ("Test images", f"{first.images_scored}, {first.test.source} @ {first.test.commit or '-'}"),
         ("Fingerprint of the test images", first.test.fingerprint),
-        ("Network", f"{first.student}, initialisation {first.network.initialisation}"),
+        ("Network", f"{first.student}, initialisation {network.initialisation}"),
         ("Labels", {"hard": "classes", "learned": "learned, of the images themselves"}.get(labels.kind, "of teachers")),
     ]
     if labels.teachers_id:

@@ -14,9 +14,11 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from rd3_utils import hub
 from rd3_utils.errors import UserError
+from rd3_utils.leaderboard.entries import Found
 from rd3_utils.leaderboard.pages import Board
 from rd3_utils.leaderboard.rendering import TEMPLATES
 from rd3_utils.leaderboard.rows import slug
@@ -25,7 +27,7 @@ JSON_ENTRIES = 1000  # in one file of data/
 MARK = "rd3-leaderboard"  # tag of a Space that is ours to replace
 
 
-def build(found, out):
+def build(found: Found, out: Path | str) -> dict[str, bytes]:
     """Write the site of `found` into the folder `out`, which is made or, where it holds a site, replaced; {path: bytes} of it.
 
     UserError where `out` holds something else.
@@ -43,17 +45,17 @@ def build(found, out):
     return files
 
 
-def check_new(out):
+def check_new(out: Path | str) -> None:
     """UserError where `out` exists and is neither empty nor a site of ours, all of whose files may be replaced."""
     out = Path(out)
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "data" / "site.json").is_file())):
         raise UserError(f"--out {out} exists and is no leaderboard of ours; give a new folder, nothing is overwritten.")
 
 
-def assembled(found):
+def assembled(found: Found) -> dict[str, bytes]:
     """{path: bytes} of the site."""
     board = Board(found)
-    files = {}
+    files: dict[str, bytes] = {}
     for i, name in enumerate(board.benchmarks or [None]):
         page = board.benchmark_page(name)
         files["index.html" if i == 0 else f"{name}.html"] = page
@@ -74,7 +76,7 @@ def assembled(found):
     return files
 
 
-def encoded(value):
+def encoded(value: Any) -> bytes:
     """JSON bytes that stay data wherever they are pasted: no <, > or & in them."""
     text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=True)
     for character in "<>&":
@@ -82,22 +84,22 @@ def encoded(value):
     return f"{text}\n".encode()
 
 
-def publish(target, files):
+def publish(target: hub.Target, files: dict[str, bytes]) -> hub.Pushed:
     """Make the static Space `target` hold `files` and nothing else, in one commit; a hub.Pushed."""
 
-    def build(commit, there):
+    def build(commit: str, there: dict[str, Any]) -> dict[str, Path | bytes | None]:
         stale = {path: None for path in there if path != ".gitattributes" and path not in files}
         return {**files, **stale}
 
     return hub.push(target, build, "Leaderboard")
 
 
-def check_space(target):
+def check_space(target: hub.Target) -> None:
     """UserError unless this login may push to `target` and it is a Space of ours, a fresh one, or none yet."""
     about = hub.may_push(target)
     fresh = {".gitattributes", "README.md", "index.html", "style.css"}  # what the Hub puts into a new static Space
     strange = [f.rfilename for f in about.siblings if f.rfilename not in fresh] if about else []
-    if strange and MARK not in (about.tags or []):
+    if about and strange and MARK not in (about.tags or []):
         raise UserError(
             f"{target.repo} holds something else already ({strange[0]}, and no tag {MARK} on its card); give the name of a new "
             "Space."

@@ -14,18 +14,20 @@ from rd3_utils.errors import UserError
 from rd3_utils.learning import initialisation, search
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols import protocol as protocols
+from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.protocols.knobs import SECTIONS, TAUGHT, check_knob
-from rd3_utils.protocols.protocol import TEACHER_PROTOCOL
-from rd3_utils.protocols.recipe import digest
+from rd3_utils.protocols.protocol import TEACHER_PROTOCOL, Protocol
+from rd3_utils.protocols.recipe import Recipe, digest
 from rd3_utils.protocols.strict import build
 from rd3_utils.scoring import runs, shapes
+from rd3_utils.scoring.runs import Run, StatedProtocol
 from rd3_utils.scoring.searches import check_search, check_share
-from rd3_utils.scoring.shapes import Refused, is_count, is_hex, is_name, is_seconds, is_table, shown
+from rd3_utils.scoring.shapes import Refused, is_count, is_hex, is_name, is_seconds, shown
 
 MOST_KNOBS = 50_000  # characters of a protocol's knobs as JSON; ours have at most 4,000
 
 
-def vetted(data):
+def vetted(data: bytes) -> tuple[Run, Protocol]:
     """(Run, Protocol) of the bytes `data`, the Run without what only proves it (history, knobs); Refused says why not."""
     run = runs.of(shapes.parse(data))
     if run.benchmark not in benchmarks.names():
@@ -47,45 +49,43 @@ def vetted(data):
 
 
 @lru_cache(maxsize=10_000)
-def shared(recipe):
+def shared(recipe: str) -> dict:
     """The recipe in a JSON text: one table for all Runs that have it."""
     return json.loads(recipe)
 
 
-def is_custom(run):
+def is_custom(run: Run) -> bool:
     """Whether a Run followed anything but a released protocol as it is."""
     return bool(run.protocol.overrides) or not is_released(run.protocol.name)
 
 
 @lru_cache
-def bench_of(name):
+def bench_of(name: str) -> Benchmark:
     return benchmarks.load(name)
 
 
 @lru_cache
-def released(name):
+def released(name: str) -> Protocol:
     return protocols.load(name)
 
 
-def is_released(name):
+def is_released(name: str) -> bool:
     return name in protocols.names()
 
 
 @lru_cache(maxsize=1000)
-def protocol_of(name, knobs, overrides):
+def protocol_of(name: str, knobs: str, overrides: str) -> Protocol:
     """The Protocol that the knobs of a Run (JSON) make; Refused where they are none, or not those of their released name."""
-    knobs, overrides = json.loads(knobs), json.loads(overrides)
-    where = f"protocol {name}"
+    own, changes, where = json.loads(knobs), json.loads(overrides), f"protocol {name}"
     try:
-        sections = {section: build(cls, knobs.get(section), f"{where} [{section}]") for section, cls in SECTIONS.items()}
-        rules = tuple(protocols.read_rule(rule, where) for rule in knobs.get("rules", []))
+        sections = {section: build(cls, own.get(section), f"{where} [{section}]") for section, cls in SECTIONS.items()}
+        rules = tuple(protocols.read_rule(rule, where) for rule in own.get("rules", []))
         arms = {
-            arm: {key: check_knob(key, value, where) for key, value in changes.items()}
-            for arm, changes in knobs["arms"].items()
+            arm: {key: check_knob(key, value, where) for key, value in changed.items()} for arm, changed in own["arms"].items()
         }
         if not arms.keys() <= set(protocols.ARMS):
             raise Refused(f"its protocol has arms {shown(sorted(arms))}, wanted some of {', '.join(protocols.ARMS)}")
-        pairs = tuple(sorted((key, check_knob(key, value, where)) for key, value in overrides.items()))
+        pairs = tuple(sorted((key, check_knob(key, value, where)) for key, value in changes.items()))
         found = protocols.Protocol(name, name, "", "not stated", {}, **sections, arms=arms, rules=rules, overrides=pairs)
         for section in SECTIONS:
             for key, value in dataclasses.asdict(getattr(found, section)).items():
@@ -99,12 +99,12 @@ def protocol_of(name, knobs, overrides):
         raise Refused(f"the knobs of its protocol are malformed ({type(error).__name__})") from None
     if differs:
         raise Refused(f"says {name}, but its knobs have digest {plain.digest}; {name} has {released(name).digest}")
-    if read != digest(knobs):
-        raise Refused(f"the knobs of its protocol have digest {digest(knobs)}, as we read them {read}")
+    if read != digest(own):
+        raise Refused(f"the knobs of its protocol have digest {digest(own)}, as we read them {read}")
     return found
 
 
-def check_protocol(stated, protocol):
+def check_protocol(stated: StatedProtocol, protocol: Protocol) -> None:
     """Refused unless the digest that is stated is that of the knobs, and labels are those that they say."""
     if stated.digest != protocol.digest:
         raise Refused(f"states protocol digest {stated.digest}, its knobs have {protocol.digest}")
@@ -112,7 +112,7 @@ def check_protocol(stated, protocol):
         raise Refused(f"says its protocol has {shown(stated.main_labels)} labels, it has {protocol.main_labels}")
 
 
-def check_images(run, bench):
+def check_images(run: Run, bench: Benchmark) -> None:
     """Refused unless numbers of images agree with classes, IPC, selection and arm."""
     images, classes, side = run.images, len(bench.classes), run.arm.partition("-")[0]
     if images.ipc is not None and images.images != images.ipc * classes:
@@ -130,9 +130,10 @@ def check_images(run, bench):
         raise Refused(f"arm full-hard under {run.protocol.name}, wanted {TEACHER_PROTOCOL} as it is")
 
 
-def check_network(run):
+def check_network(run: Run) -> None:
     """Refused where a Run was trained on a network that is drawn otherwise than its name says today."""
     network, today = run.network, initialisation.version(run.student)
+    assert network is not None  # every Run that was read states one, or has that of its time
     if network.architecture != run.student:
         raise Refused(f"its network is {shown(network.architecture)}, its student {run.student}")
     if network.initialisation != today:
@@ -141,7 +142,7 @@ def check_network(run):
         )
 
 
-def check_recipe(run, protocol, bench):
+def check_recipe(run: Run, protocol: Protocol, bench: Benchmark) -> Recipe:
     """The Recipe that the protocol makes for this student and these images; Refused where the Run has another one."""
     images = run.images
     ipc = images.ipc or images.images // len(bench.classes)
@@ -159,14 +160,14 @@ def check_recipe(run, protocol, bench):
             if mine.get(key) != wanted.get(key):
                 break
         a, b = mine.get(key), wanted.get(key)
-        if is_table(a) and is_table(b):
+        if isinstance(a, dict) and isinstance(b, dict):
             part = next(part for part in {**b, **a} if a.get(part) != b.get(part))
             key, a, b = f"{key}.{part}", a.get(part), b.get(part)
         raise Refused(f"its recipe has {shown(key)} {shown(a)}, its protocol makes it {shown(b)}")
     return recipe
 
 
-def check_labels(run, recipe):
+def check_labels(run: Run, recipe: Recipe) -> None:
     """Refused unless labels and teachers are those that the recipe asks for."""
     labels, teachers = run.labels, run.teachers
     kinds = {"static": ("static", "soft")}.get(recipe.labels.kind, (recipe.labels.kind,))
@@ -182,7 +183,7 @@ def check_labels(run, recipe):
         raise Refused(f"{len(teachers)} teachers, and {labels.kind} labels need none")
 
 
-def check_score(run, bench):
+def check_score(run: Run, bench: Benchmark) -> None:
     """Refused unless the whole test split was scored and top-1 and top-5 are shares of it."""
     n = run.images_scored
     if n != bench.data.test_images or run.test.images != n:
@@ -193,7 +194,7 @@ def check_score(run, bench):
         raise Refused(f"top5 is {run.top5}, less than top1, {run.top1}")
 
 
-def check_history(run, recipe):
+def check_history(run: Run, recipe: Recipe) -> None:
     """Refused unless every epoch is there once, in order, up to the last, whose network is the one that is scored."""
     history, epochs = run.history, recipe.training.epochs
     if len(history) != epochs:
@@ -215,6 +216,6 @@ class Made:
     seconds: float | None = shapes.stated(shapes.or_none(is_seconds), "seconds", default=None)
 
 
-def made(data):
+def made(data: bytes) -> Made:
     """The Made of the bytes of a distilled.json; Refused if it is none."""
     return shapes.read(Made, shapes.parse(data), runs.SCHEMA)

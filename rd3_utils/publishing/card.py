@@ -9,19 +9,25 @@ import json
 import re
 import statistics
 import sys
+from argparse import Namespace
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from rd3_utils.arms.planned_runs import citations
+from rd3_utils.arms.planned_runs import Cell, citations
 from rd3_utils.data import selections
 from rd3_utils.protocols import protocol as protocols
+from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.protocols.knobs import NEUTRAL, SECTIONS, TAUGHT
-from rd3_utils.protocols.protocol import TEACHER_PROTOCOL
+from rd3_utils.protocols.protocol import TEACHER_PROTOCOL, Protocol
 from rd3_utils.publishing import plots, terminal
 from rd3_utils.scoring import measure
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
+from rd3_utils.scoring.runs import Run
 from rd3_utils.text import escape, fenced, listed, show, table
 from rd3_utils.transfer import report as transfer_report
 
@@ -35,7 +41,14 @@ LABELS = {
 }
 
 
-def publish(finished, cells, labels, benchmark, protocol, options):
+def publish(
+    finished: list[Run],
+    cells: list[Cell],
+    labels: dict[tuple, Any],
+    benchmark: Benchmark,
+    protocol: Protocol,
+    options: Namespace,
+) -> None:
     """Write the card of this command's images and print its scores; for the main process only.
 
     `finished` are the Runs of `cells`, `labels` {labels_key: reader}. The images are those of the first distilled arm,
@@ -50,11 +63,22 @@ def publish(finished, cells, labels, benchmark, protocol, options):
     head = next((run for run in runs if run.arm == main), runs[0])  # its arm stands in the title
     weights = weights_section(runs, head, folder, options.out)
     report, pictures = write(folder, runs, others, head, weights, cell, cells, labels, benchmark, options)
-    labels = "hard" if protocol.label_kind == "learned" else protocol.main_labels  # that random images can have, too
-    terminal.say(report, cell, folder, pictures, terminal.tips(report, benchmark, labels))
+    kind = "hard" if protocol.label_kind == "learned" else protocol.main_labels  # that random images can have, too
+    terminal.say(report, cell, folder, pictures, terminal.tips(report, benchmark, kind))
 
 
-def write(folder, runs, others, head, weights, cell, cells, labels, benchmark, options):
+def write(
+    folder: Path,
+    runs: list[Run],
+    others: list[Run],
+    head: Run,
+    weights: list[str],
+    cell: Cell,
+    cells: list[Cell],
+    labels: dict[tuple, Any],
+    benchmark: Benchmark,
+    options: Namespace,
+) -> tuple[dict, dict[str, list[tuple[str, str]]]]:
     """Write README.md, report.json and plots/ of `runs` into `folder`; (Report, pictures).
 
     The title and the front matter speak of the arm of the Run `head`; `weights` are the Markdown parts on its network.
@@ -70,7 +94,7 @@ def write(folder, runs, others, head, weights, cell, cells, labels, benchmark, o
     return report, pictures
 
 
-def gather(finished, cell, options):
+def gather(finished: list[Run], cell: Cell, options: Namespace) -> tuple[list[Run], list[Run], list[str]]:
     """(Runs the card of `cell` speaks of, all Runs of its benchmark and precision, [what was left out and why]), in order.
 
     To the card belong the arms of `cell`'s protocol on the same images or random ones of the same IPC, and full-hard of
@@ -82,7 +106,7 @@ def gather(finished, cell, options):
     own = cell.protocol
     full = own if own.name == TEACHER_PROTOCOL else protocols.load(TEACHER_PROTOCOL)
 
-    def belongs(run):
+    def belongs(run: Run) -> bool:
         if run.arm == "full-hard":
             return run.protocol.digest == full.digest and options.full_hard == "trained"
         same = run.images.fingerprint == cell.images.fingerprint
@@ -94,20 +118,21 @@ def gather(finished, cell, options):
     return [run for run in mine if run.student in students], once, left_out
 
 
-def comparable(runs, finished):
+def comparable(runs: list[Run], finished: list[Run]) -> tuple[list[Run], list[str]]:
     """(those of `runs` that may stand on one card with the `finished`, [a line for every kind that may not]).
 
     Arms may differ in images and kind of labels, full-hard in its protocol, students in their networks; the Runs of one arm in
     nothing. Arms with one kind of labels had the same teachers and views seed: only their images are set against each other.
     """
-    own, groups, left_out = set(map(id, finished)), run_files.grouped(runs, lambda run: (run.student, run.arm)), {}
-    kept = []
+    own, groups = set(map(id, finished)), run_files.grouped(runs, lambda run: (run.student, run.arm))
+    left_out: dict[tuple[str, str, str], list[Run]] = {}
+    kept: list[Run] = []
     for (student, arm), mine in groups.items():
         beside = next((run for run in finished if run.student == student), finished[0])
         but = measure.ARMS | (measure.PROTOCOLS if "full-hard" in (arm, beside.arm) else set())
         but |= measure.NETWORK if beside.student != student else measure.DROPPING
 
-        def belongs(run, beside=beside, but=but):
+        def belongs(run: Run, beside: Run = beside, but: frozenset[str] = but) -> measure.Verdict:
             return measure.same_measure(beside, run, but) and measure.same_labels(told_as(run, [*finished, *kept]), run)
 
         first = next((run for run in mine if id(run) in own), None) or next(filter(belongs, mine), mine[0])
@@ -124,24 +149,26 @@ def comparable(runs, finished):
     ]
 
 
-def told_as(run, others):
+def told_as(run: Run, others: list[Run]) -> Run:
     """Of Runs that come first on a card the one that must have the labels of `run`: their kind, best its student; or `run`."""
     mine = [other for other in others if "full-hard" not in (run.arm, other.arm) and other.labels_of_arm == run.labels_of_arm]
     return next((other for other in mine if other.student == run.student), next(iter(mine), run))
 
 
-def identity(run):
+def identity(run: Run) -> tuple:
     """What makes a Run another one, in the order of tables; images count by their pixels, under whatever name."""
     arm, draw = reports.order_of(run.arm), run.draw or 0
     return run.student, arm, draw, run.seed, run.images.fingerprint, run.protocol.digest, run.views, run.protocol.name
 
 
-def draw(runs, report, cell, cells, labels, folder):
+def draw(
+    runs: list[Run], report: dict, cell: Cell, cells: list[Cell], labels: dict[tuple, Any], folder: Path
+) -> dict[str, list[tuple[str, str]]]:
     """Draw all pictures; {title: [(file below `folder`, caption)]} with those of earlier commands that still belong.
 
     Views are drawn where `labels` has them.
     """
-    pictures = {"Scores": [("plots/scores.png", "top-1 of every arm")], "Learning curves": []}
+    pictures: dict[str, list[tuple[str, str]]] = {"Scores": [("plots/scores.png", "top-1 of every arm")], "Learning curves": []}
     plots.scores(report, runs, folder / "plots/scores.png")
     for student in report["arms"]:
         name = f"plots/learning_curves_{student}.png"
@@ -160,7 +187,16 @@ def draw(runs, report, cell, cells, labels, folder):
     return pictures
 
 
-def card(runs, report, head, weights, cell, benchmark, pictures, options):
+def card(
+    runs: list[Run],
+    report: dict,
+    head: Run,
+    weights: list[str],
+    cell: Cell,
+    benchmark: Benchmark,
+    pictures: dict[str, list[tuple[str, str]]],
+    options: Namespace,
+) -> str:
     """The text of README.md: front matter and body."""
     top1 = reports.percent(report["arms"][head.student][head.arm]["mean"])
     title = f"{cell.images.name} under {reports.protocol_of(head)}: {top1} % top-1 ({head.student})"
@@ -186,7 +222,7 @@ def card(runs, report, head, weights, cell, benchmark, pictures, options):
     return "\n\n".join(parts) + "\n"
 
 
-def front_matter(report, head, cell, benchmark):
+def front_matter(report: dict, head: Run, cell: Cell, benchmark: Benchmark) -> ModelCardData:
     """The ModelCardData: the headline arm's mean top-1 as a fraction. It names no base model and no licence."""
     data, images, several, arm = benchmark.data, cell.images, len(report["arms"]) > 1, head.arm
     results = [
@@ -219,12 +255,12 @@ def front_matter(report, head, cell, benchmark):
     )
 
 
-def is_distilled(run):
+def is_distilled(run: Run) -> bool:
     """Whether the images of a Run were made to be distilled ones; real images may be given as --distilled, too."""
     return run.arm.startswith("distilled-") and not selections.is_selection(run.images.source)
 
 
-def result(arms, student, head, benchmark):
+def result(arms: dict[str, dict], student: str, head: Run, benchmark: Benchmark) -> str:
     """One sentence for a reader who knows nothing of arms."""
     arm, images = head.arm, head.images
     if arm not in arms:
@@ -244,7 +280,7 @@ def result(arms, student, head, benchmark):
     return text
 
 
-def banners(runs, protocol):
+def banners(runs: list[Run], protocol: Protocol) -> list[str]:
     """What a reader must know before reading a number."""
     found = []
     if protocol.overrides:
@@ -269,7 +305,7 @@ def banners(runs, protocol):
     return found
 
 
-def score_section(report):
+def score_section(report: dict) -> list[str]:
     """The table of every student, the scores it allows, each with its meaning, and students side by side."""
     parts = ["## Scores"]
     for student, arms in report["arms"].items():
@@ -294,9 +330,9 @@ def score_section(report):
     return parts
 
 
-def comparison_section(report):
+def comparison_section(report: dict) -> list[str]:
     """Recipe or data: the table images x protocols, in percent."""
-    parts = []
+    parts: list[str] = []
     for student, found in report["comparison"].items():
         if not found:
             continue
@@ -310,7 +346,7 @@ def comparison_section(report):
     return ["## Recipe or data?", *parts] if parts else []
 
 
-def protocol_section(runs, head, protocol, benchmark):
+def protocol_section(runs: list[Run], head: Run, protocol: Protocol, benchmark: Benchmark) -> list[str]:
     """Every knob of the headline arm's recipe with its source, and what other arms change."""
     recipe, labels = flat(head.recipe), head.labels_of_arm
     rules = protocol.matching(benchmark, head.student, head.ipc)
@@ -330,12 +366,12 @@ def protocol_section(runs, head, protocol, benchmark):
     return parts + (["\n".join(sorted(changed))] if changed else [])
 
 
-def flat(recipe):
+def flat(recipe: dict) -> dict[str, Any]:
     """{"section.field": value} of a Run's recipe."""
     return {f"{section}.{key}": value for section in SECTIONS for key, value in recipe[section].items()}
 
 
-def source_of(key, labels, protocol, benchmark, rules):
+def source_of(key: str, labels: str, protocol: Protocol, benchmark: Benchmark, rules: Iterable[dict]) -> str:
     """Where a resolved value comes from: the strongest that spoke, then the protocol's own words; of `rules`, the last."""
     by_rule = [rule["source"] for rule in rules if key in rule["set"] and "source" in rule]
     stated = [protocol.sources.get(key, "not used by the protocol"), *by_rule][-1]
@@ -348,14 +384,14 @@ def source_of(key, labels, protocol, benchmark, rules):
     return f"changed with --set; else {stated}" if key in dict(protocol.overrides) else stated
 
 
-def provenance_section(runs):
+def provenance_section(runs: list[Run]) -> list[str]:
     """Which runs, images, labels, teachers and machines."""
-    arms = [["student", "arm", "images", "labels", "seeds", "optimizer steps", "seconds per student"]]
-    images = [["images", "source", "commit", "fingerprint", "number", "per class"]]
-    labels = [["images", "labels", "epochs", "bytes", "stored as", "views per teacher pass", "made on", "from", "commit",
-               "recognised %"]]  # fmt: skip
-    teachers = [["teacher", "architecture", "commit", "SHA-256 of the weights", "top-1 %"]]
-    machines = [["environment", ""]]
+    arms: list[list] = [["student", "arm", "images", "labels", "seeds", "optimizer steps", "seconds per student"]]
+    images: list[list] = [["images", "source", "commit", "fingerprint", "number", "per class"]]
+    labels: list[list] = [["images", "labels", "epochs", "bytes", "stored as", "views per teacher pass", "made on", "from",
+                           "commit", "recognised %"]]  # fmt: skip
+    teachers: list[list] = [["teacher", "architecture", "commit", "SHA-256 of the weights", "top-1 %"]]
+    machines: list[list] = [["environment", ""]]
     for key, mine in run_files.grouped(runs, lambda run: (run.student, run.arm, run.images.name)).items():
         steps, seconds = (run.recipe["steps"] for run in mine), statistics.fmean(run.seconds for run in mine)
         seeds = (run.seed for run in mine)
@@ -378,15 +414,16 @@ def provenance_section(runs):
     return ["## Provenance", *(table(rows) for rows in (arms, images, labels, teachers, machines) if len(rows) > 1)]
 
 
-def store_of(run):
+def store_of(run: Run) -> str:
     """How the folder of a Run's label store is called, "classes" for hard labels, "own" for those of the images themselves."""
     of = run.labels
     if of.kind not in TAUGHT:
         return {"hard": "classes", "learned": "own"}[of.kind]
+    assert of.teachers_id is not None
     return f"{of.teachers_id[:8]}-{of.views_digest}-s{of.views_seed}"
 
 
-def weights_section(runs, head, folder, root):
+def weights_section(runs: list[Run], head: Run, folder: Path, root: Path | str) -> list[str]:
     """How to load the network that was kept, if one was: of the headline arm where possible."""
     head_first = sorted(runs, key=lambda run: run.arm != head.arm)
     networks = [run_files.path_of(root, run).with_suffix("") for run in head_first]
@@ -397,7 +434,7 @@ def weights_section(runs, head, folder, root):
     return [text, how_to_load(f"local-dir:{kept[0].relative_to(folder).as_posix()}")]
 
 
-def how_to_load(name):
+def how_to_load(name: str) -> str:
     """The Python that makes the student called `name` in timm."""
     code = f"import rd3_utils, timm\n\nstudent = timm.create_model({json.dumps(name)}, pretrained=True)"
     return fenced(code, "python")

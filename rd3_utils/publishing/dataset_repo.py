@@ -15,15 +15,20 @@ import re
 import shlex
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, Self
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from rd3_utils import hub, launch, units
 from rd3_utils.data import embedded, selections, soft_labels, tables
 from rd3_utils.data import images as image_sets
+from rd3_utils.data.images import ImageSet
 from rd3_utils.errors import UserError
+from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.publishing import plots
 from rd3_utils.scoring import report as reports
 from rd3_utils.text import escape, fenced, show, table
@@ -43,17 +48,19 @@ class LabelUpload:
     mended by `publish`, which sends whatever is not there. Pull requests get everything at once, at the end.
     """
 
-    def __init__(self, target, where):
+    def __init__(self, target: hub.Target, where: Path) -> None:
         self.target, self.where = target, where
-        self.pool, self.coming, self.sent = ThreadPoolExecutor(1), None, set()
+        self.pool = ThreadPoolExecutor(1)
+        self.coming: Future[None] | None = None
+        self.sent: set[Path] = set()
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.pool.shutdown(wait=True, cancel_futures=True)
 
-    def finished(self, paths):
+    def finished(self, paths: Sequence[Path]) -> None:
         """Send those of `paths` that were not sent, unless an upload is still running."""
         if self.target.create_pr or (self.coming is not None and not self.coming.done()):
             return
@@ -61,7 +68,7 @@ class LabelUpload:
             self.coming.result()  # an error that is none of the user's
         self.coming = self.pool.submit(self.send, [path for path in paths if path not in self.sent])
 
-    def send(self, paths):
+    def send(self, paths: list[Path]) -> None:
         try:
             push_shards(self.target, self.where, paths)
             self.sent |= set(paths)
@@ -69,20 +76,21 @@ class LabelUpload:
             print(f"labels go on, the upload is tried again at the end: {error}", file=sys.stderr, flush=True)
 
 
-def in_repo(where):
+def in_repo(where: Path) -> str:
     """The folder in a repo of the label store in the local folder `where`."""
     return f"{LABELS}{where.parent.name}/{where.name}"
 
 
-def push_shards(target, where, paths):
+def push_shards(target: hub.Target, where: Path, paths: Sequence[Path]) -> None:
     """Push shards in commits of about BATCH bytes. Where one replaces another, the index that names the other goes first."""
-    target, store, group = dataclasses.replace(target, tag=None), in_repo(where), []
+    target, store = dataclasses.replace(target, tag=None), in_repo(where)
+    group: list[Path] = []
     for path in paths:
         group.append(path)
         if path == paths[-1] or sum(p.stat().st_size for p in group) > BATCH:
             files = {f"{store}/{p.name}": p for p in group}
 
-            def build(commit, there, files=files):
+            def build(commit: str, there: dict[str, Any], files: dict[str, Path] = files) -> dict[str, Path | bytes | None]:
                 replaced = any(path in there and not hub.same(there[path], file) for path, file in files.items())
                 return {**files, **({f"{store}/index.json": None} if replaced else {})}
 
@@ -90,7 +98,9 @@ def push_shards(target, where, paths):
             group = []
 
 
-def publish_labels(target, where, images, about, benchmark, words):
+def publish_labels(
+    target: hub.Target, where: Path, images: ImageSet | None, about: dict, benchmark: Benchmark, words: list[str]
+) -> None:
     """Push the finished store in `where`: shards that are not there, then in one commit index, card and the `images`.
 
     `images` is None where they are published elsewhere, `about` what is known of how they were made; `words` are the options
@@ -102,7 +112,7 @@ def publish_labels(target, where, images, about, benchmark, words):
     size = sum(entry["bytes"] for entry in index["shards"])
     print(f"pushing {len(shards)} shards, {units.size(size)}, to {target.url}", flush=True)
     with tempfile.TemporaryDirectory() as folder, said_how_to_repeat():
-        files = {f"{store}/{path.name}": path for path in (*shards, where / "index.json")}
+        files: dict[str, Path | bytes] = {f"{store}/{path.name}": path for path in (*shards, where / "index.json")}
         files[f"{store}/card.md"] = label_section(index, store, benchmark, words).encode()
         if images is not None:
             files |= image_files(target, images, about, benchmark, Path(folder))
@@ -112,7 +122,7 @@ def publish_labels(target, where, images, about, benchmark, words):
         done(hub.push(target, building(target, files, tags), f"index of the soft labels of {index['images']['name']}"))
 
 
-def publish_images(target, images, about, benchmark):
+def publish_images(target: hub.Target, images: ImageSet, about: dict, benchmark: Benchmark) -> None:
     """Push an image set, with what `about` (distilled.json, or {}) says of how it was made, in one commit."""
     with tempfile.TemporaryDirectory() as folder, said_how_to_repeat():
         files = image_files(target, images, about, benchmark, Path(folder))
@@ -122,12 +132,12 @@ def publish_images(target, images, about, benchmark):
         done(hub.push(target, building(target, files, tags), f"{images.name}: {len(images)} images"))
 
 
-def done(pushed):
+def done(pushed: hub.Pushed) -> None:
     print(f"{'pushed' if pushed.new else 'nothing to push, all is there:'} {pushed.url} at {pushed.commit}")
 
 
 @contextlib.contextmanager
-def said_how_to_repeat():
+def said_how_to_repeat() -> Iterator[None]:
     """A context in which a failed push ends with the command that tries again: the same one, which sends what is missing."""
     try:
         yield
@@ -137,33 +147,37 @@ def said_how_to_repeat():
         raise UserError(f"{said} Nothing is lost, what was made is here. Push what is missing with: {command}") from error
 
 
-def building(target, files, tags):
+def building(
+    target: hub.Target, files: dict[str, Path | bytes], tags: set[str]
+) -> Callable[[str, dict[str, Any]], dict[str, Path | bytes | None]]:
     """The function that hub.push asks: `files`, the card of the repo as it then is, and no old shards beside ours."""
     folders = {path.rsplit("/", 1)[0] for path in files}
     ours = re.compile(r"(labels-[^/]*\.safetensors|train-[^/]*\.parquet|distilled\.json)")
 
-    def build(commit, there):
+    def build(commit: str, there: dict[str, Any]) -> dict[str, Path | bytes | None]:
         stale = {
             path: None
             for path in there
             if path not in files and path.rpartition("/")[0] in folders and ours.fullmatch(path.rpartition("/")[2])
         }
         sections = {path: hub.text(target, commit, path) for path in there if is_section(path, there)}
-        sections |= {path: data.decode() for path, data in files.items() if path.endswith("/card.md")}
+        sections |= {
+            path: data.decode() for path, data in files.items() if path.endswith("/card.md") and isinstance(data, bytes)
+        }
         old = hub.text(target, commit, "README.md") if "README.md" in there else ""
         return {**files, **stale, "README.md": dataset_card(target.repo, old, sections, tags).encode()}
 
     return build
 
 
-def is_section(path, there):
+def is_section(path: str, there: Iterable[str]) -> bool:
     """Whether a file of a repo is the card.md of a label store or an image set, and not one of its owner's."""
     folder = path.removesuffix("/card.md")
     mine = folder.startswith(LABELS) or any(other.startswith(f"{folder}/train-") for other in there)
     return mine and folder != path
 
 
-def dataset_card(repo, old, sections, tags):
+def dataset_card(repo: str, old: str, sections: dict[str, str], tags: Iterable[str]) -> str:
     """README.md of a dataset repo: its `old` text with our part, the `sections` {path of card.md: text}, made anew."""
     ours = sorted(sections, key=lambda path: (path.startswith(LABELS), path))
     body = "\n\n".join([BEGIN, *(sections[path].strip() for path in ours), END])
@@ -181,18 +195,20 @@ def dataset_card(repo, old, sections, tags):
     return f"---\n{DatasetCardData(**front).to_yaml()}\n---\n\n{text.strip()}\n"
 
 
-def image_files(target, images, about, benchmark, folder):
+def image_files(
+    target: hub.Target, images: ImageSet, about: dict, benchmark: Benchmark, folder: Path
+) -> dict[str, Path | bytes]:
     """{path in the repo: local path or bytes} of an image set; parquet and picture are written into `folder`."""
     parquet = image_sets.save(images, folder)
     plots.image_grid(images, folder / "images.png")
-    files = {f"{images.name}/{path.name}": path for path in (parquet, folder / "images.png")}
+    files: dict[str, Path | bytes] = {f"{images.name}/{path.name}": path for path in (parquet, folder / "images.png")}
     if about:
         files[f"{images.name}/distilled.json"] = f"{json.dumps(about, indent=1)}\n".encode()
     files[f"{images.name}/card.md"] = image_section(target.repo, images, about, benchmark).encode()
     return files
 
 
-def stated(source):
+def stated(source: str) -> dict:
     """distilled.json of the folder or embedded set `source`, or {}; UserError if it is no JSON object."""
     for path in (Path(source) / "distilled.json", embedded.FOLDER / source / "distilled.json"):
         if path.is_file():
@@ -204,7 +220,7 @@ def stated(source):
     return {}
 
 
-def about_images(source, images):
+def about_images(source: str, images: ImageSet) -> dict:
     """What distilled.json says of how `images`, read from `source`, were made; {} where there is no such file.
 
     UserError where it speaks of other images.
@@ -217,13 +233,13 @@ def about_images(source, images):
     return about or (own if own.get("fingerprint") == images.fingerprint else {})
 
 
-def image_section(repo, images, about, benchmark):
+def image_section(repo: str, images: ImageSet, about: dict | None, benchmark: Benchmark) -> str:
     """The part of a dataset card on one image set."""
     about, data = dict(about or {}), benchmark.data
     selected = images.source if selections.is_selection(images.source) else None
     elsewhere = {"repo": images.source.partition("@")[0], "commit": images.commit} if images.commit else {"repo": data.repo}
     source = about.pop("source", {"repo": data.repo, "commit": images.commit} if selected else elsewhere)
-    rows = [
+    rows: list[list] = [
         ["", images.name],
         ["method", about.pop("method", None) or (f"real images, {selected}" if selected else "not stated")],
         ["images", f"{len(images)} of {images.images.shape[-1]} px, {images.ipc or 'various'} per class"],
@@ -249,14 +265,14 @@ def image_section(repo, images, about, benchmark):
     )
 
 
-def setting(value):
+def setting(value: Any) -> str:
     """A setting of a synthesis as text; of a network, what tells it from others."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {show(value[key])}" for key in value)
     return show(value)
 
 
-def label_section(index, store, benchmark, words):
+def label_section(index: dict, store: str, benchmark: Benchmark, words: list[str]) -> str:
     """The part of a dataset card on one label store."""
     images, size = index["images"], sum(entry["bytes"] for entry in index["shards"])
     rows = [
@@ -280,7 +296,7 @@ def label_section(index, store, benchmark, words):
     return "\n\n".join([*parts, "Train on them; shards are fetched as they are needed:", fenced(command, "bash")])
 
 
-def train_options(options, repo, images, with_images, names):
+def train_options(options: Namespace, repo: str, images: ImageSet, with_images: bool, names: Iterable[str]) -> list[str]:
     """The options of train_student.py that use labels in `repo`; `names` are those of `options` that say what is measured."""
     words = ["--soft-labels", repo]
     for name in names:

@@ -6,13 +6,23 @@ Every function takes data and the path of the one file it writes. Accuracies com
 import io
 import math
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from rd3_utils.data import views as view_sets
+from rd3_utils.data.images import ImageSet
+from rd3_utils.data.views import Views
+from rd3_utils.protocols.recipe import Recipe
 from rd3_utils.scoring import report as reports
+from rd3_utils.scoring.runs import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MOST_BYTES = 150_000  # of one file; a larger picture gets a palette of fewer colours
 DPI = 100
@@ -29,18 +39,22 @@ COLOURS = {  # Okabe & Ito, distinct for colour-blind readers: https://jfly.uni-
 }
 
 
-def learning_curves(runs, path):
+def learning_curves(runs: list[Run], path: Path) -> None:
     """Training loss and learning rate per epoch of all `runs`, a thin line each; test accuracy where it was monitored.
 
     A column holds the arms of one protocol and one kind of labels: between columns losses are not comparable.
     """
-    columns = {}
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    columns: dict[tuple[str, str], list[Run]] = {}
     for run in sorted(runs, key=lambda run: reports.order_of(run.arm)):
         columns.setdefault((run.protocol.name, run.arm.split("-")[1]), []).append(run)
     monitored = any("test_top1" in entry for run in runs for entry in run.history)
     heights = [3, 1, 2] if monitored else [3, 1]
     figure = new_figure(max(7.6, 4.2 * len(columns)), 1.1 * sum(heights) + 0.8, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1)
+    engine = figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)  # as it was asked for
+    engine.set(w_pad=0.1)
     panels = figure.subplots(len(heights), len(columns), squeeze=False, sharex="col", height_ratios=heights)
     for column, ((protocol, labels), mine) in zip(panels.T, columns.items()):
         loss = mine[0].recipe["loss"]
@@ -62,7 +76,7 @@ def learning_curves(runs, path):
     save(figure, path)
 
 
-def draw_lines(axes, runs, key, factor=1):
+def draw_lines(axes: "Axes", runs: list[Run], key: str, factor: float = 1) -> None:
     """A thin line per Run for `key` of its history; a thick mean per arm, of losses also over 5 % of the epochs."""
     arms = list(dict.fromkeys(run.arm for run in runs))
     for arm in reversed(arms):  # the first on top
@@ -76,13 +90,14 @@ def draw_lines(axes, runs, key, factor=1):
             mean = np.mean([values for _, values in lines], axis=0)
             smooth = np.convolve(mean, np.full(width, 1 / width), "valid")  # [epochs - width + 1]
             name = f"{arm} ({len(lines)} {'runs' if len(lines) > 1 else 'run'})"
-            style = {"marker": "." if key == "test_top1" else None, "markersize": 4, "linewidth": 1.6, "zorder": 3}
+            marker = "." if key == "test_top1" else None
+            style: dict[str, Any] = {"marker": marker, "markersize": 4, "linewidth": 1.6, "zorder": 3}
             axes.plot(lines[0][0][(width - 1) // 2 :][: len(smooth)], smooth, color=COLOURS[arm], label=name, **style)
     axes.grid(alpha=0.25, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def scores(report, runs, path):
+def scores(report: dict, runs: list[Run], path: Path) -> None:
     """Top-1 of every arm: mean, standard deviation and every single run as a dot; a panel per student."""
     students = list(report["arms"])
     most = [len(report["arms"][student]) for student in students]
@@ -110,13 +125,13 @@ def scores(report, runs, path):
     save(figure, path)
 
 
-def plus_minus(summary):
+def plus_minus(summary: dict) -> str:
     """ "82.33 ± 0.46  (n = 3)" in percent."""
     std = f" ± {reports.percent(summary['std'])}" if summary["std"] is not None else ""
     return f"{reports.percent(summary['mean'])}{std}  (n = {summary['n']})"
 
 
-def image_grid(images, path):
+def image_grid(images: ImageSet, path: Path) -> None:
     """The pixels of `images` by class: all, or so many per class that at most 100 are shown, which the title says.
 
     Of images above 34 px at most 50 are shown, and shrunk where needed.
@@ -143,7 +158,7 @@ def image_grid(images, path):
     sheet(lines, f"{images.name}: {', '.join(parts)}, {size_text}", path)
 
 
-def view_grid(images, views, logits, recipe, path):
+def view_grid(images: ImageSet, views: Views, logits: torch.Tensor | None, recipe: Recipe, path: Path) -> None:
     """Some views of one epoch exactly as `views.apply` makes them, and under each what the student is told of it.
 
     That is the teacher's two likeliest classes at temperature 1; with hard labels (`logits` None) the class, or both
@@ -163,8 +178,10 @@ def view_grid(images, views, logits, recipe, path):
     sheet(lines, f"{images.name}: {len(chosen)} views of one epoch with {says}, {size_text}", path)
 
 
-def told(images, views, logits, recipe, row):
+def told(images: ImageSet, views: Views, logits: torch.Tensor | None, recipe: Recipe, row: torch.Tensor) -> str:
     """The label of one view as lines "class: share %"; a mixed one's own class first."""
+    shares: torch.Tensor | list[float]
+    classes: torch.Tensor | list[torch.Tensor]
     if logits is not None:
         shares, classes = logits[row].softmax(0).topk(min(2, logits.shape[1]))
     elif recipe.loss.name == "ce_mixed" and views.mix_partner[row] != row:
@@ -176,12 +193,12 @@ def told(images, views, logits, recipe, row):
     return "\n".join(f"{name}: {100 * share:.0f} %" for name, share in zip(names, shares))
 
 
-def evenly(n, most):
+def evenly(n: int, most: int) -> list[int]:
     """At most `most` of the numbers below `n`, evenly spaced."""
     return [i * n // min(n, most) for i in range(min(n, most))]
 
 
-def shrunk(pixels, rows, count):
+def shrunk(pixels: torch.Tensor, rows: dict[int, torch.Tensor], count: int) -> tuple[dict[int, list[np.ndarray]], str]:
     """({key: [tile uint8 [s, s, 3]]}, what was done to the size): nearest-neighbour up, area average down.
 
     `pixels` uint8 [N, 3, S, S]; `rows` {key: rows}; `count` tiles in all share the budget of PIXELS.
@@ -192,7 +209,7 @@ def shrunk(pixels, rows, count):
     text = f"enlarged {scale} times" if scale > 1 else f"{side} px"
     text = f"shrunk from {size} to {side} px" if side < size else text
 
-    def tile(row):
+    def tile(row: torch.Tensor) -> np.ndarray:
         picture = Image.fromarray(pixels[row].permute(1, 2, 0).numpy())
         picture = picture.resize((side, side), Image.Resampling.BOX) if side < size else picture
         return np.asarray(picture.resize((side * scale, side * scale), Image.Resampling.NEAREST))
@@ -200,7 +217,7 @@ def shrunk(pixels, rows, count):
     return {key: [tile(row) for row in mine] for key, mine in rows.items()}, text
 
 
-def sheet(lines, title, path):
+def sheet(lines: list[tuple[str, list[tuple[np.ndarray, str]]]], title: str, path: Path) -> None:
     """A picture of `lines`: (name at the left, [(tile uint8 [s, s, 3], caption below)]), no tile resampled."""
     side = lines[0][1][0][0].shape[0]
     captions = [caption for _, tiles in lines for _, caption in tiles]
@@ -211,7 +228,7 @@ def sheet(lines, title, path):
     width = max(left + step_x * max(len(tiles) for _, tiles in lines) + 8, 7 * len(title) + 20)
     height = top + step_y * len(lines) + 4
     canvas = np.full((height, width, 3), 255, np.uint8)
-    texts = [(10, 10, title, {"fontsize": 9, "va": "top"})]
+    texts: list[tuple[float, float, str, dict[str, Any]]] = [(10, 10, title, {"fontsize": 9, "va": "top"})]
     for i, (name, tiles) in enumerate(lines):
         y = top + i * step_y
         texts.append((left - 8, y + side / 2, short(name, 18), {"fontsize": 8, "ha": "right", "va": "center"}))
@@ -220,7 +237,7 @@ def sheet(lines, title, path):
             canvas[y : y + side, x : x + side] = tile
             texts.append((x + side / 2, y + side + 3, caption, {"fontsize": 7.5, "ha": "center", "va": "top"}))
     figure = new_figure(width / DPI, height / DPI)
-    axes = figure.add_axes([0, 0, 1, 1])
+    axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.imshow(canvas, interpolation="nearest")  # one canvas pixel is one pixel of the file
     for x, y, text, style in texts:
@@ -228,25 +245,25 @@ def sheet(lines, title, path):
     save(figure, path)
 
 
-def short(text, most):
+def short(text: str, most: int) -> str:
     """One line of at most `most` characters."""
     text = " ".join(text.split())
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def plain(text):
+def plain(text: str) -> str:
     """`text` for matplotlib, which would read $...$ as mathematics."""
     return text.replace("$", r"\$")
 
 
-def new_figure(width, height, **arguments):
+def new_figure(width: float, height: float, **arguments: Any) -> "Figure":
     """A figure of `width` x `height` inches that no global state knows; matplotlib's import may build a font cache."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=DPI, facecolor="white", **arguments)
 
 
-def save(figure, path):
+def save(figure: "Figure", path: Path) -> None:
     """Write `figure` as a PNG of at most about MOST_BYTES, without a date."""
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=DPI)
@@ -259,7 +276,7 @@ def save(figure, path):
     write(path, coded.getvalue())
 
 
-def write(path, data):
+def write(path: Path, data: bytes) -> None:
     """Write the bytes `data` to `path`: a temporary name, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")  # several cells may write one card

@@ -13,22 +13,28 @@ import re
 import shlex
 import shutil
 import tempfile
+from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
+from accelerate import Accelerator
 from huggingface_hub import EvalResultEntry, ModelCard, constants, eval_result_entries_to_yaml
 from huggingface_hub.utils import yaml_dump
 
 from rd3_utils import hub, launch, units
+from rd3_utils.arms.planned_runs import Cell
 from rd3_utils.errors import UserError
+from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.publishing import card
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
+from rd3_utils.scoring.runs import Run
 from rd3_utils.text import escape
 
 OURS = ("runs/", "plots/", ".eval_results/")  # folders of the repo that hold nothing but what is pushed here
 
 
-def check(target, cells, options, precision, accelerator):
+def check(target: hub.Target, cells: list[Cell], options: Namespace, precision: str, accelerator: Accelerator) -> Cell:
     """The cell whose network is to be pushed to `target`; UserError, in every process and before any work, if none may be.
 
     It is the first seed of the protocol's own distilled arm, else of another distilled arm, else of full-hard: never the
@@ -57,11 +63,11 @@ def check(target, cells, options, precision, accelerator):
             "first command, or another --out."
         )
 
-    def ask():
+    def ask() -> None:
         missing = any(not cell.path(options.out, precision).is_file() for cell in cells)
         about = hub.may_push(target, missing) if accelerator.is_main_process else None
         strange = [f.rfilename for f in about.siblings if f.rfilename not in (".gitattributes", "README.md")] if about else []
-        if strange and "rd3" not in about.tags:
+        if about and strange and "rd3" not in about.tags:
             raise UserError(
                 f"{target.repo} holds something else already ({strange[0]}, and no tag rd3 on its card); give the name of a "
                 "new repo."
@@ -71,10 +77,11 @@ def check(target, cells, options, precision, accelerator):
     return cell
 
 
-def kept(cells, options, precision):
+def kept(cells: list[Cell], options: Namespace, precision: str) -> list[Run]:
     """The Runs of all `cells`, for --push-only; UserError unless every one is there."""
-    found = {cell: run_files.kept(cell.path(options.out, precision)) for cell in cells}
-    missing = [cell for cell, run in found.items() if run is None]
+    there = {cell: run_files.kept(cell.path(options.out, precision)) for cell in cells}
+    found = {cell: run for cell, run in there.items() if run is not None}
+    missing = [cell for cell in there if cell not in found]
     if missing:
         raise UserError(
             f"--push-only trains nothing, and {len(missing)} of {len(cells)} runs are not there, the first at "
@@ -89,7 +96,15 @@ def kept(cells, options, precision):
     return list(found.values())
 
 
-def push(target, cell, cells, finished, benchmark, options, precision):
+def push(
+    target: hub.Target,
+    cell: Cell,
+    cells: list[Cell],
+    finished: list[Run],
+    benchmark: Benchmark,
+    options: Namespace,
+    precision: str,
+) -> None:
     """Push the student of `cell` with what belongs to it; for the main process, after the card is written.
 
     Needs nothing but files that are there. If it fails, the UserError ends with the command that tries again.
@@ -97,12 +112,14 @@ def push(target, cell, cells, finished, benchmark, options, precision):
     try:
         with tempfile.TemporaryDirectory() as folder:
             files = assembled(target, cell, cells, finished, benchmark, options, precision, Path(folder))
+            text = files["README.md"]
+            assert isinstance(text, bytes)
             size = sum(len(f) if isinstance(f, bytes) else f.stat().st_size for f in files.values())
             print(f"pushing {len(files)} files, {units.size(size)}, to {target.url}", flush=True)
 
-            def build(commit, there):
+            def build(commit: str, there: dict[str, Any]) -> dict[str, Path | bytes | None]:
                 stale = {path: None for path in there if path.startswith(OURS) and path not in files}
-                return {**files, **stale, "README.md": with_licence(files["README.md"], target, commit, there)}
+                return {**files, **stale, "README.md": with_licence(text, target, commit, there)}
 
             run = run_files.read(cell.path(options.out, precision))
             pushed = hub.push(target, build, f"{cell.student}, {cell.arm} of {cell.images.name}, {reports.protocol_of(run)}")
@@ -116,7 +133,16 @@ def push(target, cell, cells, finished, benchmark, options, precision):
     print(f"{'pushed' if pushed.new else 'nothing to push, all is there:'} {pushed.url} at {pushed.commit}")
 
 
-def assembled(target, cell, cells, finished, benchmark, options, precision, folder):
+def assembled(
+    target: hub.Target,
+    cell: Cell,
+    cells: list[Cell],
+    finished: list[Run],
+    benchmark: Benchmark,
+    options: Namespace,
+    precision: str,
+    folder: Path,
+) -> dict[str, Path | bytes]:
     """{path in the repo: local path or bytes} of everything but old files; the card is written to the empty `folder`."""
     runs, others, _ = card.gather(finished, cell, options)
     runs = [run for run in runs if run.student == cell.student]
@@ -129,7 +155,7 @@ def assembled(target, cell, cells, finished, benchmark, options, precision, fold
     weights = weights_section(target, runs, head)
     report, pictures = card.write(folder, runs, others, head, weights, cell, cells, {}, benchmark, options)
     shown = [folder / name for section in pictures.values() for name, _ in section]
-    files = {path.relative_to(folder).as_posix(): path for path in (folder / "report.json", *shown)}
+    files: dict[str, Path | bytes] = {path.relative_to(folder).as_posix(): path for path in (folder / "report.json", *shown)}
     files["README.md"] = (folder / "README.md").read_bytes()
     files |= {name: network / name for name in ("config.json", "model.safetensors")}
     files["run.json"] = network.with_suffix(".json")
@@ -141,7 +167,7 @@ def assembled(target, cell, cells, finished, benchmark, options, precision, fold
     return files
 
 
-def weights_section(target, runs, head):
+def weights_section(target: hub.Target, runs: list[Run], head: Run) -> list[str]:
     """Which network the repo holds and what it scores beside the mean, and how to load it."""
     same = [run.top1 for run in runs if run.arm == head.arm]
     text = (
@@ -157,7 +183,7 @@ def weights_section(target, runs, head):
     return ["## Weights", escape(text), card.how_to_load(f"hf-hub:{target.repo}")]
 
 
-def eval_result(target, report, head, cell, benchmark):
+def eval_result(target: hub.Target, report: dict, head: Run, cell: Cell, benchmark: Benchmark) -> tuple[str, str]:
     """(name, text) of the file in .eval_results: the mean top-1 in percent under a task of this protocol and IPC.
 
     A benchmark that is not on the Hub goes by its name alone.
@@ -181,7 +207,7 @@ def eval_result(target, report, head, cell, benchmark):
     return re.sub(r"[^\w.-]", "-", task), yaml_dump(eval_result_entries_to_yaml([entry]))
 
 
-def with_licence(text, target, commit, there):
+def with_licence(text: bytes, target: hub.Target, commit: str, there: dict[str, Any]) -> bytes:
     """The card `text` with the licence that the owner stated on the card that is there, if any."""
     if "README.md" not in there:
         return text

@@ -1,15 +1,23 @@
 """What the terminal says after a command: scores, where the card lies, what to try next, and commands that repeat it."""
 
 import shlex
+from argparse import Namespace
+from pathlib import Path
+from types import SimpleNamespace
 
+from rd3_utils.arms.planned_runs import Cell
 from rd3_utils.data.tables import without_machine
 from rd3_utils.learning import teachers as networks
+from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
+from rd3_utils.scoring.runs import Run, Teacher
 from rd3_utils.text import listed
 
 
-def say(report, cell, folder, pictures, tips):
+def say(
+    report: dict, cell: Cell, folder: Path, pictures: dict[str, list[tuple[str, str]]], tips: list[tuple[str, str]]
+) -> None:
     """Print scores, where the card lies, and what to try next."""
     print(f"\n{cell.images.name} under {cell.protocol.label}")
     show_table(reports.table(report), names=2)
@@ -30,14 +38,14 @@ def say(report, cell, folder, pictures, tips):
         print(f"  {what:32}  {options}")
 
 
-def show_table(rows, names=1):
+def show_table(rows: list[list[str]], names: int = 1) -> None:
     """Print rows of text in columns, the first `names` of them flush left."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         print("  " + "  ".join(v.ljust(w) if i < names else v.rjust(w) for i, (v, w) in enumerate(zip(row, widths))))
 
 
-def tips(report, benchmark, labels):
+def tips(report: dict, benchmark: Benchmark, labels: str) -> list[tuple[str, str]]:
     """[(what one would learn, options)] that make sense after these runs, the most useful first."""
     arms, found = {arm for of in report["arms"].values() for arm in of}, []
     if f"random-{labels}" not in arms:
@@ -58,12 +66,12 @@ def tips(report, benchmark, labels):
     return [*found, ("your own images", "--distilled FOLDER or OWNER/REPO")]
 
 
-def same_commands(runs):
+def same_commands(runs: list[Run]) -> dict[tuple[str, str, int | None], list[Run]]:
     """{(student, seeds, draw or None): the Runs that one command makes}: of every arm the draws that were run, and no others.
 
     Draws 0 to N - 1 of the same seeds are one command; any others are one each.
     """
-    found = {}
+    found: dict[tuple[str, str, int | None], list[Run]] = {}
     for (student, arm), mine in run_files.grouped(runs, lambda run: (run.student, run.arm)).items():
         random = arm.startswith("random-")
         by_draw = run_files.grouped(mine, lambda run, random=random: run.draw if random else None)
@@ -74,12 +82,12 @@ def same_commands(runs):
     return found
 
 
-def commands(runs, options, benchmark):
+def commands(runs: list[Run], options: Namespace | SimpleNamespace, benchmark: Benchmark) -> list[str]:
     """The command lines that make these `runs`: one for all arms of a student with the same seeds."""
     lines = []
     for (student, seeds, draw), mine in same_commands(runs).items():
-        draws = [run.draw for run in mine if run.arm.startswith("random-")]
-        teachers = next((run.teachers for run in mine if run.teachers), [])
+        draws = [run.draw for run in mine if run.arm.startswith("random-") and run.draw is not None]
+        teachers: tuple[Teacher, ...] = next((run.teachers for run in mine if run.teachers), ())
         known = {
             "arms": listed((run.arm for run in mine), ","),
             "seeds": seeds,

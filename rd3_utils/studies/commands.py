@@ -3,19 +3,20 @@
 import contextlib
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
 from rd3_utils.data import soft_labels
 from rd3_utils.errors import UserError
 from rd3_utils.protocols.recipe import digest
 from rd3_utils.studies.jobs import Job
-from rd3_utils.studies.planning import drawn, is_made, recorded
+from rd3_utils.studies.planning import Placed, Plan, drawn, is_made, recorded
 from rd3_utils.studies.study import PROJECT, VIEWS_SEED
 
 
-def make_jobs(plan, placed):
+def make_jobs(plan: Plan, placed: list[Placed]) -> dict[Path, Job]:
     """A Job for each image set that `placed` cells need and the study can make: {folder: Job}."""
-    jobs = {}
+    jobs: dict[Path, Job] = {}
     for one in placed:
         cell, folder = one.cell, one.folder
         if folder is None or folder in jobs or is_made(folder) or one.run is not None or not cell.make:
@@ -33,34 +34,39 @@ def make_jobs(plan, placed):
         command += data_dir(plan, cell.benchmark)
         claim = folder.with_name(f"{folder.name}.claim")
         log = plan.folder / "logs" / f"make-{cell.benchmark}-{folder.name}.log"
-        jobs[folder] = Job(
-            f"{cell.benchmark} {cell.images_name}, making it", command, lambda at=folder: is_made(at), claim, log
-        )
+        jobs[folder] = Job(f"{cell.benchmark} {cell.images_name}, making it", command, partial(is_made, folder), claim, log)
     return jobs
 
 
-def train_jobs(plan, placed, config, everything=None):
+def train_jobs(
+    plan: Plan, placed: list[Placed], config: Path | str, everything: list[Placed] | None = None
+) -> tuple[list[Job], dict[Job, Placed]]:
     """(Jobs, {Job: Placed}) for the cells of `placed` that have no Run: label stores first, each before the cells that need it.
 
     A store gets as many epochs as any cell of `everything` reads from it, so that nobody makes it twice.
     """
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
-    longest = {}
+    longest: dict[tuple, Placed] = {}
     for one in everything or placed:
         if one.labels_key:
             other = longest.setdefault(one.labels_key, one)
             longest[one.labels_key] = max(one, other, key=lambda p: p.recipe.label_epochs)
-    jobs, of, labels, planned = [], {}, {}, set()
+    jobs: list[Job] = []
+    of: dict[Job, Placed] = {}
+    labels: dict[tuple, Job] = {}
+    planned: set[Path | None] = set()
     for one in placed:
         if one.run is not None or one.path in planned:
             continue
         planned.add(one.path)
-        after, key = [], one.labels_key
+        after: list[Job] = []
+        key = one.labels_key
         if key in labels:
             after = [labels[key]]
         elif key and one.recipe.labels.kind == "soft":
             needed = longest[key]
             if not has_store(plan, one, needed.recipe.label_epochs):
+                assert one.known.identity is not None  # the images of cells that are to be trained were read
                 labels[key] = label_job(plan, needed, launch, one.known.identity)
                 jobs.append(labels[key])
                 after = [labels[key]]
@@ -72,8 +78,9 @@ def train_jobs(plan, placed, config, everything=None):
     return jobs, of
 
 
-def train_job(plan, one, launch, after):
+def train_job(plan: Plan, one: Placed, launch: list[str], after: list[Job]) -> Job:
     """The Job that trains one cell."""
+    assert one.path is not None  # its images were read
     command = [*launch, str(PROJECT / "train_student.py"), *what(plan, one), "--arms", one.arm, "--seeds", str(one.cell.seed)]
     command += ["--draw", drawn(one.source)] if one.arm.startswith("random-") else []
     command += ["--soft-labels", plan.soft_labels, "--out", str(plan.out), "--runs-only"]
@@ -81,8 +88,9 @@ def train_job(plan, one, launch, after):
     return Job(one.cell.name, command, one.path.is_file, one.path.with_suffix(".claim"), log, after)
 
 
-def label_job(plan, one, launch, identity):
+def label_job(plan: Plan, one: Placed, launch: list[str], identity: str) -> Job:
     """The Job that makes the label store of one cell."""
+    assert one.labels_key is not None  # it reads one
     command = [*launch, str(PROJECT / "generate_soft_labels.py"), *what(plan, one), "--out", plan.soft_labels]
     name = f"{one.recipe.views_digest}-{digest([*one.labels_key])}"
     log = plan.folder / "logs" / f"labels-{one.cell.benchmark}-{identity}-{name}.log"
@@ -91,7 +99,7 @@ def label_job(plan, one, launch, identity):
     return Job(text, command, lambda: has_store(plan, one, epochs), claim, log)
 
 
-def what(plan, one):
+def what(plan: Plan, one: Placed) -> list[str]:
     """The options that both scripts take."""
     cell = one.cell
     name = str(plan.study.folder / cell.protocol) if cell.protocol.endswith(".toml") else one.protocol.name
@@ -101,12 +109,12 @@ def what(plan, one):
     return words + data_dir(plan, cell.benchmark)
 
 
-def data_dir(plan, benchmark):
+def data_dir(plan: Plan, benchmark: str) -> list[str]:
     """The option of a command for one benchmark."""
     return ["--data-dir", str(plan.data_dirs[benchmark])] if benchmark in plan.data_dirs else []
 
 
-def has_store(plan, one, epochs):
+def has_store(plan: Plan, one: Placed, epochs: int) -> bool:
     """Whether a finished store with `epochs` epochs labels the views of a cell with its teachers, as far as names tell."""
     wanted = teacher_names(one)
     for folder in soft_labels.candidates(plan.soft_labels, one.known, one.recipe, VIEWS_SEED):
@@ -117,6 +125,6 @@ def has_store(plan, one, epochs):
     return False
 
 
-def teacher_names(one):
+def teacher_names(one: Placed) -> list[str]:
     """How stores and Runs name the teachers of a Placed, as far as the study's text tells."""
     return [recorded(teacher, one.cell.benchmark) for teacher in one.teachers]

@@ -1,9 +1,10 @@
 """Which device, cores and memory settings each worker of a study gets, from its accelerate config."""
 
 import os
+from pathlib import Path
 
 import torch
-from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 
 from rd3_utils import launch
 from rd3_utils.errors import UserError
@@ -13,7 +14,7 @@ from rd3_utils.errors import UserError
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(8 * 2**30)}
 
 
-def read_config(path):
+def read_config(path: Path | str) -> ClusterConfig:
     """An accelerate config file as accelerate reads it; UserError where it is none, or no cell could run under it."""
     try:
         config = load_config_from_file(str(path))
@@ -23,13 +24,13 @@ def read_config(path):
     return config
 
 
-def device_of(config):
+def device_of(config: ClusterConfig) -> str:
     """The kind of device that an accelerate config runs on here: cpu, cuda, ..."""
     here = None if config.use_cpu else torch.accelerator.current_accelerator(check_available=True)
     return here.type if here else "cpu"
 
 
-def precision_of(config):
+def precision_of(config: ClusterConfig) -> str:
     """The precision that runs under an accelerate config: fp32, bf16 or fp16, which a CPU does not have."""
     mixed = str(config.mixed_precision)
     if mixed == "fp16" and device_of(config) == "cpu":
@@ -37,7 +38,7 @@ def precision_of(config):
     return mixed if mixed in ("bf16", "fp16") else "fp32"
 
 
-def places(workers, config):
+def places(workers: int, config: ClusterConfig) -> list[dict[str, str]]:
     """[variables of each place where a cell can run]: a share of the cores each, and of the GPUs where there are any.
 
     More workers than GPUs share them: small students leave most of one idle. UserError where several workers would each start
@@ -57,12 +58,12 @@ def places(workers, config):
     ]
 
 
-def visible(count):
+def visible(count: int) -> list[str]:
     """Names of the GPUs that this process may use."""
     stated = os.environ.get("CUDA_VISIBLE_DEVICES")
     return stated.split(",") if stated else [str(i) for i in range(count)]
 
 
-def cores():
+def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

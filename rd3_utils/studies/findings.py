@@ -6,9 +6,11 @@ A "place" is a benchmark, a number of images per class and a student: within one
 import contextlib
 import json
 import statistics
+from collections.abc import Iterable
 from functools import cache, partial
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,13 +19,17 @@ from rd3_utils.errors import UserError
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.scoring import measure
 from rd3_utils.scoring import runs as run_files
+from rd3_utils.scoring.runs import Run
 from rd3_utils.studies import ranking
 from rd3_utils.studies.commands import teacher_names
-from rd3_utils.studies.planning import fact_key
-from rd3_utils.studies.study import grid_cells, variants
+from rd3_utils.studies.planning import Placed, fact_key
+from rd3_utils.studies.study import Study, grid_cells, variants
+
+Place = tuple[str, int | None, str]  # benchmark, ipc, student
+Key = tuple[str, int | None, str, str, str]  # and method, protocol with its changes
 
 
-def findings(study, placed, facts, left_out=None):
+def findings(study: Study, placed: list[Placed], facts: dict[str, dict], left_out: dict[str, list[str]] | None = None) -> dict:
     """The report of a study as plain data; `placed` are its cells with the Runs that are there, `facts` of their images.
 
     `left_out` {method: [SOURCE]} are optional sets that are not there.
@@ -34,7 +40,7 @@ def findings(study, placed, facts, left_out=None):
     """
     asked = set(grid_cells(study))
     main = {key_of(one) for one in placed if one.cell in asked}  # not only for an ablation
-    groups = {}
+    groups: dict[Key, list[Placed]] = {}
     for one in placed:
         groups.setdefault(key_of(one), []).append(one)
     for key, mine in groups.items():
@@ -63,13 +69,13 @@ def findings(study, placed, facts, left_out=None):
     }
 
 
-def key_of(one):
+def key_of(one: Placed) -> Key:
     """(benchmark, ipc, student, method, protocol with its changes) of a Placed."""
     cell = one.cell
     return cell.benchmark, cell.ipc, cell.student, cell.method, cell.variant
 
 
-def check_pooled(key, runs):
+def check_pooled(key: Key, runs: list[Run]) -> None:
     """UserError unless the Runs of a cell of the tables measured the same: their mean is one number."""
     same = measure.odd_one(runs) if runs else measure.Verdict()
     if not same:
@@ -79,14 +85,15 @@ def check_pooled(key, runs):
         )
 
 
-def entry(key, mine, facts, in_grid):
+def entry(key: Key, mine: list[Placed], facts: dict[str, dict], in_grid: bool) -> dict:
     """One line of "cells"."""
     runs = [one.run for one in mine if one.run]
     named = dict(zip(("benchmark", "ipc", "student", "method", "protocol"), key))
     if not runs:
         return {**named, "n": 0}
     of_images = [facts.get(fact_key(one.cell), {}) for one in mine if one.run]
-    sizes, seconds = [f.get("bytes") for f in of_images], [f.get("seconds") for f in of_images]
+    sizes: list[Any] = [f.get("bytes") for f in of_images]
+    seconds: list[Any] = [f.get("seconds") for f in of_images]
     kinds = {f.get("bytes_are") for f in of_images}
     pixels = [run.images.images * 3 * run.recipe["image_size"] ** 2 for run in runs]
     whole = all(size is not None for size in sizes)
@@ -105,24 +112,24 @@ def entry(key, mine, facts, in_grid):
     }
 
 
-def cell_of(runs):
+def cell_of(runs: list[Run]) -> ranking.Cell:
     """The ranking.Cell of the top-1 of `runs`."""
     return ranking.Cell([run.top1 for run in runs], [run.images.identity for run in runs])
 
 
-def places_of(cells):
+def places_of(cells: dict[Key, ranking.Cell]) -> dict[Place, dict[tuple[str, str], ranking.Cell]]:
     """{(benchmark, ipc, student): {(method, protocol): Cell}} of {key: Cell}."""
-    found = {}
+    found: dict[Place, dict[tuple[str, str], ranking.Cell]] = {}
     for (benchmark, ipc, student, method, protocol), one in cells.items():
         found.setdefault((benchmark, ipc, student), {})[method, protocol] = one
     return found
 
 
-def named(place):
+def named(place: Place) -> dict:
     return dict(zip(("benchmark", "ipc", "student"), place))
 
 
-def before_after(study, grid):
+def before_after(study: Study, grid: dict[Key, ranking.Cell]) -> list[dict]:
     """Per place: each method under its own protocol and under the unified one, the change, and the spread of both.
 
     Spreads are over the methods that have both numbers, so that they compare the same methods.
@@ -143,15 +150,15 @@ def before_after(study, grid):
     return found
 
 
-def variant_of(means, method, protocol):
+def variant_of(means: dict[tuple[str, str], float], method: str, protocol: str) -> str | None:
     """The protocol as the study's grids ran it on a method: unchanged if they did, else with its changes; None without."""
     mine = [variant for name, variant in means if name == method and variant.partition(",")[0] == protocol]
     return protocol if protocol in mine else next(iter(mine), None)
 
 
-def spreads(grid):
+def spreads(grid: dict[Key, ranking.Cell]) -> list[dict]:
     """Per place and protocol: the spread of the methods' means, best and worst."""
-    found = []
+    found: list[dict] = []
     for place, cells in places_of(grid).items():
         for protocol in dict.fromkeys(protocol for _, protocol in cells):
             spread = ranking.spread({m: one.mean for (m, p), one in cells.items() if p == protocol})
@@ -159,15 +166,15 @@ def spreads(grid):
     return found
 
 
-def decompositions(grid):
+def decompositions(grid: dict[Key, ranking.Cell]) -> list[dict]:
     """Per place: ranking.decomposition over methods and protocols, where there are at least 2 x 2."""
     found = [(place, ranking.decomposition(cells)) for place, cells in places_of(grid).items()]
     return [{**named(place), **result} for place, result in found if result]
 
 
-def tau_protocols(grid):
+def tau_protocols(grid: dict[Key, ranking.Cell]) -> list[dict]:
     """Per place and pair of protocols: ranking.agreement of the methods' order, for pairs that share at least 3 methods."""
-    found = []
+    found: list[dict] = []
     for place, cells in places_of(grid).items():
         for pair in combinations(dict.fromkeys(protocol for _, protocol in cells), 2):
             result = ranking.agreement(cells, *pair)
@@ -175,9 +182,10 @@ def tau_protocols(grid):
     return found
 
 
-def tau_students(grid):
+def tau_students(grid: dict[Key, ranking.Cell]) -> list[dict]:
     """Per benchmark, ipc and protocol, and pair of students: ranking.agreement of the methods' order (at least 3)."""
-    groups, found = {}, []
+    groups: dict[tuple[str, int | None, str], dict[tuple[str, str], ranking.Cell]] = {}
+    found: list[dict] = []
     for (benchmark, ipc, student, method, protocol), one in grid.items():
         groups.setdefault((benchmark, ipc, protocol), {})[method, student] = one
     for (benchmark, ipc, protocol), cells in groups.items():
@@ -188,7 +196,7 @@ def tau_students(grid):
     return found
 
 
-def ablations(study, cells):
+def ablations(study: Study, cells: dict[Key, ranking.Cell]) -> list[dict]:
     """Per place, method and [[ablation]]: base and variants with mean, std, n; a variant's change and its standard error.
 
     See `error_of`.
@@ -214,9 +222,9 @@ def ablations(study, cells):
     return found
 
 
-def recognised(placed, facts):
+def recognised(placed: list[Placed], facts: dict[str, dict]) -> list[dict]:
     """Per benchmark, ipc, method and teachers: the share of the images, mean over draws, that they put into their own class."""
-    sets = {}
+    sets: dict[tuple[str, int | None, str, str], dict[str, float]] = {}
     for one in placed:
         for teachers, share in facts.get(fact_key(one.cell), {}).get("recognised", {}).items():
             key = one.cell.benchmark, one.cell.ipc, one.cell.method, teachers
@@ -228,7 +236,7 @@ def recognised(placed, facts):
     ]
 
 
-def error_of(cell, other):
+def error_of(cell: ranking.Cell, other: ranking.Cell) -> float | None:
     """Standard error of the difference of two Cells' means; None where one has a single unit.
 
     sqrt(s1^2 / n1 + s2^2 / n2) (Welch, Biometrika 1947), of the n means of draws where a cell has several; if both have the
@@ -241,7 +249,7 @@ def error_of(cell, other):
     return float(np.sqrt(sum((one.influence**2).sum() for one in (cell, other))))
 
 
-def notes(placed, left_out):
+def notes(placed: list[Placed], left_out: dict[str, list[str]] | None) -> list[str]:
     """What a reader must know before comparing these numbers."""
     found, runs = [], [one.run for one in placed if one.run]
     if left_out:
@@ -249,7 +257,7 @@ def notes(placed, left_out):
         found.append(f"Left out, for these images are not there: {'; '.join(named)}.")
     if len(runs) < len(placed):
         found.append(f"{len(placed) - len(runs)} of {len(placed)} cells are missing.")
-    teachers = {}
+    teachers: dict[tuple[str, str], set[tuple[str, ...]]] = {}
     for one in placed:
         if one.run and one.run.teachers:
             key = one.cell.benchmark, one.cell.protocol
@@ -268,9 +276,9 @@ def notes(placed, left_out):
     return found
 
 
-def unequal_draws(placed):
+def unequal_draws(placed: list[Placed]) -> list[str]:
     """[a note per set whose protocols were not all tried on the same draws]."""
-    drawn = {}  # {(benchmark, ipc, student, method): {protocol: draws}}
+    drawn: dict[tuple, dict[str, set[int]]] = {}  # {(benchmark, ipc, student, method): {protocol: draws}}
     for one in placed:
         if one.run and one.cell.draw is not None:
             *where, protocol = key_of(one)
@@ -283,13 +291,13 @@ def unequal_draws(placed):
     ]
 
 
-def other_teachers(placed):
+def other_teachers(placed: list[Placed]) -> list[str]:
     """[a note per benchmark and protocol whose Runs learned from other teachers than the study names].
 
     A file's teacher may have had another name: those that a Run of the stated name has by SHA-256 are the same.
     """
     sha256 = {t.source: t.sha256 for one in placed if one.run for t in one.run.teachers}
-    counts = {}
+    counts: dict[tuple[str, str, str, str], int] = {}
     for one in placed:
         if one.run and one.teachers:
             wanted, had = teacher_names(one), one.run.teachers
@@ -302,7 +310,7 @@ def other_teachers(placed):
     ]
 
 
-def image_facts(placed, known, stores="soft_labels"):
+def image_facts(placed: list[Placed], known: dict[str, dict], stores: Path | str = "soft_labels") -> dict[str, dict]:
     """{fact_key: {"bytes", "bytes_are", "seconds", "images", "recognised"}} of the image sets; `known` where one is gone.
 
     bytes_are "files": size of the image files of a local set; "pixels": 3 x 8 bits per pixel, for sets without files of
@@ -336,7 +344,7 @@ def image_facts(placed, known, stores="soft_labels"):
     return found
 
 
-def facts_of_files(folder):
+def facts_of_files(folder: Path) -> dict:
     """{"bytes", "bytes_are", "seconds"} of the set in a folder or file; see image_facts."""
     files = [folder] if folder.is_file() else [p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_FILES]
     about = folder / "distilled.json"
@@ -344,7 +352,7 @@ def facts_of_files(folder):
     return {"bytes": sum(p.stat().st_size for p in files), "bytes_are": "files", "seconds": seconds}
 
 
-def recognised_in_stores(stores, identity):
+def recognised_in_stores(stores: Path, identity: str) -> dict[str, float]:
     """{teachers: "recognised"} that the label stores of a set in the folder `stores` state."""
     found = {}
     for path in sorted((stores / identity).glob("*/index.json")):
@@ -356,11 +364,11 @@ def recognised_in_stores(stores, identity):
     return found
 
 
-def weights_of(run):
+def weights_of(run: Run) -> list[tuple[str, str]]:
     return [(teacher.architecture, teacher.sha256) for teacher in run.teachers]
 
 
-def called(teachers):
+def called(teachers: Iterable[tuple[str, str]]) -> str:
     """How teachers (architecture, SHA-256 of the weights) are told apart here."""
     return ", ".join(sorted(f"{architecture} {sha256[:8]}" for architecture, sha256 in teachers))
 

@@ -12,9 +12,10 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
 from filelock import FileLock
 
@@ -30,24 +31,32 @@ class Job:
     """A command and how to know that its result is there; `after` are jobs that must be done first."""
 
     name: str
-    command: list
+    command: list[str]
     done: Callable[[], bool]
     claim: Path
     log: Path
-    after: list = field(default_factory=list)
+    after: list["Job"] = field(default_factory=list)
     state: str = "waiting"  # waiting | running | done | failed
     mine: bool = False  # whether it ran here
     seconds: float = 0.0
     error: str = ""
 
 
-def run(jobs, environments, lock, finished, waiting=lambda job: None):
+def run(
+    jobs: list[Job],
+    environments: list[dict[str, str]],
+    lock: Path,
+    finished: Callable[[Job], None],
+    waiting: Callable[[Job], None] = lambda job: None,
+) -> None:
     """Run `jobs` in order, as many at once as there are `environments` (variables of each place); all end done or failed.
 
     `finished(job)` is called after each; `waiting(job)` once for a job that another command holds. However this ends, no
     command of ours goes on. `lock` is a file that all who work on these folders share; it guards the taking over of claims.
     """
-    running, free, later = {}, list(range(len(environments))), {}
+    running: dict[Job, tuple[subprocess.Popen, int, float, float]] = {}
+    later: dict[Job, float] = {}
+    free = list(range(len(environments)))
     try:
         while any(job.state in ("waiting", "running") for job in jobs):
             for job, (process, place, started, _) in list(running.items()):
@@ -94,7 +103,7 @@ def run(jobs, environments, lock, finished, waiting=lambda job: None):
             release(job.claim)
 
 
-def start(job, environment):
+def start(job: Job, environment: dict[str, str]) -> subprocess.Popen:
     """The process of `job`, leader of a group of its own, which its claim now names; what it says goes to its log."""
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with open(job.log, "ab") as log:
@@ -114,7 +123,7 @@ def start(job, environment):
     return process
 
 
-def end(job, code, finished):
+def end(job: Job, code: int, finished: Callable[[Job], None]) -> None:
     """Say how `job` ended: its result counts, not the exit code alone."""
     job.state = "done" if job.done() else "failed"
     if job.state == "failed":
@@ -123,7 +132,7 @@ def end(job, code, finished):
     finished(job)
 
 
-def stop(processes):
+def stop(processes: list[subprocess.Popen]) -> None:
     """End the groups of `processes`: asked first, killed after GRACE seconds."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         for process in processes:
@@ -135,10 +144,10 @@ def stop(processes):
 
 
 @contextlib.contextmanager
-def interruptible():
+def interruptible() -> Iterator[None]:
     """SIGTERM becomes KeyboardInterrupt, so that both end the same way."""
 
-    def interrupt(number, frame):
+    def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)
@@ -149,9 +158,9 @@ def interruptible():
 
 
 @contextlib.contextmanager
-def deferred():
+def deferred() -> Iterator[None]:
     """Ctrl-C and SIGTERM wait until this is over."""
-    caught = []
+    caught: list[int] = []
     before = {number: signal.signal(number, lambda *_: caught.append(1)) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -162,7 +171,7 @@ def deferred():
         raise KeyboardInterrupt
 
 
-def last_line(log):
+def last_line(log: Path) -> str:
     """The line of a log that says what went wrong: the last of ours, else the last one."""
     text = log.read_text(errors="replace").rpartition("\n$ ")[2].replace("\r", "\n")
     lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
@@ -170,7 +179,7 @@ def last_line(log):
     return (ours or lines or [""])[-1]
 
 
-def take(claim, lock):
+def take(claim: Path, lock: Path) -> bool:
     """Whether `claim` is ours now: it was free, or its holder is gone."""
     claim.parent.mkdir(parents=True, exist_ok=True)
     for _ in range(2):
@@ -187,14 +196,14 @@ def take(claim, lock):
     return False
 
 
-def release(claim):
+def release(claim: Path) -> None:
     """Remove `claim` if it is ours."""
     says = read(claim)
     if (says.get("pid"), says.get("host")) == (os.getpid(), socket.gethostname()):
         claim.unlink(missing_ok=True)
 
 
-def clear(claims, lock):
+def clear(claims: Iterable[Path], lock: Path) -> None:
     """Remove those of `claims` that nobody holds any more."""
     for claim in claims:
         if claim.exists():
@@ -203,13 +212,13 @@ def clear(claims, lock):
                     claim.unlink(missing_ok=True)
 
 
-def holder(group=None):
+def holder(group: int | None = None) -> dict:
     """What a claim says: this process, and the process group of its command once that runs."""
     mine = {"host": socket.gethostname(), "pid": os.getpid(), "born": born(os.getpid())}
     return {**mine, "group": group, "group_born": group and born(group)}
 
 
-def read(claim):
+def read(claim: Path) -> dict:
     """What a claim says, or {} where there is none or it is half-written."""
     try:
         return json.loads(claim.read_text())
@@ -217,7 +226,7 @@ def read(claim):
         return {}
 
 
-def held(claim):
+def held(claim: Path) -> bool:
     """Whether somebody still works on what `claim` stands for."""
     says = read(claim)
     try:
@@ -233,7 +242,7 @@ def held(claim):
     return bool(group and not renumbered and members(group))
 
 
-def born(pid):
+def born(pid: int) -> str | None:
     """When process `pid` started, as the kernel says it; None where none runs. Tells it from a later one of its number."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -249,7 +258,7 @@ def born(pid):
         return None
 
 
-def members(group):
+def members(group: int) -> bool:
     """Whether a process of process group `group` still runs."""
     if not Path("/proc/self/stat").exists():
         try:

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 from rd3_utils.data import catalogue, embedded, selections, tables
 from rd3_utils.data import images as image_sets
@@ -14,11 +15,13 @@ from rd3_utils.errors import UserError
 from rd3_utils.learning import initialisation
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols import protocol as protocols
+from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.protocols.protocol import Protocol
 from rd3_utils.protocols.recipe import Recipe
 from rd3_utils.scoring import measure
 from rd3_utils.scoring import runs as run_files
-from rd3_utils.studies.study import FOLDER, VIEWS_SEED, Cell, cells
+from rd3_utils.scoring.runs import Run
+from rd3_utils.studies.study import FOLDER, VIEWS_SEED, Cell, Study, cells
 
 QUICK = 2e8  # bytes of pixels up to which a dry run reads an image set to learn its fingerprint
 NEAR = 9  # kept Runs that tell what a student costs: few follow the load of a machine, all forget what starting up takes
@@ -45,12 +48,12 @@ class Placed:
     protocol: Protocol
     recipe: Recipe
     arm: str
-    teachers: tuple
+    teachers: tuple[str, ...]
     path: Path | None  # of the Run; None where the images are not known yet
-    run: dict | None
+    run: Run | None
 
     @property
-    def labels_key(self):
+    def labels_key(self) -> tuple | None:
         """Cells with the same one read the same label store; None where no store is read. See arms.Cell.labels_key."""
         labels, images = self.recipe.labels, self.known.identity or self.source
         if labels.kind not in ("soft", "static"):
@@ -59,7 +62,7 @@ class Placed:
         return self.cell.benchmark, images, self.recipe.views_digest, labels.kind, labels.ensemble, bn, self.teachers
 
     @property
-    def work(self):
+    def work(self) -> int:
         """Images that the student sees in all: optimizer steps x batch, but for smaller last batches."""
         return self.recipe.training.epochs * self.recipe.images
 
@@ -72,46 +75,57 @@ class Plan:
     sets.
     """
 
-    def __init__(self, study, out, data_dirs=None, precision="fp32", soft_labels="soft_labels", device="cpu"):
+    def __init__(
+        self,
+        study: Study,
+        out: Path | str,
+        data_dirs: dict[str, str] | None = None,
+        precision: str = "fp32",
+        soft_labels: str = "soft_labels",
+        device: str = "cpu",
+    ) -> None:
         self.study, self.out, self.data_dirs, self.precision = study, Path(out), data_dirs or {}, precision
         self.soft_labels, self.device = soft_labels, device
         self.protocol, self.train = cache(self.read_protocol), cache(self.read_train)
-        self.known, self.splits = {}, {}  # {(benchmark, test_resize): the first kept Run}: the others had its test split
-        self.facts = {}  # of the last report: what it says of image sets that may be gone
+        self.known: dict[tuple[str, str], Known] = {}  # of (benchmark, source)
+        self.splits: dict[tuple[str, int], Run] = {}  # of (benchmark, test_resize) the first kept: others had its test split
+        self.facts: dict[str, dict] = {}  # of the last report: what it says of image sets that may be gone
         self.asked = cells(study)
         self.cells = [cell for cell in self.asked if not self.lacks(cell)]
-        kept, self.left_out = {cell.source for cell in self.cells}, {}
+        self.left_out: dict[str, list[str]] = {}
+        kept = {cell.source for cell in self.cells}
         for method, source in sorted({(cell.method, self.located(cell)[0]) for cell in self.asked if cell.source not in kept}):
             self.left_out.setdefault(method, []).append(source)
         if self.left_out and not self.cells:
             [first, *_] = next(iter(self.left_out.values()))
             raise UserError(f"study {study.name}: its optional image sets are all missing; put one into {first}.")
 
-    def lacks(self, cell):
+    def lacks(self, cell: Cell) -> bool:
         """Whether the optional images of a cell are not there, and no Run of it."""
-        return cell.optional and not is_made(self.located(cell)[1]) and self.placed(cell, False).run is None
+        folder = self.located(cell)[1]
+        return cell.optional and folder is not None and not is_made(folder) and self.placed(cell, False).run is None
 
     @property
-    def folder(self):
+    def folder(self) -> Path:
         """Where report, logs and notes of the study lie."""
         return self.out / "study" / self.study.name
 
     @cached_property
-    def runs(self):
+    def runs(self) -> dict[str, list[tuple[Path, Run]]]:
         """{benchmark: [(path, Run)]}: every Run under `out`."""
-        found = {}
+        found: dict[str, list[tuple[Path, Run]]] = {}
         for name in self.study.benchmarks:
             found[name], left_out = run_files.found_under(self.out, name)
             for line in left_out:
                 print(f"left out: {line}", file=sys.stderr)
         return found
 
-    def read_protocol(self, name, changes):
+    def read_protocol(self, name: str, changes: tuple[str, ...]) -> Protocol:
         """The Protocol that the study calls `name`, with `changes`; a .toml file is relative to the study's."""
         path = self.study.folder / name
         return protocols.load(str(path) if name.endswith(".toml") else name).override(changes)
 
-    def place(self, fetch, chosen=None):
+    def place(self, fetch: bool, chosen: list[Cell] | None = None) -> list[Placed]:
         """[Placed] of `chosen` cells (all by default).
 
         With `fetch`, image sets are read wherever they are, as running needs it; without, those that would need the Hub or
@@ -120,7 +134,7 @@ class Plan:
         self.__dict__.pop("runs", None)
         return [self.placed(cell, fetch) for cell in (self.cells if chosen is None else chosen)]
 
-    def placed(self, cell, fetch):
+    def placed(self, cell: Cell, fetch: bool) -> Placed:
         bench = benchmarks.load(cell.benchmark)
         source, folder = self.located(cell)
         known = self.look(cell, source, folder, bench, fetch)
@@ -153,7 +167,7 @@ class Plan:
         teachers = self.teachers(cell, recipe)
         return Placed(cell, source, folder, known, protocol, recipe, arm, teachers, path, run)
 
-    def checked(self, run, path, wanted, known):
+    def checked(self, run: Run, path: Path | None, wanted: dict[str, Any], known: Known) -> Run:
         """The Run of a cell at `path`; UserError where it measured something else than the cell, or other Runs of the study."""
         run = measure.with_split(run, known.stated or {})
         different = self.misfit(run, wanted)
@@ -169,7 +183,7 @@ class Plan:
             )
         return run
 
-    def check_test_split(self, name):
+    def check_test_split(self, name: str) -> None:
         """UserError where kept Runs of a benchmark were scored on another test split than the one at hand, before more are."""
         kept = next((run for (benchmark, _), run in self.splits.items() if benchmark == name), None)
         if kept is None:
@@ -181,7 +195,7 @@ class Plan:
                 f"{name}, the one at hand is {test.fingerprint[:8]}; give the --data-dir of those, or another --out."
             )
 
-    def located(self, cell):
+    def located(self, cell: Cell) -> tuple[str, Path | None]:
         """(SOURCE as a command in this folder takes it, the set's Path or None)."""
         path = self.study.folder / Path(cell.source).expanduser()
         if not (cell.make or cell.source.startswith(FOLDER) or path.exists()):
@@ -189,7 +203,7 @@ class Plan:
         path = Path(os.path.normpath(path))
         return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path), path
 
-    def look(self, cell, source, folder, bench, fetch):
+    def look(self, cell: Cell, source: str, folder: Path | None, bench: Benchmark, fetch: bool) -> Known:
         """What is Known of a set; it is read where that is quick and needs no network, or where `fetch` asks for it."""
         key = cell.benchmark, source
         if key in self.known and (self.known[key].identity or not fetch):
@@ -218,11 +232,11 @@ class Plan:
         self.known[key] = Known(images.identity, images.nominal_ipc, len(images), images.describe())
         return self.known[key]
 
-    def read_train(self, name):
+    def read_train(self, name: str) -> tables.Table:
         """The Table of a benchmark's train split."""
         return tables.real(benchmarks.load(name), "train", self.data_dirs.get(name))
 
-    def named(self, cell, source, folder, bench, wanted):
+    def named(self, cell: Cell, source: str, folder: Path | None, bench: Benchmark, wanted: dict[str, Any]) -> list[Run]:
         """The Runs that may be of a cell whose images were not read: by the name of the set's folder, or by its source."""
         source = (catalogue.repo(source, bench) or source) if folder is None else source
         found = []
@@ -232,7 +246,7 @@ class Plan:
                 found.append(run)
         return found
 
-    def whose(self, cell, folder, found):
+    def whose(self, cell: Cell, folder: Path | None, found: list[Run]) -> Run | None:
         """The one of the `named` Runs that had the images of a cell, or None: never by a name that two sets share.
 
         Of a folder that is gone, or a repo that moved, the last report says what lay there.
@@ -240,13 +254,13 @@ class Plan:
         stated = self.facts.get(fact_key(cell), {}).get("images")
         if stated is not None:
             return next((run for run in found if run.images.identity == stated), None)
-        others = {self.located(other)[1] for other in self.asked} - {None} if folder else set()
-        namesakes = [other for other in others if stem(other) == stem(folder)]
+        others = {self.located(other)[1] for other in self.asked} if folder else set()
+        namesakes = [other for other in others if other and folder and stem(other) == stem(folder)]
         if len(namesakes) > 1 or len({run.images.fingerprint for run in found}) != 1:
             return None  # nothing tells whose Run it is
         return found[0]
 
-    def misfit(self, run, wanted):
+    def misfit(self, run: Run, wanted: dict[str, Any]) -> measure.Verdict | None:
         """In what a Run differs from what is `wanted` of a cell, {of measure.FACTS or "seed": value}; None if it fits."""
         for what, value in wanted.items():
             mine = run.seed if what == "seed" else measure.FACTS[what](run)
@@ -254,7 +268,7 @@ class Plan:
                 return measure.Verdict(what, mine, value)
         return None
 
-    def teachers(self, cell, recipe):
+    def teachers(self, cell: Cell, recipe: Recipe) -> tuple[str, ...]:
         """What `--teacher` gets for a cell; UserError where the study names fewer than its protocol labels with."""
         if recipe.labels.kind not in ("soft", "static"):
             return ()
@@ -267,7 +281,7 @@ class Plan:
             )
         return tuple(given[: recipe.labels.teachers])
 
-    def seconds(self, placed):
+    def seconds(self, placed: Placed) -> float | None:
         """About how long a cell trains, or None: by the median seconds per image of the NEAR kept Runs of nearest work.
 
         Of its benchmark, student, precision and kind of device; a Run as near as the last of them counts, too.
@@ -284,37 +298,37 @@ class Plan:
         return statistics.median(rate for distance, rate in rates if distance <= furthest) * placed.work
 
 
-def resize_of(run):
+def resize_of(run: Run) -> int:
     """How the test images of a Run were resized; see Training.test_resize."""
     return run.recipe["training"].get("test_resize", 0)
 
 
-def stem(folder):
+def stem(folder: Path) -> str:
     """How an image set in a folder or file is called."""
     return folder.name.split(".")[0]
 
 
-def fact_key(cell):
+def fact_key(cell: Cell) -> str:
     """How images.json names the image set of a cell."""
     return f"{cell.benchmark} {cell.source}"
 
 
-def is_made(folder):
+def is_made(folder: Path) -> bool:
     """Whether there is an image set in `folder`, or a file: not nothing, and no empty folder."""
     return folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
 
 
-def share(found, index, count):
+def share(found: list[Cell], index: int, count: int) -> list[Cell]:
     """The part number `index` (from 0) of `count` of a list: whole neighbourhoods, which share images and labels."""
     return found[index * len(found) // count : (index + 1) * len(found) // count]
 
 
-def drawn(source):
+def drawn(source: str) -> str:
     """The seed of a selection of random images, as text."""
     return str(selections.parsed(source)[1]["seed"])
 
 
-def recorded(teacher, benchmark):
+def recorded(teacher: str, benchmark: str) -> str:
     """How a store names the teacher that `--teacher` calls so; see teachers.load and Teacher.describe."""
     teacher = benchmarks.load(benchmark).defaults.teacher if teacher == "default" else teacher
     kind, colon, rest = teacher.partition(":")

@@ -5,16 +5,20 @@ import os
 import time
 from pathlib import Path
 
+from accelerate.commands.config.config_args import ClusterConfig
+
 from rd3_utils.errors import UserError
 from rd3_utils.scoring.report import percent
 from rd3_utils.studies import commands, devices, planning
 from rd3_utils.studies import jobs as work
+from rd3_utils.studies.planning import Placed, Plan
+from rd3_utils.studies.study import Cell
 from rd3_utils.units import duration
 
 
-def show(plan, placed, config_name):
+def show(plan: Plan, placed: list[Placed], config_name: str) -> None:
     """Print every cell of the plan, a line per set, protocol and student, with what is there, missing and its cost."""
-    groups = {}
+    groups: dict[tuple[str, str, str, str], list[Placed]] = {}
     for one in placed:
         groups.setdefault((one.cell.benchmark, one.cell.images_name, one.cell.variant, one.cell.student), []).append(one)
     there, known, unknown = sum(one.run is not None for one in placed), 0.0, 0
@@ -41,7 +45,7 @@ def show(plan, placed, config_name):
     print(", ".join([f"to train: {len(placed) - there} students", *costs]), flush=True)
 
 
-def conduct(plan, chosen, workers, config, path_of_config):
+def conduct(plan: Plan, chosen: list[Cell], workers: int, config: ClusterConfig, path_of_config: Path | str) -> int:
     """Make and train what `chosen` cells lack; how many failed. Prints a line per job that ends.
 
     KeyboardInterrupt, also on SIGTERM, once the commands that ran are ended; what is finished is kept.
@@ -49,13 +53,14 @@ def conduct(plan, chosen, workers, config, path_of_config):
     environments, lock = devices.places(workers, config), plan.out / "study" / ".claims.lock"
     plan.folder.mkdir(parents=True, exist_ok=True)
     with work.interruptible():
-        missing, failed, bad = [one for one in plan.place(False, chosen) if one.run is None], 0, {}
+        missing, failed = [one for one in plan.place(False, chosen) if one.run is None], 0
+        bad: set[Path] = set()
         to_make = commands.make_jobs(plan, missing)
         if to_make:
             say = Lines(plan, list(to_make.values()), {}, workers)
             work.run(list(to_make.values()), environments, lock, say.finished, say.waiting)
             bad = {folder for folder, job in to_make.items() if job.state == "failed"}
-        placed = []
+        placed: list[Placed] = []
         for one in missing:
             if one.folder in bad:
                 failed += 1
@@ -78,13 +83,13 @@ def conduct(plan, chosen, workers, config, path_of_config):
 class Lines:
     """What is printed while jobs run: a line for each that ends, with what is left."""
 
-    def __init__(self, plan, jobs, of, workers):
+    def __init__(self, plan: Plan, jobs: list[work.Job], of: dict[work.Job, Placed], workers: int) -> None:
         self.of, self.workers, self.started = of, workers, time.time()
         self.left, self.total, self.waited = list(jobs), len(jobs), False
         self.guess = {job: plan.seconds(one) for job, one in of.items()}
-        self.taken = []
+        self.taken: list[float] = []
 
-    def finished(self, job):
+    def finished(self, job: work.Job) -> None:
         """`job` is done or failed."""
         self.left.remove(job)
         number = f"[{self.total - len(self.left)}/{self.total}]"
@@ -93,21 +98,23 @@ class Lines:
             return
         result = "done"
         if job in self.of:
-            result = f"{percent(json.loads(self.of[job].path.read_text())['top1'])} %"
+            path = self.of[job].path
+            assert path is not None  # its images were read
+            result = f"{percent(json.loads(path.read_text())['top1'])} %"
         if job.mine:
             self.taken.append(job.seconds)
         took = f", {duration(job.seconds)}" if job.mine else ", by another command"
         elapsed = duration(time.time() - self.started)
         print(f"{number} {job.name}: {result}{took}; {elapsed} in all{self.remaining()}", flush=True)
 
-    def remaining(self):
+    def remaining(self) -> str:
         """About how long the rest takes: by estimate, where there is none by the mean so far."""
         if not self.left or not self.taken:
             return ""
         mean = sum(self.taken) / len(self.taken)
         return f", about {duration(sum(self.guess.get(job) or mean for job in self.left) / self.workers)} left"
 
-    def waiting(self, job):
+    def waiting(self, job: work.Job) -> None:
         """Another command works on `job`; said once."""
         if not self.waited:
             says = work.read(job.claim)
@@ -117,7 +124,7 @@ class Lines:
         self.waited = True
 
 
-def array_task():
+def array_task() -> tuple[int, int] | None:
     """(index from 0, count) of the task of a Slurm job array that this is, or None; UserError for an array with gaps."""
     if "SLURM_ARRAY_TASK_ID" not in os.environ:
         return None

@@ -7,6 +7,7 @@ speak of, in simulated studies: docs/statistics.md.
 
 import itertools
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,47 +29,47 @@ class Cell:
     replicate. Cells of a row that have the same sets share their luck: a lucky draw may be lucky under every recipe.
     """
 
-    values: list
-    sets: list | None = None
+    values: list[float]
+    sets: list[str] | None = None
 
     @cached_property
-    def names(self):
+    def names(self) -> tuple[str, ...]:
         """Of the image sets, sorted; () where there is one."""
         found = tuple(sorted(set(self.sets or ())))
         return found if len(found) > 1 else ()
 
     @cached_property
-    def units(self):
+    def units(self) -> list[np.ndarray]:
         """[K] of arrays, in the order of `names`."""
         if not self.names:
             return [np.array([value]) for value in self.values]
-        return [np.array([value for value, of in zip(self.values, self.sets) if of == name]) for name in self.names]
+        return [np.array([value for value, of in zip(self.values, self.sets or ()) if of == name]) for name in self.names]
 
     @property
-    def mean(self):
+    def mean(self) -> float:
         """Of all replicates."""
         return statistics.fmean(self.values)
 
     @property
-    def variance(self):
+    def variance(self) -> float:
         """Of a replicate, unbiased for equal units: within them (divisor n) plus between their means (divisor K - 1)."""
         sizes, means, within = self.moments
         return ((sizes * within).sum() + bootstrap.widening(len(sizes)) ** 2 * (sizes * means**2).sum()) / sizes.sum()
 
     @cached_property
-    def moments(self):
+    def moments(self) -> np.ndarray:
         """(sizes, means less the cell's, variances of divisor n) of the units, [K] each."""
         found = [(len(unit), unit.mean() - self.mean, unit.var()) for unit in self.units]
         return np.array(found, float).T
 
     @property
-    def influence(self):
+    def influence(self) -> np.ndarray:
         """[K]: each unit's part of the noise of the cell's mean, which has the sum of their squares as its variance."""
         sizes, means, _ = self.moments
         return bootstrap.widening(len(sizes)) * sizes * means / sizes.sum()
 
     @property
-    def inner(self):
+    def inner(self) -> tuple[float, float]:
         """(part of `variance` that lies within the units, its degrees of freedom)."""
         sizes, _, within = self.moments
         return (sizes * within).sum() / sizes.sum(), sizes.sum() - len(sizes)
@@ -83,7 +84,7 @@ class Noise:
     variance: float  # what it adds to the variance of a replicate, summed over cells
 
 
-def decomposition(cells):
+def decomposition(cells: dict[tuple[str, str], Cell]) -> dict | None:
     """What share of the variance of accuracies is method, protocol, their interaction and seed; None without a 2 x 2 table.
 
     Two-way analysis of variance with replication (Fisher, Statistical Methods for Research Workers, 1925; Montgomery, Design
@@ -131,7 +132,7 @@ def decomposition(cells):
     }
 
 
-def complete(cells):
+def complete(cells: dict[tuple[str, str], Cell]) -> tuple[list[str], list[str]]:
     """(rows, columns) of the largest full table within `cells`, in order of appearance; of equal ones that of more rows."""
     rows = list(dict.fromkeys(row for row, _ in cells))
     columns = list(dict.fromkeys(column for _, column in cells))
@@ -142,7 +143,7 @@ def complete(cells):
         return rows, columns
     if len(columns) > SIDE:
         raise UserError(f"a table of {len(rows)} x {len(columns)} with holes is too large to find its largest full part.")
-    best = [], []
+    best: tuple[list[str], list[str]] = [], []
     for size in range(len(columns), 0, -1):
         for chosen in itertools.combinations(columns, size):
             full = [row for row in rows if all((row, column) in cells for column in chosen)]
@@ -151,29 +152,29 @@ def complete(cells):
     return best
 
 
-def rank_of(rows, columns):
+def rank_of(rows: Sequence[str], columns: Sequence[str]) -> tuple[int, int, int]:
     """Tables of at least 2 x 2 before others, then the larger, then the one of more rows."""
     return min(len(rows), len(columns), 2), len(rows) * len(columns), len(rows)
 
 
-def moments(table):
+def moments(table: list[list[Cell]]) -> tuple[np.ndarray, ...]:
     """(means, variances with divisor n), both [I, J], of a table of Cells."""
     return tuple(np.array([[f(cell.values) for cell in line] for line in table]) for f in (np.mean, np.var))
 
 
-def parts(means, variances):
+def parts(means: np.ndarray, variances: np.ndarray) -> np.ndarray:
     """[..., 4] of PARTS as variances, from means and variances [..., I, J]."""
     return np.stack([*((effect**2).mean((-2, -1)) for effect in effects(means)), variances.mean((-2, -1))], -1)
 
 
-def effects(means):
+def effects(means: np.ndarray) -> np.ndarray:
     """[3, ..., I, J]: those of rows, of columns and of both together, which add up to the means less their mean."""
     of_row, of_column = means.mean(-1, keepdims=True), means.mean(-2, keepdims=True)
     overall, every = of_row.mean(-2, keepdims=True), np.zeros_like(means)
     return np.stack([of_row - overall + every, of_column - overall + every, means - of_row - of_column + overall])
 
 
-def noise(table):
+def noise(table: list[list[Cell]]) -> tuple[np.ndarray, float]:
     """(what noise adds to the first three parts of a table of Cells, [3]; the variance of a replicate, mean over cells).
 
     The noise e of cell means adds E parts(e), which is the sum of parts() over the columns of any L with L L^T = cov(e), for
@@ -186,7 +187,7 @@ def noise(table):
     return parts(columns, np.zeros_like(columns))[:, :3].sum(0), sum(one.variance for one in found) / count
 
 
-def noises(table):
+def noises(table: list[list[Cell]]) -> list[Noise]:
     """[Noise] of a table of Cells: one of all replicates, and up to three per set of cells that share draws of images.
 
     A cell's replicates have its own variance and the pooled one in equal parts (simultaneous.shrunk). The pooled one leaves out
@@ -194,7 +195,10 @@ def noises(table):
     is split into what all protocols share and what they do not, as between and within whole plots (Montgomery, sec. 14.5), for
     of the former three draws say little.
     """
-    shape, found, columns, variances = (len(table), len(table[0])), [], [], []
+    found: list[Noise] = []
+    columns: list[np.ndarray] = []
+    variances: list[tuple[float, float, int]] = []
+    shape = len(table), len(table[0])
     cells = [cell for line in table for cell in line]
     several = [cell for cell in cells if len(cell.units) > 1]
     kind = [cell for cell in several if not cell.names] or several
@@ -219,12 +223,12 @@ def noises(table):
     return found
 
 
-def noises_of_draws(cells, i, where, shape):
+def noises_of_draws(cells: list[Cell], i: int, where: list[int], shape: tuple[int, int]) -> list[Noise]:
     """[Noise] of the `cells` in row `i` and columns `where` of a table of `shape`, which have the same image sets."""
     spread = np.transpose([cell.influence for cell in cells])  # [K, len(where)]
     shared, freedom = spread.mean(1, keepdims=True), len(spread) - 1
 
-    def at(values):
+    def at(values: np.ndarray) -> np.ndarray:
         columns = np.zeros((len(values), *shape))
         columns[:, i, where] = values
         return columns
@@ -237,7 +241,7 @@ def noises_of_draws(cells, i, where, shape):
     return found + ([Noise(at(spread[:0]), free.sum(), inner.sum())] if free.sum() else [])
 
 
-def intervals(table):
+def intervals(table: list[list[Cell]]) -> np.ndarray:
     """(low, high), [4] each: 95 % intervals of the shares of PARTS that the true cell means and spread of a table have.
 
     Generalised confidence intervals (Weerahandi, JASA 1993): the truth, had each of RESAMPLES possible noises made the means
@@ -247,7 +251,7 @@ def intervals(table):
     found, generator = noises(table), bootstrap.generator("noise")
     variances, freedom = np.array([(one.variance, one.freedom) for one in found], float).T
 
-    def chi(known):
+    def chi(known: float) -> np.ndarray:
         return known / generator.chisquare(known, bootstrap.RESAMPLES)
 
     columns = np.concatenate([one.columns for one in found])
@@ -265,7 +269,7 @@ def intervals(table):
     return np.quantile(shares(true), [(1 - bootstrap.CONFIDENCE) / 2, (1 + bootstrap.CONFIDENCE) / 2], axis=0)
 
 
-def behind(seen, noise):
+def behind(seen: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """[R]: the size of the effects that gave the ones `seen` [I, J], for each `noise` [R, I, J] that may have been added.
 
     Sizes are roots of sums of squares, and x is that of true effects + noise: with a, the noise along the effects that are
@@ -278,27 +282,27 @@ def behind(seen, noise):
     return np.where(left > 0, np.sqrt(left.clip(min=0)) - a, 0).clip(min=0)
 
 
-def pooled(cells):
+def pooled(cells: list[Cell]) -> float:
     """The variance of a replicate, pooled over cells by their degrees of freedom."""
     free = np.array([len(cell.units) - 1 for cell in cells])
     return (free * [cell.variance for cell in cells]).sum() / free.sum()
 
 
-def together(line):
+def together(line: list[Cell]) -> list[list[int]]:
     """[[column, ...]]: which Cells of a row are drawn again together, those of the same image sets; others alone."""
-    found = {}
+    found: dict[tuple[str, ...] | int, list[int]] = {}
     for j, cell in enumerate(line):
         found.setdefault(cell.names or j, []).append(j)
     return list(found.values())
 
 
-def shares(values):
+def shares(values: np.ndarray) -> np.ndarray:
     """`values` [..., 4] as shares of their sum; NaN where all are 0."""
     total = values.sum(-1, keepdims=True)
     return np.divide(values, total, out=np.full_like(values, np.nan), where=total > 0)
 
 
-def agreement(cells, first, second):
+def agreement(cells: dict[tuple[str, str], Cell], first: str, second: str) -> dict:
     """Kendall's tau-b between the ranks of the rows' means in column `first` and in `second`, over rows that have both.
 
     {"tau", "low", "high", "methods": the rows}. 1: the same order, 0: no relation, -1: reversed. tau is None for fewer than two
@@ -323,7 +327,7 @@ def agreement(cells, first, second):
     return {**found, "tau": tau, "low": low, "high": high}
 
 
-def order_of(column):
+def order_of(column: list[Cell]) -> np.ndarray:
     """[M, M]: the sign of Cell i's mean less Cell j's, 0 where it is open: p of Student's t above 0.05, or a single unit.
 
     That is 5 % for every pair, not for all: an interval of tau misses only if errors outnumber the open pairs that lie well.
@@ -337,7 +341,7 @@ def order_of(column):
     return found * np.sign(means[:, None] - means)
 
 
-def tau_b(x, y):
+def tau_b(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Kendall's tau-b [...] of many x, y [..., M] at once; NaN where one of them is constant.
 
     (concordant - discordant) / sqrt(pairs not tied in x * pairs not tied in y), by all pairs.
@@ -348,11 +352,11 @@ def tau_b(x, y):
     return np.divide((dx * dy).sum(-1), untied, out=np.full(untied.shape, np.nan), where=untied > 0)
 
 
-def spread(means):
+def spread(means: dict[str, float]) -> dict | None:
     """Largest minus smallest of {method: mean}, with the methods that have them: {"spread", "best", "worst"}; None of fewer
     than two.
     """
     if len(means) < 2:
         return None
-    best, worst = max(means, key=means.get), min(means, key=means.get)
+    best, worst = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
     return {"spread": means[best] - means[worst], "best": best, "worst": worst}

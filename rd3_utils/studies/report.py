@@ -4,6 +4,9 @@ Nothing is computed here: every number comes from findings.py beside it. Accurac
 """
 
 import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -11,21 +14,23 @@ from rd3_utils.publishing import plots
 from rd3_utils.publishing.plots import plain
 from rd3_utils.scoring.report import percent
 from rd3_utils.studies.ranking import PARTS
+from rd3_utils.studies.study import Study
 from rd3_utils.text import escape, table
 from rd3_utils.units import duration, size
 
 # Okabe & Ito, as in plots.py; more series than that get dashes
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#444444", "#F0E442")
 MARKERS = "osD^vP*X"
+Looks = dict[str, tuple[str, str]]  # {name: (colour, marker)}
 
 
-def facts(folder):
+def facts(folder: Path) -> dict:
     """What an earlier report noted of the image sets, {} without one: they need not be there any more."""
     path = folder / "images.json"
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def write(folder, study, report, images):
+def write(folder: Path, study: Study, report: dict, images: dict) -> Path:
     """Write report.md, report.json, images.json and plots/ into `folder`; the path of report.md."""
     pictures = draw(folder / "plots", report)
     plots.write(folder / "images.json", f"{json.dumps(images, indent=1)}\n".encode())
@@ -34,7 +39,7 @@ def write(folder, study, report, images):
     return folder / "report.md"
 
 
-def text(study, report, pictures):
+def text(study: Study, report: dict, pictures: dict[str, list[tuple[str, str]]]) -> str:
     """report.md."""
     parts = [f"# {escape(report['title'])}"]
     parts += [escape(study.description)] if study.description else []
@@ -49,41 +54,41 @@ def text(study, report, pictures):
     return "\n\n".join(parts) + "\n"
 
 
-def place(entry, *more):
+def place(entry: dict, *more: str) -> str:
     """ "cifar10, 10 images per class, convnet3"."""
     images = f"{entry['ipc']} image{'s' if entry['ipc'] > 1 else ''} per class" if entry["ipc"] else "all images"
     words = [entry["benchmark"], images]
     return ", ".join([*words, *([entry["student"]] if "student" in entry else []), *more])
 
 
-def plus_minus(entry):
+def plus_minus(entry: dict) -> str:
     """ "51.73 +- 0.42" in percent."""
     return percent(entry["mean"]) + ("" if entry["std"] is None else f" +- {percent(entry['std'])}")
 
 
-def signed(fraction, digits=2):
+def signed(fraction: float | None, digits: int = 2) -> str:
     """A difference of fractions in points, with its sign."""
     return "-" if fraction is None else f"{100 * fraction:+.{digits}f}"
 
 
-def between(entry, digits=1, factor=100):
+def between(entry: dict, digits: int = 1, factor: float = 100) -> str:
     """ "[3.1, 8.0]" of an entry with low and high."""
     if entry["low"] is None:
         return "-"
     return f"[{factor * entry['low']:.{digits}f}, {factor * entry['high']:.{digits}f}]"
 
 
-def grouped(entries, *keys):
+def grouped(entries: list[dict], *keys: str) -> dict[tuple, list[dict]]:
     """{values of keys: [entries]} in order of appearance."""
-    found = {}
+    found: dict[tuple, list[dict]] = {}
     for entry in entries:
         found.setdefault(tuple(entry[key] for key in keys), []).append(entry)
     return found
 
 
-def cells_section(report):
+def cells_section(report: dict) -> list[str]:
     """Mean and std per method and protocol, a table per place; then what the cells cost."""
-    parts = []
+    parts: list[str] = []
     for mine in grouped(report["cells"], "benchmark", "ipc", "student").values():
         in_grid = [e["protocol"] for e in mine if e["grid"]]
         protocols = list(dict.fromkeys(in_grid or [e["protocol"] for e in mine]))
@@ -96,14 +101,14 @@ def cells_section(report):
     return [*parts, "std is the sample standard deviation over all students of a cell, seeds and draws pooled."]
 
 
-def count(entry):
+def count(entry: dict) -> str:
     """ "n = 3" or "3 draws, n = 9"."""
     return (f"{len(entry['draws'])} draws, " if len(entry["draws"]) > 1 else "") + f"n = {entry['n']}"
 
 
-def before_after_section(report):
+def before_after_section(report: dict) -> list[str]:
     """Own recipe and unified one per method, and what is left of the spread."""
-    parts = []
+    parts: list[str] = []
     for entry in report["before_after"]:
         rows = [["method", "its own protocol", "before", f"after: {entry['unified']}", "change in points"]]
         for row in entry["rows"]:
@@ -116,7 +121,7 @@ def before_after_section(report):
     return parts
 
 
-def spread_section(report):
+def spread_section(report: dict) -> list[str]:
     """Largest minus smallest method under each protocol."""
     rows = [["place", "protocol", "spread in points", "best", "worst"]]
     for entry in report["spread"]:
@@ -124,7 +129,7 @@ def spread_section(report):
     return [table(rows)]
 
 
-def decomposition_section(report):
+def decomposition_section(report: dict) -> list[str]:
     """In one sentence, then shares of the variance as it is seen, and with intervals without noise; what was left out."""
     rows = [["place", "methods x protocols", *(f"{part} %" for part in PARTS), "variance, points^2"]]
     less, left = [["place", *(f"{part} %" for part in PARTS)]], []
@@ -153,19 +158,19 @@ def decomposition_section(report):
     return [*parts, text, table(less)]
 
 
-def known_share(part):
+def known_share(part: dict) -> str:
     """ "4.2 [3.4, 5.1]" of one part without noise."""
     return percent(part["corrected"], 1) + ("" if part["low"] is None else f" {between(part)}")
 
 
-def claim(entries):
+def claim(entries: list[dict]) -> str:
     """What the decompositions say of method and protocol, in a sentence."""
     of = {part: [100 * e["parts"][part]["share"] for e in entries if e["variance"]] for part in ("protocol", "method")}
     count = len(of["protocol"])
     if not count:
         return "All accuracies are the same."
 
-    def said(values):
+    def said(values: list[float]) -> str:
         low, high = (f"{value:.0f}" for value in (min(values), max(values)))
         return f"{low} %" if low == high else f"{low} to {high} %"
 
@@ -173,7 +178,7 @@ def claim(entries):
     return f"The protocol makes {said(of['protocol'])} of the variance of accuracies, the method {said(of['method'])}{where}."
 
 
-def tau_rows(entries, where):
+def tau_rows(entries: list[dict], where: Callable[[dict], str]) -> list[list[str]]:
     rows = []
     for entry in entries:
         tau = "-" if entry["tau"] is None else f"{entry['tau']:.2f}"
@@ -188,21 +193,21 @@ TAU = (
 )
 
 
-def protocols_section(report):
+def protocols_section(report: dict) -> list[str]:
     """Tau between protocols."""
     header = ["place", "protocol", "and", "tau", "interval", "methods"]
     return [TAU, table([header, *tau_rows(report["protocols"], place)])]
 
 
-def students_section(report):
+def students_section(report: dict) -> list[str]:
     """Tau between students."""
     header = ["place", "student", "and", "tau", "interval", "methods"]
     return [TAU, table([header, *tau_rows(report["students"], lambda e: place(e, e["protocol"]))])]
 
 
-def ablation_section(report):
+def ablation_section(report: dict) -> list[str]:
     """Each variant against the base."""
-    parts = []
+    parts: list[str] = []
     for entry in report["ablation"]:
         rows = [["changed", "top-1 %", "n", "change in points", "standard error"]]
         for row in entry["rows"]:
@@ -212,7 +217,7 @@ def ablation_section(report):
     return parts
 
 
-def cost_section(report):
+def cost_section(report: dict) -> list[str]:
     """What a cell weighs and takes, a table per place; of ablations only where there is nothing else."""
     parts = ["Images: the files of a local set, else (pixels) 3 bytes per pixel, uncompressed. Labels: the store that a "
              "student reads, views included. Synthesis: what distilled.json says, 0 for real images; no teacher is "
@@ -231,7 +236,7 @@ def cost_section(report):
     return parts
 
 
-def recognised_section(report):
+def recognised_section(report: dict) -> list[str]:
     """A row per image set and teachers."""
     rows = [["images", "method", "teachers", "recognised, %", "sets"]]
     for e in report["recognised"]:
@@ -257,7 +262,7 @@ SECTIONS = (  # title, key of the report, key of its pictures, its Markdown
 )
 
 
-def draw(folder, report):
+def draw(folder: Path, report: dict) -> dict[str, list[tuple[str, str]]]:
     """Draw all pictures into `folder`; {key of SECTIONS: [(file, caption)]}. A method has one colour in all of them."""
     cells, found = [e for e in report["cells"] if e["grid"]], {}
     methods = style(e["method"] for e in report["cells"])
@@ -284,17 +289,17 @@ def draw(folder, report):
     return found
 
 
-def style(names):
+def style(names: Iterable[str]) -> Looks:
     """{name: (colour, marker)}: colours first, then markers."""
     return {name: (PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(dict.fromkeys(names))}
 
 
-def tidy(axes, axis="both"):
+def tidy(axes: "plots.Axes", axis: Literal["both", "x", "y"] = "both") -> None:
     axes.grid(axis=axis, alpha=0.25, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def draw_cells(cells, path):
+def draw_cells(cells: list[dict], path: Path) -> None:
     """A panel per place: a row per method, a dot with its std per protocol."""
     groups = grouped(cells, "benchmark", "ipc", "student")
     looks = style(e["protocol"] for e in cells)
@@ -319,16 +324,17 @@ def draw_cells(cells, path):
     plots.save(figure, path)
 
 
-def legend(figure, looks, where="center", **more):
+def legend(figure: "plots.Figure", looks: Looks, where: str = "center", **more: Any) -> None:
     """One legend below all panels."""
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color=c, marker=m, linestyle="", markersize=5, label=plain(n)) for n, (c, m) in looks.items()]
     columns = 1 if max(map(len, looks)) > 40 else min(3, len(looks))
-    figure.legend(handles=handles, loc=f"outside lower {where}", ncols=columns, fontsize=8, frameon=False, **more)
+    loc: Any = f"outside lower {where}"
+    figure.legend(handles=handles, loc=loc, ncols=columns, fontsize=8, frameon=False, **more)
 
 
-def draw_slopes(entries, methods, path):
+def draw_slopes(entries: list[dict], methods: Looks, path: Path) -> None:
     """A panel per place: a line per method from its own protocol to the unified one."""
     columns = min(3, len(entries))
     rows = -(-len(entries) // columns)
@@ -353,7 +359,7 @@ def draw_slopes(entries, methods, path):
     plots.save(figure, path)
 
 
-def draw_shares(entries, path):
+def draw_shares(entries: list[dict], path: Path) -> None:
     """A stacked bar per place: shares of method, protocol, interaction and seed, without noise if that is known.
 
     Wide ones say their interval.
@@ -379,7 +385,7 @@ def draw_shares(entries, path):
     plots.save(figure, path)
 
 
-def draw_ablation(entries, path):
+def draw_ablation(entries: list[dict], path: Path) -> None:
     """A panel per place and method: the change by each variant, with its standard error where there is one."""
     variants = [[row for row in entry["rows"] if row["change"] is not None] for entry in entries]
     heights = [0.24 * len(rows) + 0.5 for rows in variants]
@@ -399,7 +405,7 @@ def draw_ablation(entries, path):
     plots.save(figure, path)
 
 
-def draw_cost(cells, methods, cost, label, path):
+def draw_cost(cells: list[dict], methods: Looks, cost: Callable[[dict], float], label: str, path: Path) -> None:
     """A panel per benchmark and student: accuracy against a cost on a logarithmic axis; colour: method, marker: protocol.
 
     Of the points at one cost the uppermost says how many images per class they have.
@@ -412,7 +418,7 @@ def draw_cost(cells, methods, cost, label, path):
     entries = max(-(-len(shown) // 3), -(-len(protocols) // 3) if max(map(len, protocols)) <= 40 else len(protocols))
     figure = plots.new_figure(7.6, 3.4 * len(groups) + 0.2 * entries + 0.3, layout="constrained")
     for axes, mine in zip(figure.subplots(len(groups), 1, squeeze=False)[:, 0], groups.values()):
-        tops = {}
+        tops: dict[tuple[str, int | None], dict] = {}
         for e in mine:
             axes.plot(
                 cost(e), 100 * e["mean"], protocols[e["protocol"]][1], color=methods[e["method"]][0], markersize=6, alpha=0.8

@@ -43,8 +43,10 @@ study takes up what is there already, and what it trains serves every other comm
 
 import itertools
 import json
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rd3_utils.errors import UserError, unknown
 from rd3_utils.learning import students as networks
@@ -108,11 +110,11 @@ class Study:
     title: str
     benchmarks: tuple[str, ...]
     seeds: tuple[int, ...]
-    images: tuple
+    images: tuple[Images, ...]
     folder: Path
     description: str = ""
-    grid: tuple = ()
-    ablation: tuple = ()
+    grid: tuple[Grid, ...] = ()
+    ablation: tuple[Ablation, ...] = ()
     unified: str = ""
     own: dict = field(default_factory=dict)  # method -> protocol
     teachers: dict = field(default_factory=dict)  # benchmark -> {protocol or "default": [SOURCE]}
@@ -129,18 +131,18 @@ class Cell:
     source: str  # as --distilled takes it; a path as the study file has it
     make: str
     protocol: str
-    set: tuple
+    set: tuple[str, ...]
     student: str
     seed: int
     optional: bool = False
 
     @property
-    def variant(self):
+    def variant(self) -> str:
         """The protocol as tables name it."""
         return ", ".join((self.protocol, *self.set))
 
     @property
-    def images_name(self):
+    def images_name(self) -> str:
         """The image set as lines of progress name it."""
         parts = (
             [self.method] + ([f"ipc {self.ipc}"] if self.ipc else []) + ([f"draw {self.draw}"] if self.draw is not None else [])
@@ -148,12 +150,12 @@ class Cell:
         return " ".join(parts)
 
     @property
-    def name(self):
+    def name(self) -> str:
         """The cell as lines of progress name it."""
         return f"{self.benchmark} {self.images_name}, {self.variant}, {self.student}, seed {self.seed}"
 
 
-def load(path):
+def load(path: Path | str) -> Study:
     """The Study in the TOML file `path`; UserError names what is missing, unknown or of a wrong type."""
     path = Path(path)
     table, where = read_toml(path), f"study {path.name}"
@@ -188,8 +190,8 @@ def load(path):
             raise UserError(
                 f"{where} [teachers.{name}] wants default = [SOURCE, ...], or a protocol's name instead of default."
             )
-    parts = [*study.grid, *study.ablation]
-    checks = [("method", name, methods) for part in parts for name in part.methods]
+    parts: list[Grid | Ablation] = [*study.grid, *study.ablation]
+    checks: list[tuple[str, Any, Collection]] = [("method", name, methods) for part in parts for name in part.methods]
     checks += [("method of [own]", name, methods) for name in study.own]
     checks += [("benchmark", name, study.benchmarks) for part in [*parts, *study.images] for name in part.benchmarks]
     checks += [("benchmark of [teachers]", name, study.benchmarks) for name in study.teachers]
@@ -212,7 +214,7 @@ def load(path):
     return study
 
 
-def resolved(text, where, ipc, draw, benchmark):
+def resolved(text: str, where: str, ipc: int | None, draw: int | None, benchmark: str) -> str:
     """`text` with {ipc}, {draw} and {benchmark} filled in."""
     try:
         return text.format(ipc=ipc, draw=draw, benchmark=benchmark)
@@ -220,7 +222,7 @@ def resolved(text, where, ipc, draw, benchmark):
         raise UserError(f"{where}: '{text}' may hold {{ipc}}, {{draw}} and {{benchmark}} only ({error}).") from error
 
 
-def cells(study):
+def cells(study: Study) -> list[Cell]:
     """All Cells of a study, each once, in the order of the file; neighbours share images, then the protocol."""
     found = grid_cells(study)
     for part in study.ablation:
@@ -230,7 +232,7 @@ def cells(study):
     variant = {key: i for i, key in enumerate(dict.fromkeys((cell.protocol, cell.set) for cell in found))}
     student = {name: i for i, name in enumerate(dict.fromkeys(cell.student for cell in found))}
 
-    def place(cell):
+    def place(cell: Cell) -> tuple:
         draw = -1 if cell.draw is None else cell.draw
         of_training = variant[cell.protocol, cell.set], student[cell.student], cell.seed
         return cell.benchmark, cell.ipc or 0, order[cell.method], draw, *of_training
@@ -238,14 +240,14 @@ def cells(study):
     return sorted(dict.fromkeys(found), key=place)
 
 
-def grid_cells(study):
+def grid_cells(study: Study) -> list[Cell]:
     """The Cells that a [[grid]] asks for, whether an ablation does as well."""
     return [cell for part in study.grid for name in part.protocols for cell in combined(study, part, name, part.set)]
 
 
-def variants(part):
+def variants(part: Ablation) -> list[tuple[str, tuple[str, ...], str]]:
     """[(protocol, changed knobs, what changed)] of an Ablation, the base first."""
-    found = [(part.protocol, (), "base")]
+    found: list[tuple[str, tuple[str, ...], str]] = [(part.protocol, (), "base")]
     for knob, values in part.knobs.items():
         for value in values:
             change = f"{knob}={value if isinstance(value, str) else json.dumps(value)}"
@@ -253,7 +255,7 @@ def variants(part):
     return found + [(name, part.set, ", ".join((name, *part.set))) for name in part.protocols]
 
 
-def combined(study, part, protocol, changes):
+def combined(study: Study, part: Grid | Ablation, protocol: str, changes: Sequence[str]) -> Iterator[Cell]:
     """The Cells of one protocol for the sets, students and seeds of a Grid or an Ablation."""
     for images in study.images:
         for benchmark in study.benchmarks:
@@ -269,10 +271,10 @@ def combined(study, part, protocol, changes):
             for (ipc, draw), student, seed in itertools.product(sets, chosen, part.seeds or study.seeds):
                 if ipc is not None and part.ipc and ipc not in part.ipc:
                     continue
-                texts = [resolved(text, study.name, ipc, draw, benchmark) for text in (images.source, images.make)]
+                source, make = (resolved(text, study.name, ipc, draw, benchmark) for text in (images.source, images.make))
                 # a student of all the data always follows teacher-v1
-                recipe = (protocols.TEACHER_PROTOCOL, ()) if texts[0] == "full" else (protocol, tuple(changes))
-                yield Cell(benchmark, images.method, ipc, draw, *texts, *recipe, student, seed, images.optional)
+                name, knobs = (protocols.TEACHER_PROTOCOL, ()) if source == "full" else (protocol, tuple(changes))
+                yield Cell(benchmark, images.method, ipc, draw, source, make, name, knobs, student, seed, images.optional)
 
 
 VIEWS_SEED = 0
