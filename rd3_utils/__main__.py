@@ -3,6 +3,9 @@
 What a command needs is imported when it runs: --help, list, score and a mistyped option answer at once.
 """
 
+from argparse import Namespace
+from collections.abc import Sequence
+
 from rd3_utils import __version__, errors
 from rd3_utils.cli import convert, label, leaderboard, listing, publish, score, study, synthesize, train, transfer
 from rd3_utils.cli.options import Parser
@@ -22,7 +25,7 @@ COMMANDS = {  # name: (module, what it does)
 LIGHT = "list", "score"  # need neither torch nor what `launch` prepares
 
 
-def parse(arguments=None):
+def parse(arguments: Sequence[str] | None = None) -> Namespace:
     """The options of a command line, checked for their form alone; `options.run` is the command."""
     parser = Parser(prog="python -m rd3_utils", description=__doc__.partition("\n")[0])
     parser.add_argument("--version", action="version", version=f"rd3 {__version__}")
@@ -32,11 +35,11 @@ def parse(arguments=None):
     return parser.parse_args(arguments)
 
 
-def main(options):
+def main(options: Namespace) -> None:
     COMMANDS[options.command][0].run(options)
 
 
-def run(arguments=None):
+def run(arguments: Sequence[str] | None = None) -> None:
     """The command line from its words to its end: a UserError is one line on stderr and exit code 2."""
     options = parse(arguments)
     if options.command in LIGHT:

@@ -4,18 +4,29 @@ import contextlib
 import dataclasses
 import json
 import shutil
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from rd3_utils import launch
 from rd3_utils.arms import planned_runs
+from rd3_utils.arms.planned_runs import Cell, Reader
+from rd3_utils.data.images import ImageSet
 from rd3_utils.errors import UserError
 from rd3_utils.learning import search, students
+from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.protocols.recipe import digest
 from rd3_utils.scoring import measure, runs, searches, shapes
+from rd3_utils.scoring.runs import Run
 
 
-def kept_run(cell, labels, options, precision, benchmark, test):
+def kept_run(
+    cell: Cell, labels: Reader, options: Namespace, precision: str, benchmark: Benchmark, test: Callable[[int], ImageSet]
+) -> Run | None:
     """The Run of `cell` that is there already, or None; UserError if it measured something else than this command would.
 
     A path names benchmark, protocol, images, arm and seed; all else that counts is compared: test split, network, labels.
@@ -43,7 +54,7 @@ def kept_run(cell, labels, options, precision, benchmark, test):
     return run
 
 
-def expected(cell, labels, precision, benchmark, test):
+def expected(cell: Cell, labels: Reader, precision: str, benchmark: Benchmark, test: ImageSet) -> Run:
     """The Run that this command would write for `cell`, as far as it is known before the training."""
     with torch.device("meta"):
         network = students.create(cell.student, benchmark, cell.seed, **cell.recipe.training.drops)
@@ -54,7 +65,9 @@ def expected(cell, labels, precision, benchmark, test):
     return runs.as_read(stated)
 
 
-def taken_over(cell, labels, options, precision, benchmark, test):
+def taken_over(
+    cell: Cell, labels: Reader, options: Namespace, precision: str, benchmark: Benchmark, test: Callable[[int], ImageSet]
+) -> Run | None:
     """With --views-seed each: the Run of `cell` copied from one of shared views, where those were drawn from its own seed.
 
     It is the same student to the bit. The two kinds are kept apart, so it is never counted twice. None where there is none, and
@@ -83,7 +96,9 @@ def taken_over(cell, labels, options, precision, benchmark, test):
     return runs.read(where)
 
 
-def rate_search(folder, wanted, held_out, top1, accelerator):
+def rate_search(
+    folder: Path, wanted: Run, held_out: ImageSet, top1: Callable[[float], float | None], accelerator: Accelerator
+) -> dict:
     """The learning-rate search for the Run `wanted` (see `expected`) on the ImageSet `held_out`: kept in `folder`, or made now.
 
     `top1(rate)` trains and scores, in all processes. What is found is kept at once: a kill afterwards does not repeat it.
@@ -95,14 +110,14 @@ def rate_search(folder, wanted, held_out, top1, accelerator):
     return found
 
 
-def known_search(folder, wanted, held_out):
+def known_search(folder: Path, wanted: Run, held_out: ImageSet) -> dict | None:
     """The learning-rate search for the Run `wanted` (see `expected`) on the ImageSet `held_out` that `folder` keeps, or None.
 
     As a file of its own, or as the Run of another seed records it; one on other held-out images, or of Runs that measured
     something else, is not taken.
     """
 
-    def checked(table):
+    def checked(table: Any) -> dict | None:
         stated = searches.check_search(table, wanted.recipe["training"]["learning_rates"], wanted.test.fingerprint)
         return table if stated.images.fingerprint == held_out.fingerprint else None
 
@@ -118,13 +133,13 @@ def known_search(folder, wanted, held_out):
     return None
 
 
-def search_file(folder, wanted, held_out):
+def search_file(folder: Path, wanted: Run, held_out: ImageSet) -> Path:
     """Where the search for the Run `wanted` on `held_out` is kept: named after all that it depends on."""
     known = [measure.kind(wanted), wanted.images.fingerprint, held_out.fingerprint]
     return folder / f"learning-rate-search-{digest(known)}.json"
 
 
-def agreed(where, run):
+def agreed(where: Path, run: dict) -> Run:
     """The Run of `run` (plain data), or what is at `where` already; UserError if that scored otherwise."""
     there = runs.kept(where)
     if there is not None and there.top1 != run["top1"]:

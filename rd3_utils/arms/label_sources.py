@@ -1,25 +1,36 @@
 """Where the labels of each cell come from: a store on disk or the Hub, a teacher that makes one, or the classes themselves."""
 
 import shlex
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from accelerate import Accelerator
+
 from rd3_utils import hub
-from rd3_utils.arms.planned_runs import EACH
+from rd3_utils.arms.planned_runs import EACH, Cell, Reader
 from rd3_utils.data import label_readers, label_store, shards, soft_labels
+from rd3_utils.data.images import ImageSet
+from rd3_utils.data.shards import HubFolder
 from rd3_utils.errors import UserError
 from rd3_utils.learning import labelling, search, teachers
+from rd3_utils.learning.teachers import Teacher
+from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.protocols.knobs import TAUGHT
+from rd3_utils.protocols.recipe import Recipe
 
 
-def find_labels(cells, options, benchmark, test, accelerator):
+def find_labels(
+    cells: Sequence[Cell], options: Namespace, benchmark: Benchmark, test: Callable[[], ImageSet], accelerator: Accelerator
+) -> dict[tuple, Reader]:
     """{labels_key: reader} for all cells; soft labels that are missing are made if `--teacher` was given.
 
     UserError, before anything is trained, where labels are missing, of other images, or too few. `test` is a function that
     returns the test split; it is called only where a teacher must be examined.
     """
     taught = taught_labels(cells, options, benchmark, test, accelerator)
-    found = {}
+    found: dict[tuple, Reader] = {}
     for cell in cells:
         if cell.labels_key not in found:
             kind = cell.recipe.labels.kind
@@ -29,25 +40,27 @@ def find_labels(cells, options, benchmark, test, accelerator):
     return found
 
 
-READERS = {  # of labels that need no teacher
+READERS: dict[str, Callable[[Cell], Reader]] = {  # of labels that need no teacher
     "hard": lambda cell: label_readers.HardLabels(cell.recipe, cell.views_seed),
     "learned": lambda cell: label_readers.LearnedLabels(cell.recipe, cell.views_seed, cell.images),
 }
 
 
-def labels_of_search(cell, labels):
+def labels_of_search(cell: Cell, labels: Reader) -> Reader:
     """What a learning-rate search learns from: the `labels` of `cell`; of students with views of their own, search.SEED's."""
     return labels if cell.views != EACH else READERS[cell.recipe.labels.kind](replace(cell, views_seed=search.SEED))
 
 
-def taught_labels(cells, options, benchmark, test, accelerator):
+def taught_labels(
+    cells: Sequence[Cell], options: Namespace, benchmark: Benchmark, test: Callable[[], ImageSet], accelerator: Accelerator
+) -> Callable[[Cell], Reader]:
     """The function that gives, for a cell, the reader of what teachers say about the views of its `recipe.labelled`."""
     if options.online and not options.teacher:
         raise UserError("--online labels with a teacher while students train; give --teacher default, or another.")
 
-    loaded = {}
+    loaded: dict[tuple, list[Teacher]] = {}
 
-    def teachers_of(recipe):
+    def teachers_of(recipe: Recipe) -> list[Teacher]:
         """What `--teacher` names, loaded once and, when a store must be made, examined once."""
         wanted = recipe.labels.teachers, recipe.labels.architectures
         if wanted not in loaded:
@@ -56,17 +69,17 @@ def taught_labels(cells, options, benchmark, test, accelerator):
 
     published = published_stores(cells, options)
 
-    def reader(cell):
-        found = teachers_of(cell.recipe) if options.teacher else None
+    def reader(cell: Cell) -> Reader:
         if options.online:
-            return online(cell, options, found, benchmark, test, accelerator)
+            return online(cell, options, teachers_of(cell.recipe), benchmark, test, accelerator)
+        found = teachers_of(cell.recipe) if options.teacher else None
         where, teachers_id = find_store(cell, options, published, found, benchmark, test, accelerator)
         return label_store.load(where, cell.images, cell.recipe.labelled, cell.views_seed, teachers_id)
 
     return reader
 
 
-def published_stores(cells, options):
+def published_stores(cells: Iterable[Cell], options: Namespace) -> dict[str, HubFolder]:
     """{path: HubFolder} of the stores that --soft-labels OWNER/REPO names, or {}."""
     if not hub.looks_like_repo(options.soft_labels) or options.online:
         return {}
@@ -76,25 +89,33 @@ def published_stores(cells, options):
     return shards.on_hub(options.soft_labels, limit)
 
 
-def find_store(cell, options, published, found, benchmark, test, accelerator):
+def find_store(
+    cell: Cell,
+    options: Namespace,
+    published: dict[str, HubFolder],
+    found: list[Teacher] | None,
+    benchmark: Benchmark,
+    test: Callable[[], ImageSet],
+    accelerator: Accelerator,
+) -> tuple[Path | HubFolder, str | None]:
     """(the store for `cell`, the teachers_id it must have or None): a given one, one on the Hub, one made here, one found here.
 
     `found` are the Teachers that were given, or None.
     """
     root, labels = Path(options.soft_labels), cell.recipe.labels
     given = (root / "index.json").is_file() or any(root.glob("labels-*.safetensors"))
-    where = hub_store(cell, published, options) if published else None
+    where: Path | HubFolder | None = hub_store(cell, published, options) if published else None
     if given and cell.arm == "distilled-soft" and serves(root, cell, found):
         where = root
     if where is not None:
-        return where, found and teachers.teachers_id(found, labels.ensemble, labels.teacher_bn)
+        return where, teachers.teachers_id(found, labels.ensemble, labels.teacher_bn) if found else None
     root = Path("soft_labels") if given or published else root
     if found:
         return made(cell, options, found, benchmark, test, root, accelerator), None
     return stored(cell, options, root), None
 
 
-def serves(root, cell, found):
+def serves(root: Path, cell: Cell, found: list[Teacher] | None) -> bool:
     """Whether the store in `root`, which was given by name, is that of the views of `cell`; another can be made with `found`.
 
     UserError where every student has views of its own and no teacher is there to label them.
@@ -113,20 +134,27 @@ def serves(root, cell, found):
 OWN_SEEDS = {"shared": "", EACH: ", and --views-seed each wants a store for every student's seed"}
 
 
-def online(cell, options, found, benchmark, test, accelerator):
+def online(
+    cell: Cell,
+    options: Namespace,
+    found: list[Teacher],
+    benchmark: Benchmark,
+    test: Callable[[], ImageSet],
+    accelerator: Accelerator,
+) -> labelling.OnlineLabels:
     """The reader that labels with the Teachers `found` while students train; they are replaced by examined ones."""
     found[:] = [teachers.examined(teacher, benchmark, test(), accelerator) for teacher in found]
     plan = label_plan(cell, options, found, accelerator)
     return labelling.OnlineLabels(plan, cell.images, cell.recipe.labelled, found, benchmark, accelerator)
 
 
-def label_plan(cell, options, found, accelerator):
+def label_plan(cell: Cell, options: Namespace, found: list[Teacher], accelerator: Accelerator) -> soft_labels.Plan:
     """The soft_labels.Plan of the labels of the Teachers `found` for `cell`."""
     return labelling.plan(cell.images, cell.recipe.labelled, found, cell.views_seed, accelerator.device,
                           options.forward_batch, options.label_dtype, options.shard_mb)  # fmt: skip
 
 
-def hub_store(cell, published, options):
+def hub_store(cell: Cell, published: dict[str, HubFolder], options: Namespace) -> HubFolder | None:
     """Of the stores `published` {path: HubFolder}, the one for `cell`; None where it can be made here."""
     if len(published) == 1 and cell.arm == "distilled-soft" and cell.views != EACH:
         return next(iter(published.values()))  # loading says in what it differs
@@ -147,7 +175,15 @@ def hub_store(cell, published, options):
     return published[mine[0]] if mine else None
 
 
-def made(cell, options, found, benchmark, test, root, accelerator):
+def made(
+    cell: Cell,
+    options: Namespace,
+    found: list[Teacher],
+    benchmark: Benchmark,
+    test: Callable[[], ImageSet],
+    root: Path,
+    accelerator: Accelerator,
+) -> Path:
     """The folder of the store of the Teachers `found` for `cell` under `root`; a missing one is made.
 
     `found` is a list in which Teachers are replaced by examined ones.
@@ -160,7 +196,7 @@ def made(cell, options, found, benchmark, test, root, accelerator):
     return where
 
 
-def stored(cell, options, root):
+def stored(cell: Cell, options: Namespace, root: Path) -> Path:
     """The folder of the one store for `cell` that is there under `root`; UserError says how to make or choose one."""
     images, recipe = cell.images, cell.recipe.labelled
     stores = soft_labels.candidates(root, images, recipe, cell.views_seed)
@@ -179,7 +215,7 @@ def stored(cell, options, root):
     )
 
 
-def command(cell, options):
+def command(cell: Cell, options: Namespace) -> str:
     """The generate_soft_labels.py command that makes the labels `cell` lacks."""
     given = options.distilled if cell.arm.startswith("distilled-") else None
     words = ["accelerate", "launch", "generate_soft_labels.py", "--benchmark", cell.benchmark]

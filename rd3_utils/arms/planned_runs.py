@@ -8,20 +8,30 @@
 What "hard" and "plain" change is stated by the protocol ([arms.hard], [arms.plain]).
 """
 
+from argparse import Namespace
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from rd3_utils import units
 from rd3_utils.data import selections, soft_labels, tables, whitening
 from rd3_utils.data.images import ImageSet
+from rd3_utils.data.label_readers import HardLabels, LearnedLabels, StaticLabels
+from rd3_utils.data.label_store import SoftLabelStore
+from rd3_utils.data.tables import Table
+from rd3_utils.data.whitening import Whitening
 from rd3_utils.errors import UserError, unknown
+from rd3_utils.learning.labelling import OnlineLabels
 from rd3_utils.protocols import protocol as protocols
+from rd3_utils.protocols.benchmark import Benchmark, Citation
 from rd3_utils.protocols.knobs import TAUGHT
 from rd3_utils.protocols.protocol import TEACHER_PROTOCOL, Protocol
 from rd3_utils.protocols.recipe import Recipe
 from rd3_utils.scoring import runs
 from rd3_utils.scoring.runs import ARMS
 
+Reader = HardLabels | LearnedLabels | StaticLabels | SoftLabelStore | OnlineLabels  # of labels, epoch by epoch
 EACH = "each"  # --views-seed each: the views of a student are drawn from its own seed
 GROUPS = {  # by the labels of the protocol itself; static ones are soft
     "soft": {
@@ -48,26 +58,26 @@ class Cell:
     views_seed: int = 0
 
     @property
-    def name(self):
+    def name(self) -> str:
         """How progress bars call it."""
         return f"{self.arm} {self.images.name} {self.student} {self.protocol.name}"
 
     @property
-    def full_name(self):
+    def full_name(self) -> str:
         """How errors and trackers call it."""
         return f"{self.name} seed {self.seed}"
 
     @property
-    def labels_key(self):
+    def labels_key(self) -> tuple:
         """Cells with the same one read the same labels."""
         return self.images.fingerprint, self.recipe.views_digest, self.recipe.labels, self.recipe.label_epochs, self.views_seed
 
-    def path(self, root, precision):
+    def path(self, root: Path | str, precision: str) -> Path:
         """Where the Run of this cell lies under `root`."""
         names = self.benchmark, self.protocol.name, self.protocol.digest, self.images.identity, self.student, self.arm
         return runs.path(root, *names, self.seed, precision, self.views)
 
-    def keeps_weights(self, options):
+    def keeps_weights(self, options: Namespace) -> bool:
         """Whether the trained network is kept: that of the first seed, never the best, and not one of random images.
 
         `--keep-weights all` keeps every one, to be compared (`transfer`) and never pushed. None that needs whitened images
@@ -76,7 +86,7 @@ class Cell:
         first = self.seed == options.seeds[0] and not self.arm.startswith("random-")
         return (first or options.keep_weights == "all") and not self.recipe.views.zca and not options.runs_only
 
-    def describe(self, labels):
+    def describe(self, labels: Reader) -> dict:
         """What a Run records of what was measured, before it is measured."""
         protocol = self.protocol
         return {
@@ -101,7 +111,7 @@ class Cell:
         }
 
 
-def names(text, kind):
+def names(text: str | None, kind: str) -> list[str]:
     """The arms that `--arms TEXT` asks for, groups expanded; without a text, distilled images with the protocol's labels.
 
     `kind` is that of the protocol's own labels.
@@ -128,7 +138,7 @@ def names(text, kind):
     return list(dict.fromkeys(found))
 
 
-def plan(options, benchmark, protocol, students):
+def plan(options: Namespace, benchmark: Benchmark, protocol: Protocol, students: Sequence[str]) -> list[Cell]:
     """The cells of a command: every arm x images x student x seed, images loaded and recipes resolved.
 
     Random arms have `options.draws` image sets, or only that of `options.draw`, at the distilled set's IPC; `full-hard`
@@ -139,14 +149,14 @@ def plan(options, benchmark, protocol, students):
         raise UserError("--runs-only writes no weights, and --keep-weights all keeps every one; leave out one of them.")
 
     @cache
-    def train():
+    def train() -> Table:
         return tables.real(benchmark, "train", options.data_dir, options.workers)
 
     @cache
-    def distilled():
+    def distilled() -> ImageSet:
         return selections.image_set(options.distilled or benchmark.defaults.distilled, benchmark, train, options.workers)
 
-    def random(draw):
+    def random(draw: int) -> ImageSet:
         return selections.select(f"random:ipc={distilled().nominal_ipc},seed={draw}", benchmark, train)
 
     wanted, cells = names(options.arms, protocol.label_kind), []
@@ -182,7 +192,7 @@ def plan(options, benchmark, protocol, students):
     return cells
 
 
-def check_cited(benchmark, students):
+def check_cited(benchmark: Benchmark, students: Iterable[str]) -> None:
     """UserError where the benchmark cites no full-data accuracy of one of `students`, before anything is trained."""
     for student, found in citations(benchmark, students).items():
         if not found:
@@ -193,12 +203,12 @@ def check_cited(benchmark, students):
             )
 
 
-def citations(benchmark, students):
+def citations(benchmark: Benchmark, students: Iterable[str]) -> dict[str, list[Citation]]:
     """{student: [the benchmark's Citations of its full-data accuracy]}, the one that counts first."""
     return {name: [citation for citation in benchmark.full_data if citation.student == name] for name in students}
 
 
-def check_learned(recipe, images):
+def check_learned(recipe: Recipe, images: ImageSet) -> None:
     """UserError where labels that come with the images are asked for and there are none."""
     if recipe.labels.kind == "learned" and images.soft_labels is None:
         raise UserError(
@@ -207,16 +217,16 @@ def check_learned(recipe, images):
         )
 
 
-def find_whitening(cells, options, benchmark):
+def find_whitening(cells: Iterable[Cell], options: Namespace, benchmark: Benchmark) -> dict[float, Whitening | None]:
     """{views.zca: Whitening of the train split, or None for 0} for all cells."""
-    found = {0.0: None}
+    found: dict[float, Whitening | None] = {0.0: None}
     for eps in {cell.recipe.views.zca for cell in cells} - {0.0}:
         train = selections.select("full", benchmark, lambda: tables.real(benchmark, "train", options.data_dir, options.workers))
         found[eps] = whitening.fitted(train, benchmark.image.mean, benchmark.image.std, eps)
     return found
 
 
-def describe(cells, options, precision):
+def describe(cells: Sequence[Cell], options: Namespace, precision: str) -> str:
     """What `--dry-run` prints: for every arm, images and student the resolved recipe, sources, steps and bytes."""
     lines = [f"{len(cells)} students to train"]
     for cell in cells:

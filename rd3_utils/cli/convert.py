@@ -1,14 +1,19 @@
 """python -m rd3_utils convert: make an image set of images_best.pt, as MTT and DATM release it."""
 
 import shlex
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
 
 from rd3_utils.errors import UserError
 from rd3_utils.protocols import benchmark
 
+if TYPE_CHECKING:
+    from rd3_utils.data.images import ImageSet
+
 MOST_CLIPPED = 0.05  # share of values that may lie outside of what 8 bits hold
 
 
-def add_options(parser):
+def add_options(parser: ArgumentParser) -> None:
     """Options of `convert`."""
     parser.add_argument("source", metavar="SOURCE.pt", help="float tensor [N, 3, S, S]; labels_best.pt beside it is read, too")
     parser.add_argument("out", metavar="OUT_DIR", help="new folder; its name is the set's")
@@ -22,7 +27,7 @@ def add_options(parser):
     parser.add_argument("--data-dir", metavar="DIR", help="read the benchmark's real data from here (for --zca)")
 
 
-def run(options):
+def run(options: Namespace) -> None:
     """Make an image set of a released tensor and say where it lies."""
     from rd3_utils.data import convert as conversion
     from rd3_utils.data import selections, tables
@@ -32,7 +37,7 @@ def run(options):
         raise UserError("--mean and --std go together: give both, or neither for the benchmark's.")
     normalisation = (tuple(options.mean), tuple(options.std)) if options.mean else None
 
-    def train():
+    def train() -> "ImageSet":
         return selections.select("full", bench, lambda: tables.real(bench, "train", options.data_dir))
 
     found, about = conversion.convert(

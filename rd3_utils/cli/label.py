@@ -9,11 +9,14 @@ beside fp16 logits) and, last, index.json. The same command again makes only wha
 shard; the bits do not depend on how many there are. With --push-to, shards go to the Hub as they are finished, the index last.
 """
 
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+
 from rd3_utils.cli import options as shared
 from rd3_utils.cli.options import Parser
 
 
-def add_options(parser):
+def add_options(parser: ArgumentParser) -> None:
     """Options of `label`, and of generate_soft_labels.py."""
     what = shared.add_what(parser)
     what.add_argument("--student", help="only where a rule of the protocol needs it (default: the benchmark's)")
@@ -29,14 +32,14 @@ def add_options(parser):
     shared.keep_defaults(parser)
 
 
-def parse(arguments=None):
+def parse(arguments: Sequence[str] | None = None) -> Namespace:
     """The options of a command line of generate_soft_labels.py, checked for their form alone."""
     parser = Parser(description=__doc__)
     add_options(parser)
     return parser.parse_args(arguments)
 
 
-def run(options):
+def run(options: Namespace) -> None:
     """Make the labels."""
     import generate_soft_labels
 

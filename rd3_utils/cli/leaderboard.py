@@ -1,12 +1,13 @@
 """python -m rd3_utils leaderboard: a static site of Runs from folders and from the Hub, each checked."""
 
 import sys
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from rd3_utils.errors import UserError
 
 
-def add_options(parser):
+def add_options(parser: ArgumentParser) -> None:
     """Options of `leaderboard`."""
     parser.add_argument("--results", metavar="DIR", nargs="+", action="extend", default=[], help="folders that hold Runs")
     parser.add_argument("--hub-tag", metavar="TAG", help="also the Runs of all model repos with this tag, such as rd3")
@@ -16,7 +17,7 @@ def add_options(parser):
     parser.add_argument("--private", action="store_true", help="make a Space that is missing private")
 
 
-def run(options):
+def run(options: Namespace) -> None:
     """Gather Runs, write the site, and push it if asked."""
     from rd3_utils import hub
     from rd3_utils.leaderboard import gather, site

@@ -1,16 +1,18 @@
 """python -m rd3_utils list: everything that has a name, one line each."""
 
+from argparse import ArgumentParser, Namespace
+
 from rd3_utils.data import catalogue, embedded, sources
 from rd3_utils.learning import architectures
 from rd3_utils.protocols import benchmark, knobs, protocol
 from rd3_utils.synthesis import settings
 
 
-def add_options(parser):
+def add_options(parser: ArgumentParser) -> None:
     """`list` has none."""
 
 
-def run(options):
+def run(options: Namespace) -> None:
     """Print everything that has a name, one line each."""
     for name in benchmark.names():
         b = benchmark.load(name)

@@ -3,26 +3,31 @@
 import argparse
 import difflib
 import re
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rd3_utils.errors import UserError, stop, unknown
 from rd3_utils.protocols import benchmark, knobs, protocol
+
+if TYPE_CHECKING:
+    from rd3_utils.hub import Target
 
 
 class Parser(argparse.ArgumentParser):
     """A parser that takes no abbreviations, for an option added later must not change a command, and tells the nearest name."""
 
-    def __init__(self, *arguments, **named):
+    def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(
             *arguments, **{"formatter_class": argparse.RawDescriptionHelpFormatter, **named, "allow_abbrev": False}
         )
 
-    def parse_args(self, args=None, namespace=None):
+    def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
         found, unread = self.parse_known_args(args, namespace)
         if unread:
             self.error(f"unknown {unread[0]}{nearest(unread[0], self.known(found))}")
         return found
 
-    def known(self, found):
+    def known(self, found: argparse.Namespace) -> set[str]:
         """The names of the options of this command and of the subcommand that was `found`."""
         names = set(self._option_string_actions)
         for action in self._actions:
@@ -30,14 +35,14 @@ class Parser(argparse.ArgumentParser):
                 names |= action.choices[getattr(found, action.dest)].known(found)
         return names
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         choice = re.match(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*)\)", message)
         if choice:
             message = str(unknown(choice[1].lower(), choice[2], choice[3].replace("'", "").split(", "))).rstrip(".")
         stop(UserError(f"{message}. See {self.prog} --help."))
 
 
-def nearest(word, options):
+def nearest(word: str, options: Collection[str]) -> str:
     """What a mistyped option may have meant: a knob by its own name, or the nearest option."""
     name = word.partition("=")[0].lstrip("-").replace("-", "_")
     same = [knob for knob in knobs.all_knobs() if knob.rpartition(".")[2] == name]
@@ -47,7 +52,7 @@ def nearest(word, options):
     return f": did you mean {near[0]}" if near else ""
 
 
-def add_what(parser, each=False):
+def add_what(parser: argparse.ArgumentParser, each: bool = False) -> argparse._ArgumentGroup:
     """Options that say what is measured: they may change a score and are recorded in every output.
 
     With `each`, every student may have views of its own.
@@ -67,14 +72,14 @@ def add_what(parser, each=False):
     return what
 
 
-def add_labels(group):
+def add_labels(group: argparse._ArgumentGroup) -> None:
     """Options that shape a soft-label store; they change at most the rounding of labels."""
     group.add_argument("--forward-batch", type=positive, default=100, help="views per teacher pass (default: %(default)s)")
     group.add_argument("--label-dtype", choices=("fp16", "u8"), default="fp16", help="how logits are stored")
     group.add_argument("--shard-mb", type=positive, default=256, help="size of a label shard in MB (default: %(default)s)")
 
 
-def add_publish(parser, what):
+def add_publish(parser: argparse.ArgumentParser, what: str) -> argparse._ArgumentGroup:
     """Options that push `what` to the Hub; never a part of what a card tells to repeat."""
     publish = parser.add_argument_group("publish")
     publish.add_argument(
@@ -84,7 +89,7 @@ def add_publish(parser, what):
     return publish
 
 
-def add_how(group):
+def add_how(group: argparse._ActionsContainer) -> None:
     """Options that say how to push."""
     group.add_argument("--private", action="store_true", help="make a repo that is missing private")
     group.add_argument("--create-pr", action="store_true", help="open a pull request instead of a commit")
@@ -94,7 +99,7 @@ def add_how(group):
 PUBLISH = ("push_to", "private", "create_pr", "tag", "push_only", "with_images")
 
 
-def push_target(options, kind):
+def push_target(options: argparse.Namespace, kind: str) -> "Target | None":
     """The hub.Target of parsed options, or None without --push-to; UserError for options that contradict each other."""
     given = [name for name in PUBLISH[1:] if getattr(options, name, None)]
     if options.push_to is None and given:
@@ -110,18 +115,18 @@ def push_target(options, kind):
     return hub.Target(options.push_to, kind, options.private, options.create_pr, options.tag)
 
 
-def keep_defaults(parser):
+def keep_defaults(parser: argparse.ArgumentParser) -> None:
     """Keep as `options.defaults` what each option is when it is not given, for the command on a card; none that publish."""
     parser.set_defaults(defaults={action.dest: action.default for action in parser._actions if action.dest not in PUBLISH})
 
 
-def add_data_dirs(command):
+def add_data_dirs(command: argparse.ArgumentParser) -> None:
     """--data-dir of a command for several benchmarks."""
     command.add_argument("--data-dir", action="append", default=[], metavar="[NAME=]DIR", help="read a benchmark's real data "
                          "from here; repeatable")  # fmt: skip
 
 
-def positive(text):
+def positive(text: str) -> int:
     """A whole number of at least 1."""
     value = int(text)
     if value < 1:
@@ -129,13 +134,13 @@ def positive(text):
     return value
 
 
-def read_what(options):
+def read_what(options: argparse.Namespace) -> tuple[benchmark.Benchmark, protocol.Protocol]:
     """(Benchmark, Protocol with overrides) of parsed options."""
     bench = benchmark.load(options.benchmark)
     return bench, protocol.load(options.protocol).override(options.set)
 
 
-def seed(text):
+def seed(text: str) -> int:
     """A whole number from 0 to below 2^63."""
     value = int(text)
     if not 0 <= value < 2**63:
@@ -143,12 +148,12 @@ def seed(text):
     return value
 
 
-def seed_or_each(text):
+def seed_or_each(text: str) -> int | str:
     """A seed, or "each"."""
     return text if text == "each" else seed(text)
 
 
-def numbers(text):
+def numbers(text: str) -> list[int]:
     """[0, 1, 2] of "0,1,2", without repeats."""
     try:
         return list(dict.fromkeys(seed(part) for part in text.split(",")))

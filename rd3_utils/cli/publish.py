@@ -1,10 +1,12 @@
 """python -m rd3_utils publish: put an image set on the Hub, with a card."""
 
+from argparse import ArgumentParser, Namespace
+
 from rd3_utils.cli.options import add_how, push_target
 from rd3_utils.protocols import benchmark
 
 
-def add_options(parser):
+def add_options(parser: ArgumentParser) -> None:
     """Options of `publish`."""
     parser.add_argument(
         "source", metavar="SOURCE", help="a folder, a selection such as random:ipc=10,seed=0, or an embedded set"
@@ -15,13 +17,14 @@ def add_options(parser):
     add_how(parser)
 
 
-def run(options):
+def run(options: Namespace) -> None:
     """Push an image set to a dataset repo of the Hub."""
     from rd3_utils import hub
     from rd3_utils.data import selections, tables
     from rd3_utils.publishing import dataset_repo
 
     target = push_target(options, "dataset")
+    assert target is not None  # OWNER/REPO is no option
     hub.may_push(target)
     stated = dataset_repo.stated(options.source)
     bench = benchmark.load(options.benchmark or stated.get("benchmark", "digits"))

@@ -8,18 +8,22 @@ Needs no network and no torch, so it answers at once.
 
 import glob
 import json
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from rd3_utils.errors import UserError
 from rd3_utils.scoring import runs as run_files
 from rd3_utils.scoring import scores, significance
+from rd3_utils.scoring.runs import Run
 
 LRS = "full-hard distilled-hard distilled-soft random-soft random-hard".split()
 ARS = "distilled-aug random-aug distilled-plain random-plain".split()
 AS_CODED = "DD-Ranking v0.2.0: percentage points inside exp(), so no score in [0, 1]"
 
 
-def add_options(parser):
+def add_options(parser: ArgumentParser) -> None:
     """Options of `score`: one subcommand for each kind."""
     kinds = parser.add_subparsers(dest="score", required=True, metavar="lrs|ars|compare")
     lrs = kinds.add_parser("lrs", help="HLR, IOR, alpha and LRS; accuracies as fractions")
@@ -38,12 +42,12 @@ def add_options(parser):
                              "such as 'results/*/*/random-ipc1-*/convnet3/random-soft' names several draws")  # fmt: skip
 
 
-def run(options):
+def run(options: Namespace) -> None:
     """Print the score as JSON."""
     print(json.dumps(KINDS[options.score](options), indent=1, allow_nan=False))
 
 
-def of_lrs(options):
+def of_lrs(options: Namespace) -> dict:
     """{"hlr", "ior", "alpha", "lrs", ...} of the options of `score lrs`."""
     check(options, [name for name in LRS if value_of(options, name) is not None], "weight")
     soft, hard = (options.distilled_soft, options.random_soft), options.random_hard
@@ -56,14 +60,14 @@ def of_lrs(options):
     return shown({"hlr": hlr, "ior": ior, "alpha": alpha}, "lrs", alpha, {"weight": options.weight, "labels": labels}, options)
 
 
-def of_ars(options):
+def of_ars(options: Namespace) -> dict:
     """{"beta", "ars", ...} of the options of `score ars`."""
     check(options, ARS, "gamma")
-    beta = scores.beta(*(value_of(options, name) for name in ARS), options.gamma)
+    beta = scores.beta(options.distilled_aug, options.random_aug, options.distilled_plain, options.random_plain, options.gamma)
     return shown({"beta": beta}, "ars", beta, {"gamma": options.gamma}, options)
 
 
-def shown(parts, name, exponent, stated, options):
+def shown(parts: dict, name: str, exponent: scores.Values, stated: dict, options: Namespace) -> dict:
     """The JSON of a score: fractions, or what the public code prints, in percentage points and without bounds."""
     if options.as_coded:
         parts = {key: 100 * value for key, value in parts.items()}
@@ -71,21 +75,21 @@ def shown(parts, name, exponent, stated, options):
     return {**parts, name: scores.normalised(exponent), **stated}
 
 
-def check(options, names, weight):
+def check(options: Namespace, names: Iterable[str], weight: str) -> None:
     """UserError, in the words of the command line, for a value that is no fraction."""
     scores.check(**{f"--{name}": value_of(options, name) for name in (*names, weight)})
 
 
-def value_of(options, name):
+def value_of(options: Namespace, name: str) -> Any:
     return getattr(options, name.replace("-", "_"))
 
 
-def of_compare(options):
+def of_compare(options: Namespace) -> dict:
     """significance.comparison of the Runs in two folders."""
     return significance.comparison(*(runs_in(where) for where in (options.a, options.b)))
 
 
-def runs_in(where):
+def runs_in(where: str) -> list[Run]:
     """The Runs of the folder `where`, or of all folders that it matches as a pattern."""
     folders = [where] if Path(where).is_dir() else sorted(glob.glob(where))
     files = [file for folder in folders for file in sorted(Path(folder).glob("seed*.json"))]

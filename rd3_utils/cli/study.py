@@ -1,6 +1,7 @@
 """python -m rd3_utils study STUDY.toml: image sets x protocols x students x seeds; plan, run what is missing, report."""
 
 import sys
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from rd3_utils.cli.options import add_data_dirs, positive, seed
@@ -8,7 +9,7 @@ from rd3_utils.data import embedded
 from rd3_utils.errors import UserError
 
 
-def add_options(parser):
+def add_options(parser: ArgumentParser) -> None:
     """Options of `study`."""
     parser.add_argument("study", metavar="STUDY.toml", help="a file, or one of the project's such as digits-smoke.toml")
     add_data_dirs(parser)
@@ -24,13 +25,13 @@ def add_options(parser):
     parser.add_argument("--report-only", action="store_true", help="write the report of what is there, and stop")
 
 
-def carried(text, folder, installed):
+def carried(text: str, folder: str, installed: str) -> Path:
     """The path `text`, or the file of that name that comes with the project where nothing lies there."""
     path, own = Path(text), embedded.carried(folder, installed, Path(text).name)
     return own if not path.exists() and path.name == text and own.is_file() else path
 
 
-def run(options):
+def run(options: Namespace) -> None:
     """Show the plan of a study, run what is missing, write its report."""
     import torch
 

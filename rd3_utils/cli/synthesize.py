@@ -1,12 +1,16 @@
 """python -m rd3_utils synthesize METHOD: make a distilled image set."""
 
 import shlex
+from argparse import ArgumentParser, Namespace
+from typing import Any
 
 from rd3_utils.cli.options import positive, seed
 from rd3_utils.protocols import benchmark
 from rd3_utils.synthesis import settings
 
-RECOVERY = {  # options of sre2l and cda; those without a default follow the image size, see synthesis/recovery.py
+RECOVERY: dict[
+    str, dict[str, Any]
+] = {  # options of sre2l and cda; those without a default follow the image size, see synthesis/recovery.py
     "--teacher": dict(metavar="SOURCE", default="default", help="network with batch norm (default: the benchmark's)"),
     "--init": dict(choices=settings.STARTS, default="noise", help="what images start from (default: noise)"),
     "--iterations": dict(type=positive, help="steps per image (default: 1000 up to 32 px, 4000 above)"),
@@ -16,7 +20,7 @@ RECOVERY = {  # options of sre2l and cda; those without a default follow the ima
     "--jitter": dict(type=int, metavar="PIXELS", help="largest shift of a step"),
     "--min-crop": dict(type=float, metavar="SHARE", help="least share of the area that a step may see; 1: no crops"),
 }
-SETTINGS = {  # options of each method of `synthesize`
+SETTINGS: dict[str, dict[str, dict[str, Any]]] = {  # options of each method of `synthesize`
     "dm": {
         "--iterations": dict(type=positive, default=1000),
         "--student": dict(help="network that embeds the images (default: the benchmark's)"),
@@ -42,7 +46,7 @@ SETTINGS = {  # options of each method of `synthesize`
 }
 
 
-def add_options(parser):
+def add_options(parser: ArgumentParser) -> None:
     """Options of `synthesize`: one subcommand for each method, with its own."""
     methods = parser.add_subparsers(dest="method", required=True, metavar="METHOD")
     for name, (_, text) in settings.METHODS.items():
@@ -56,7 +60,7 @@ def add_options(parser):
             make.add_argument(option, **arguments)
 
 
-def run(options):
+def run(options: Namespace) -> None:
     """Make a distilled set and say where it lies."""
     from rd3_utils.synthesis import methods
 

@@ -10,11 +10,14 @@ what is missing. The score is the last epoch's; the test split is opened once pe
 and Runs on the Hub.
 """
 
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+
 from rd3_utils.cli import options as shared
 from rd3_utils.cli.options import Parser
 
 
-def add_options(parser):
+def add_options(parser: ArgumentParser) -> None:
     """Options of `train`, and of train_student.py."""
     what = shared.add_what(parser, each=True)
     what.add_argument("--soft-labels", metavar="SOURCE", default="soft_labels", help="a label store, the folder of stores in "
@@ -49,14 +52,14 @@ def add_options(parser):
     shared.keep_defaults(parser)
 
 
-def parse(arguments=None):
+def parse(arguments: Sequence[str] | None = None) -> Namespace:
     """The options of a command line of train_student.py, checked for their form alone."""
     parser = Parser(description=__doc__)
     add_options(parser)
     return parser.parse_args(arguments)
 
 
-def run(options):
+def run(options: Namespace) -> None:
     """Train the students."""
     import train_student
 

@@ -1,5 +1,6 @@
 """python -m rd3_utils transfer STUDENT ... --to NAME: what frozen features of students tell about other benchmarks."""
 
+from argparse import ArgumentParser, Namespace
 from functools import partial
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from rd3_utils.cli.options import add_data_dirs, positive, seed
 from rd3_utils.protocols import benchmark
 
 
-def add_options(parser):
+def add_options(parser: ArgumentParser) -> None:
     """Options of `transfer`."""
     parser.add_argument("students", nargs="+", metavar="STUDENT", help="a seed folder of results, or hf-hub:OWNER/REPO")
     parser.add_argument("--to", required=True, metavar="NAME[,NAME]", help="benchmarks, or .toml files that state one")
@@ -20,7 +21,7 @@ def add_options(parser):
     parser.add_argument("--out", metavar="DIR", default="results", help="folder of results (default: %(default)s)")
 
 
-def run(options):
+def run(options: Namespace) -> None:
     """Score frozen features on other benchmarks and print what they gain."""
     from rd3_utils.data import tables
     from rd3_utils.transfer import records as transfer

@@ -10,6 +10,8 @@ it says: 4 of 5 times for n = 3, 9 of 10 for n = 10 (it has the normal's tails, 
 for that, too, before it decides anything.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 RESAMPLES = 10_000
@@ -17,22 +19,24 @@ CONFIDENCE = 0.95
 METHOD = "percentile bootstrap of draws, each with its seeds, of a single one of seeds; deviations scaled by sqrt(n / (n - 1))"
 
 
-def generator(*names):
+def generator(*names: str | int | None) -> np.random.Generator:
     """A generator that is always the same for the same names (texts or whole numbers), and another one for others."""
     return np.random.default_rng([byte for name in names for byte in (*str(name).encode(), 0)])
 
 
-def drawn(n, generator):
+def drawn(n: int, generator: np.random.Generator) -> np.ndarray:
     """[R, n]: which of n things each resample holds."""
     return generator.integers(n, size=(RESAMPLES, n))
 
 
-def widening(n):
+def widening(n: int) -> float:
     """sqrt(n / (n - 1)): times this, deviations of n values drawn again have their unbiased variance; 1 of a single value."""
     return np.sqrt(n / max(1, n - 1))
 
 
-def means(clusters, generator, chosen=None):
+def means(
+    clusters: Sequence[Sequence[float] | np.ndarray], generator: np.random.Generator, chosen: np.ndarray | None = None
+) -> np.ndarray:
     """[R]: the mean in every resample of `clusters`, a list of arrays, its deviation from the mean of all values widened.
 
     Of several clusters whole ones are drawn again, of one its values: what a cluster's mean varies by holds what its values do
@@ -46,7 +50,7 @@ def means(clusters, generator, chosen=None):
     return mean + widening(len(units)) * (sums[chosen].sum(1) / sizes[chosen].sum(1) - mean)
 
 
-def interval(samples):
+def interval(samples: np.ndarray) -> list[float] | tuple[None, None]:
     """[low, high] of the middle CONFIDENCE of `samples` [R]; None, None where none is a number."""
     known = samples[~np.isnan(samples)]
     if not len(known):

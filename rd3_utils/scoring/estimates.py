@@ -6,20 +6,26 @@ nothing is then known of the spread. What bootstrap intervals of few Runs are wo
 """
 
 import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
+
+from rd3_utils.protocols.benchmark import Citation
 from rd3_utils.scoring import bootstrap, scores
 from rd3_utils.scoring import runs as run_files
+from rd3_utils.scoring.runs import Run
 
 ENOUGH_DRAWS = 3  # of random images; a score of fewer says so
 
 
-def of_arm(runs):
+def of_arm(runs: Sequence[Run]) -> dict:
     """The summary of `runs` (runs.summary), all of one arm, with the interval of their mean: {..., "low", "high"}."""
     low, high = interval(resampled(runs))
     return {**run_files.summary(runs), "low": low, "high": high}
 
 
-def resampled(runs):
+def resampled(runs: Sequence[Run]) -> np.ndarray | None:
     """[R]: the mean top-1 in every resample of `runs`, all of one arm; None of a single Run.
 
     Widening can carry a mean near 0 or 1 beyond it; there it ends, as accuracies do.
@@ -33,13 +39,13 @@ def resampled(runs):
     return bootstrap.means(clusters, bootstrap.generator("seeds", runs[0].arm), chosen).clip(0, 1)
 
 
-def interval(samples):
+def interval(samples: np.ndarray | None) -> tuple[float | None, float | None]:
     """(low, high) of `samples` [R] or None; None, None also where nothing varies: equal values say nothing of their spread."""
     low, high = (None, None) if samples is None else bootstrap.interval(samples)
     return (None, None) if low == high else (low, high)
 
 
-def of_scores(arms, cited=None):
+def of_scores(arms: dict[str, list[Run]], cited: Citation | None = None) -> dict:
     """HLR, IOR, LRS and ARS as far as the arms are there: {"hlr": estimate, ...}; `arms` is {arm: Runs}.
 
     An estimate is {"value", "low", "high", "n", "per_run_mean", "std", "arms", "draws", ...}:
@@ -61,10 +67,10 @@ def of_scores(arms, cited=None):
     recovery = ["full-hard", "distilled-hard"]
     four = ["distilled-soft", "random-soft", "distilled-plain", "random-plain"]
 
-    def lrs(full, hard, distilled, random):
+    def lrs(full: scores.Values, hard: scores.Values, distilled: scores.Values, random: scores.Values) -> scores.Values:
         return scores.lrs(scores.hlr(full, hard), scores.ior(distilled, random))
 
-    wanted = {
+    wanted: dict[str, tuple[list[str], Callable[..., Any], dict]] = {
         "hlr": (recovery, scores.hlr, {}),
         "ior": (pair, scores.ior, {}),
         "lrs": (
@@ -81,11 +87,17 @@ def of_scores(arms, cited=None):
     return found
 
 
-def estimate(needed, score, arms, samples, cited):
+def estimate(
+    needed: list[str],
+    score: Callable[..., Any],
+    arms: dict[str, list[Run]],
+    samples: dict[str, np.ndarray | None],
+    cited: Citation | None,
+) -> dict:
     """One estimate: `score` of the arms `needed`; see `of_scores`."""
     measured = [arm for arm in dict.fromkeys(needed) if not (cited and arm == "full-hard")]
 
-    def score_of(values):
+    def score_of(values: dict) -> Any:
         return score(*(values.get(arm, cited and cited.top1) for arm in needed))
 
     value = score_of({arm: statistics.fmean(run.top1 for run in arms[arm]) for arm in measured})
@@ -106,14 +118,14 @@ def estimate(needed, score, arms, samples, cited):
     }
 
 
-def joined(arms):
+def joined(arms: dict[str, list[Run]]) -> list[dict]:
     """[{arm: top1}] of every seed, and every draw of random images, that all of `arms` {arm: Runs} have.
 
     Random images may be given as --distilled, too: one draw of them is then one set, beside every draw of a random arm.
     """
     one_set = {arm for arm, runs in arms.items() if not arm.startswith("random-") and len({run.draw for run in runs}) == 1}
     top1 = {arm: {(None if arm in one_set else run.draw, run.seed): run.top1 for run in runs} for arm, runs in arms.items()}
-    keys = {(draw, seed) for of in top1.values() for draw, seed in of if draw is not None}
+    keys: set[tuple[int | None, int]] = {(draw, seed) for of in top1.values() for draw, seed in of if draw is not None}
     keys = keys or {key for of in top1.values() for key in of}
     found = []
     for draw, seed in sorted(keys, key=str):
@@ -122,21 +134,21 @@ def joined(arms):
     return found
 
 
-def few_draws(estimate):
+def few_draws(estimate: dict) -> bool:
     """Whether an estimate rests on fewer draws of random images than it should."""
     return estimate["draws"] is not None and estimate["draws"] < ENOUGH_DRAWS
 
 
-def across(arms):
+def across(arms: dict[str, dict[str, dict]]) -> dict | None:
     """Students x arms: {"best": {arm: student}, "drop": {student: {arm: how far its mean is below the best's}}}; None for one.
 
     `arms` is {student: {arm: summary}}; an arm that a single student has is left out.
     """
-    means = {}
+    means: dict[str, dict[str, float]] = {}
     for student, of in arms.items():
         for arm, summary in of.items():
             means.setdefault(arm, {})[student] = summary["mean"]
     means = {arm: of for arm, of in means.items() if len(of) > 1}
-    best = {arm: max(of, key=of.get) for arm, of in means.items()}
+    best = {arm: max(of, key=of.__getitem__) for arm, of in means.items()}
     drop = {student: {arm: of[best[arm]] - of[student] for arm, of in means.items() if student in of} for student in arms}
     return {"best": best, "drop": drop} if means else None

@@ -6,14 +6,17 @@ is data where another protocol was run on the same images.
 
 import dataclasses
 import statistics
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rd3_utils.protocols import protocol as protocols
+from rd3_utils.protocols.benchmark import Citation
 from rd3_utils.scoring import bootstrap, estimates, measure
 from rd3_utils.scoring import runs as run_files
+from rd3_utils.scoring.runs import Run
 
 
-def report(runs, others=(), cited=None):
+def report(runs: Sequence[Run], others: Sequence[Run] = (), cited: dict[str, list[Citation]] | None = None) -> dict:
     """What is known of `runs`, by student: plain data, accuracies and differences as fractions.
 
         arms        {student: {arm: estimates.of_arm}}
@@ -27,7 +30,7 @@ def report(runs, others=(), cited=None):
     {student: [Citation]} or None.
     """
     students, cited = sorted({run.student for run in runs}), cited or {}
-    by_arm = {}
+    by_arm: dict[str, dict[str, list[Run]]] = {}
     for student in students:
         mine = run_files.grouped((run for run in runs if run.student == student), lambda run: run.arm)
         by_arm[student] = {arm: mine[arm] for arm in sorted(mine, key=order_of)}
@@ -48,12 +51,12 @@ def report(runs, others=(), cited=None):
 ORDER = "distilled-soft random-soft distilled-hard random-hard distilled-plain random-plain full-hard".split()
 
 
-def order_of(arm):
+def order_of(arm: str) -> tuple[int, str]:
     """Arms as people read them: distilled before random, soft before hard."""
     return (ORDER.index(arm), arm) if arm in ORDER else (len(ORDER), arm)
 
 
-def comparison(runs, others):
+def comparison(runs: Sequence[Run], others: Iterable[Run]) -> dict | None:
     """How much is recipe and how much is data, as differences of means in a table images x protocols; None without one.
 
     {"protocols": [a, b], "cells": {"distilled": {a: mean, b: mean}, "random": {...}}, "recipe", "data"}: `recipe` is the
@@ -64,7 +67,7 @@ def comparison(runs, others):
     """
     mine = recipe_key(next((run for run in runs if run.arm != "full-hard"), runs[0]))
     sides = {(run.arm.partition("-")[0], run.images.fingerprint): run for run in runs}
-    found = {}
+    found: dict[RecipeKey, list[Run]] = {}
     for run in [*runs, *(other for other in others if recipe_key(other) != mine)]:
         side, _, labels = run.arm.partition("-")
         beside = sides.get((side, run.images.fingerprint))
@@ -87,7 +90,7 @@ def comparison(runs, others):
     }
 
 
-def both_sides(runs):
+def both_sides(runs: Iterable[Run]) -> dict[str, list[float]] | None:
     """{"distilled": [top1], "random": [top1]} of those of `runs`, of one protocol, that were told the same; None without both.
 
     Labels of other teachers or views seeds are another measurement: of several the one with the most Runs counts.
@@ -110,7 +113,7 @@ class RecipeKey:
     changed: bool  # with --set
     digest: str
 
-    def label(self, others):
+    def label(self, others: Iterable["RecipeKey"]) -> str:
         """How outputs name it; with its digest where it is custom, or another one has its name: an own file that was edited."""
         if self.changed:
             return f"{self.name} (custom {self.digest})"
@@ -118,18 +121,18 @@ class RecipeKey:
         return f"{self.name} ({self.digest})" if edited else self.name
 
 
-def recipe_key(run):
+def recipe_key(run: Run) -> RecipeKey:
     protocol, changed = run.protocol, bool(run.protocol.overrides)
     own = changed or protocol.name not in protocols.names()
     return RecipeKey(protocol.main_labels != "hard", own, protocol.name, changed, protocol.digest)
 
 
-def protocol_of(run):
+def protocol_of(run: Run) -> str:
     """The protocol as outputs name it; a custom one carries its digest."""
     return recipe_key(run).label(())
 
 
-def sentence(comparison):
+def sentence(comparison: dict) -> str:
     """ "The recipe adds X points, the data Y": one sentence for people, in percentage points."""
     a, b = comparison["protocols"]
     return (
@@ -151,7 +154,7 @@ SCORES = {  # key -> name, factor and unit for people, meaning
 }  # fmt: skip
 
 
-def named_scores(scores):
+def named_scores(scores: dict) -> list[tuple[str, str, str, str, str, str]]:
     """[(name, value with its unit, interval, std, n, meaning)] of one student's scores, as text for people."""
     found = []
     for key, (name, factor, unit, meaning) in SCORES.items():
@@ -162,7 +165,7 @@ def named_scores(scores):
     return found
 
 
-def score_sentences(report, student):
+def score_sentences(report: dict, student: str) -> list[str]:
     """One plain sentence per score of `student` that combines others: what its number says about the images."""
     scores, arms = report["scores"][student], report["arms"][student]
     found = []
@@ -188,7 +191,7 @@ def score_sentences(report, student):
     return found
 
 
-def citations(report, student):
+def citations(report: dict, student: str) -> list[tuple[float, str]]:
     """[(top1, source)] of the published full-data accuracies of `student`, the one that is taken for full-hard first."""
     return [(one["top1"], one["source"]) for one in report["cited"].get(student, [])]
 
@@ -196,19 +199,19 @@ def citations(report, student):
 WITH = {"soft": "the soft labels of the recipe", "hard": "plain classes as labels"}
 
 
-def named(scores, key):
+def named(scores: dict, key: str) -> str:
     """ "LRS 0.312 (95 % 0.301 to 0.322)" """
     ((name, value, between, *_),) = named_scores({key: scores[key]})
     none = "no interval: an arm has a single student, or none differ"
     return f"{name} {value} ({none if between == '-' else f'95 % {between}'})"
 
 
-def gain(difference):
+def gain(difference: float) -> str:
     """ "4.0 points better", or worse."""
     return f"{points(abs(difference))} points {'better' if difference >= 0 else 'worse'}"
 
 
-def few(estimate):
+def few(estimate: dict) -> str:
     """What to say of a score on fewer draws of random images than it should have."""
     if not estimates.few_draws(estimate):
         return ""
@@ -216,28 +219,28 @@ def few(estimate):
     return f" It rests on {draws} of random images; a score should have at least {estimates.ENOUGH_DRAWS}."
 
 
-def interval(estimate, factor=100, digits=2):
+def interval(estimate: dict, factor: float = 100, digits: int = 2) -> str:
     """ "25.13 to 26.02", or a dash where there is none."""
     low, high = estimate["low"], estimate["high"]
     return "-" if low is None else f"{show(low, factor, digits)} to {show(high, factor, digits)}"
 
 
-def show(value, factor=100, digits=2):
+def show(value: float | None, factor: float = 100, digits: int = 2) -> str:
     """A number times `factor` for a person, or a dash."""
     return "-" if value is None else f"{factor * value:.{digits}f}"
 
 
-def points(fraction):
+def points(fraction: float) -> str:
     """A difference of fractions in percentage points, one decimal, with its sign only where negative."""
     return f"{100 * fraction:.1f}"
 
 
-def percent(fraction, digits=2):
+def percent(fraction: float | None, digits: int = 2) -> str:
     """A fraction as percent for a person, or a dash."""
     return show(fraction, 100, digits)
 
 
-def table(report):
+def table(report: dict) -> list[list[str]]:
     """The arms as rows of text: header, then one row per student and arm; accuracies in percent."""
     rows = [["student", "arm", "top-1 %", "95 % interval", "std", "n", "std over seeds", "std over draws"]]
     for student, arms in report["arms"].items():
@@ -249,7 +252,7 @@ def table(report):
     return rows
 
 
-def students_table(report):
+def students_table(report: dict) -> list[list[str]]:
     """Students x arms as rows of text: mean top-1 in percent, and how many points below the best student of the arm."""
     found = report["students"]
     rows = [["student", *found["best"]]]

@@ -180,7 +180,7 @@ class Run:
     seconds: float = stated(is_seconds, "seconds")
     environment: Environment = part()
     views: str = stated(one_of(*VIEWS), f"one of {', '.join(VIEWS)}", since=2, default="shared")
-    network: Network | None = part(since=2, default=None)
+    network: Network = part(since=2, default=None)  # `of` states it where the file does not
     learning_rate_search: dict | None = stated(or_none(is_table), "a table or null", default=None)
     corrected: dict | None = stated(or_none(is_table), "a table or null", default=None)  # {key: {"was", "commit"}}
 
@@ -285,7 +285,18 @@ def kept(where: Path) -> Run | None:
 # --- where Runs lie
 
 
-def path(root, benchmark, protocol, digest, identity, student, arm, seed, precision="fp32", views="shared") -> Path:
+def path(
+    root: Path | str,
+    benchmark: str,
+    protocol: str,
+    digest: str,
+    identity: str,
+    student: str,
+    arm: str,
+    seed: int,
+    precision: str = "fp32",
+    views: str = "shared",
+) -> Path:
     """Where the Run lies under `root`; Runs in another precision than fp32, or with views of their own, have own folders."""
     student = student if precision == "fp32" else f"{student}-{precision}"
     arm = arm if views == "shared" else f"{arm}-{views}"

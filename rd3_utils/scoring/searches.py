@@ -1,6 +1,8 @@
 """A learning-rate search as a Run states it, read strictly."""
 
 import dataclasses
+from collections.abc import Collection
+from typing import Any
 
 from rd3_utils.scoring import runs, shapes
 from rd3_utils.scoring.runs import Images
@@ -24,7 +26,7 @@ class Search:
     images: Images = shapes.part()
 
 
-def check_search(table, rates, test_fingerprint):
+def check_search(table: Any, rates: Collection[float], test_fingerprint: str) -> Search:
     """The Search that `table` states; Refused unless every rate of the grid is told and the best one on held-out images won."""
     where = "learning_rate_search"
     if not is_table(table) or table.get("learning_rate") not in rates:
@@ -45,7 +47,7 @@ def check_search(table, rates, test_fingerprint):
     return found
 
 
-def check_share(value, n, name):
+def check_share(value: float, n: int, name: str) -> None:
     """Refused unless `value` is a share of n images."""
     if abs(value * n - round(value * n)) > 1e-3:
         raise Refused(f"{name} is {shown(value)}, which is no whole number of {n} images")

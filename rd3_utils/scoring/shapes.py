@@ -7,8 +7,9 @@ import dataclasses
 import json
 import math
 import re
+from collections.abc import Callable
 from functools import cache
-from typing import Any, get_args, get_type_hints
+from typing import Any, NoReturn, get_args, get_type_hints
 
 from rd3_utils import units
 
@@ -50,7 +51,7 @@ def parse(data: bytes) -> Any:
     return value
 
 
-def each_once(pairs):
+def each_once(pairs: list[tuple[str, Any]]) -> dict:
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -58,77 +59,77 @@ def each_once(pairs):
     return found
 
 
-def no_number(text):
+def no_number(text: str) -> NoReturn:
     raise Refused(f"{text} is no number of JSON")
 
 
-def finite(text):
+def finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise Refused(f"{text[:40]} is no finite number")
     return value
 
 
-def whole(text):
+def whole(text: str) -> int:
     if len(text) > 19 or abs(int(text)) >= WHOLE:
         raise Refused(f"{text[:20]}... is too large a number")
     return int(text)
 
 
-def is_text(value):
+def is_text(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) <= LONGEST and value.isprintable()
 
 
-def is_name(value):
+def is_name(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", value) is not None
 
 
-def is_hex(digits):
+def is_hex(digits: int) -> Callable[[Any], bool]:
     pattern = re.compile(rf"[0-9a-f]{{{digits}}}")
     return lambda value: isinstance(value, str) and pattern.fullmatch(value) is not None
 
 
-def is_whole(value):
+def is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < WHOLE
 
 
-def is_count(value):
+def is_count(value: Any) -> bool:
     return is_whole(value) and value > 0
 
 
-def is_number(value):
+def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def is_fraction(value):
+def is_fraction(value: Any) -> bool:
     return is_number(value) and 0 <= value <= 1
 
 
-def is_seconds(value):
+def is_seconds(value: Any) -> bool:
     return is_number(value) and 0 <= value < 1e10
 
 
-def is_flag(value):
+def is_flag(value: Any) -> bool:
     return isinstance(value, bool)
 
 
-def is_table(value):
+def is_table(value: Any) -> bool:
     return isinstance(value, dict)
 
 
-def is_texts(value):
+def is_texts(value: Any) -> bool:
     return is_table(value) and len(value) <= 40 and all(is_text(name) and is_text(version) for name, version in value.items())
 
 
-def or_none(check):
+def or_none(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: value is None or check(value)
 
 
-def one_of(*values):
+def one_of(*values: str) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and value in values
 
 
-def stated(check, wanted: str, since: int = 1, **more):
+def stated(check: Callable[[Any], bool], wanted: str, since: int = 1, **more: Any) -> Any:
     """A field of a dataclass that a file states: `check(value)` holds, `wanted` says what it wants.
 
     With a `default`, files of an older schema than `since` may lack the key.
@@ -136,7 +137,7 @@ def stated(check, wanted: str, since: int = 1, **more):
     return dataclasses.field(metadata={"check": check, "wanted": wanted, "since": since}, **more)
 
 
-def part(since: int = 1, **more):
+def part(since: int = 1, **more: Any) -> Any:
     """A field that is a dataclass of its own, or a tuple of them."""
     return dataclasses.field(metadata={"since": since}, **more)
 
@@ -169,17 +170,17 @@ def read(cls: type, table: Any, schema: int, where: str = "the file") -> Any:
 
 
 @cache
-def cached_hints(cls):
+def cached_hints(cls: type) -> dict[str, Any]:
     return get_type_hints(cls)
 
 
-def inner_of(hint):
+def inner_of(hint: Any) -> Any:
     """The dataclass of a field's type: X of `X` and `X | None`, (X,) of `tuple[X, ...]`."""
     inside = [one for one in get_args(hint) if dataclasses.is_dataclass(one)]
     return hint if not inside else (inside[0],) if getattr(hint, "__origin__", None) is tuple else inside[0]
 
 
-def several(cls, value, schema, name, most=100):
+def several(cls: type, value: Any, schema: int, name: str, most: int = 100) -> tuple:
     if not isinstance(value, list) or len(value) > most:
         raise Refused(f"{name} is {shown(value)}, wanted a list of at most {most}")
     return tuple(read(cls, one, schema, f"one of {name}") for one in value)

@@ -5,19 +5,23 @@ drawn at random being None. Only what training and the draw of random images var
 How often equal sets are called different, and how often better ones are found: docs/statistics.md.
 """
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 from scipy import special
 
 from rd3_utils.errors import UserError
 from rd3_utils.scoring import bootstrap, measure, scores, simultaneous
 from rd3_utils.scoring import runs as run_files
+from rd3_utils.scoring.runs import Run
 
 LEVEL = 1 - bootstrap.CONFIDENCE
+Sample = dict[int | None, dict[int, float]]  # {draw: {seed: top1}}
 
 
-def sample(runs):
+def sample(runs: Iterable[Run]) -> Sample:
     """The sample of `runs`, all of one arm; UserError for one that is there twice or whose top-1 is no fraction."""
-    found = {}
+    found: Sample = {}
     for run in runs:
         draw, seed = run.draw, run.seed
         scores.check(**{f"top-1 of {run.arm}, seed {seed},": run.top1})
@@ -28,7 +32,7 @@ def sample(runs):
     return found
 
 
-def difference(a, b):
+def difference(a: Sample, b: Sample) -> dict:
     """How much better sample `a` is than sample `b`, in fractions of top-1: {"difference", "low", "high", "p", ...}.
 
     "difference": mean of a less mean of b, a draw of random images weighing the same however many seeds it has. "low", "high":
@@ -43,8 +47,8 @@ def difference(a, b):
     """
     counts, means = [runs_of(side) for side in (a, b)], [mean_of(side) for side in (a, b)]
     paired = len({frozenset(seeds) for side in (a, b) for seeds in side.values()}) == 1
-    found = {"difference": means[0] - means[1], "low": None, "high": None, "p": None, "decidable": False, "paired": paired,
-             "means": means, "n": counts, "draws": [draws_of(side) for side in (a, b)]}  # fmt: skip
+    found: dict = {"difference": means[0] - means[1], "low": None, "high": None, "p": None, "decidable": False,
+                   "paired": paired, "means": means, "n": counts, "draws": [draws_of(side) for side in (a, b)]}  # fmt: skip
     if min(counts) < 2:
         return {**found, "why": f"not decidable: a side has {min(counts)} run, and one run shows no spread; add seeds"}
     varying = [values for values in parts(a, b, paired) if len(values) > 1]
@@ -58,7 +62,7 @@ def difference(a, b):
     return {**found, "low": float(low), "high": float(high), "p": float(p), "decidable": True, "why": None}
 
 
-def parts(a, b, paired):
+def parts(a: Sample, b: Sample, paired: bool) -> list[np.ndarray]:
     """[values, ...] whose means vary independently and add up to the difference, but for a constant.
 
     Paired: the differences seed by seed, each the mean over draws, and the draws' means of either side. Otherwise each side
@@ -69,43 +73,43 @@ def parts(a, b, paired):
     return [sign * units(side) for sign, side in ((1, a), (-1, b))]
 
 
-def units(side):
+def units(side: Sample) -> np.ndarray:
     """What varies independently in a sample: the draws' means where there are several, else the values of its seeds."""
     return draw_means(side) if len(side) > 1 else by_seed(side)
 
 
-def draw_means(side):
+def draw_means(side: Sample) -> np.ndarray:
     """[D]: the mean of every draw."""
     return np.array([np.mean(list(side[draw].values())) for draw in in_order(side)])
 
 
-def by_seed(side):
+def by_seed(side: Sample) -> np.ndarray:
     """[S]: the mean over draws of every seed, all draws having the same seeds."""
     draws = in_order(side)
     return np.array([[side[draw][seed] for seed in sorted(side[draw])] for draw in draws]).mean(0)
 
 
-def in_order(side):
+def in_order(side: Sample) -> list[int | None]:
     """The draws of a sample, sorted; the one of a set that is not drawn is None."""
     return sorted(side, key=lambda draw: -1 if draw is None else draw)
 
 
-def draws_of(side):
+def draws_of(side: Sample) -> int | None:
     """How many draws of random images a sample has; None for a set that is not drawn."""
     return None if None in side else len(side)
 
 
-def mean_of(side):
+def mean_of(side: Sample) -> float:
     """The mean of a sample, every draw weighing the same."""
     return float(draw_means(side).mean())
 
 
-def runs_of(side):
+def runs_of(side: Sample) -> int:
     """How many runs a sample has."""
     return sum(map(len, side.values()))
 
 
-def ties(samples):
+def ties(samples: Sequence[Sample]) -> tuple[list[list[int]], list[dict]]:
     """Groups of entries that cannot be told apart: [[index, ...], ...], and what was compared; the best first.
 
     `samples` are those of entries that may be compared: one benchmark, IPC, protocol, labels, student, precision, test split.
@@ -122,9 +126,10 @@ def ties(samples):
     order = sorted(range(len(samples)), key=lambda k: -mean_of_runs(samples[k]))
     known = [k for k in order if runs_of(samples[k]) > 1]
     clustered = [len(samples[k]) > 1 for k in known]
-    judged = simultaneous.adjusted([units(samples[k]) for k in known], clustered) if known else None
+    judged = simultaneous.adjusted([units(samples[k]) for k in known], clustered) if known else np.ones((0, 0))
     place, means = {k: row for row, k in enumerate(known)}, [mean_of(one) for one in samples]
-    groups, compared = [], []
+    groups: list[list[int]] = []
+    compared: list[dict] = []
     while order:
         leader = next((k for k in order if k in place), None)
         if leader is None:
@@ -140,13 +145,13 @@ def ties(samples):
     return groups, compared
 
 
-def mean_of_runs(side):
+def mean_of_runs(side: Sample) -> float:
     """The mean over all runs of a sample, which weighs draws by their seeds."""
     values = [value for seeds in side.values() for value in seeds.values()]
     return sum(values) / len(values)
 
 
-def comparison(runs, others):
+def comparison(runs: Sequence[Run], others: Sequence[Run]) -> dict:
     """`difference` of two lists of Runs, with what a reader must know; UserError where they may not be compared.
 
     A side is one arm of one image set, draws of random images aside; the sides differ in their images, teachers and arm's side.
@@ -180,7 +185,7 @@ BETWEEN = {  # in what the sides of a comparison may differ
 }  # fmt: skip
 
 
-def one_image_set(side):
+def one_image_set(side: Sequence[Run]) -> None:
     """UserError where the Runs of one side of a comparison did not measure the same."""
     same = measure.odd_one(side)
     if not same:

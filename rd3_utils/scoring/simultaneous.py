@@ -3,6 +3,7 @@
 Error rates and power, simulated: docs/statistics.md.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -16,7 +17,7 @@ OWN = 2  # degrees of freedom that the pooled variance counts for beside an entr
 RATIOS = 1 / 3, 1, 4, 16, 1e4  # of the variance of draws' means to that of seeds, between which a board may lie
 
 
-def shrunk(variance, freedom, common):
+def shrunk(variance: float | np.ndarray, freedom: float | np.ndarray, common: float | np.ndarray) -> float | np.ndarray:
     """A variance of few degrees of freedom, pulled towards the `common` one.
 
     (OWN common + freedom variance) / (OWN + freedom), as moderated t-statistics do (Smyth, Statistical Applications in Genetics
@@ -26,14 +27,14 @@ def shrunk(variance, freedom, common):
     return (OWN * common + freedom * variance) / (OWN + freedom)
 
 
-def freedom(variances, degrees):
+def freedom(variances: Sequence[float] | np.ndarray, degrees: Sequence[float] | np.ndarray) -> float:
     """Degrees of freedom of a sum of independent estimates of variance (Satterthwaite, Biometrics Bulletin 1946)."""
     variances, degrees = np.asarray(variances, float), np.asarray(degrees, float)
     squares = (variances**2 / degrees).sum()
     return variances.sum() ** 2 / squares if squares > 0 else degrees.sum()
 
 
-def cautious(variances, degrees):
+def cautious(variances: Sequence[float] | np.ndarray, degrees: Sequence[float] | np.ndarray) -> float:
     """`freedom`, where an estimate of few degrees counts 1 + 8 / degrees times.
 
     Satterthwaite's takes estimates for the truth. Where the one that is known worst came out small by chance, its few degrees
@@ -42,7 +43,7 @@ def cautious(variances, degrees):
     return freedom(np.asarray(variances, float) * (1 + 8 / np.asarray(degrees, float)), degrees)
 
 
-def known(units, clustered):
+def known(units: Sequence[Sequence[float] | np.ndarray], clustered: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(means, their squared standard errors, degrees of freedom of these), [k] each, of entries as `adjusted` takes them.
 
     Variances are `shrunk` towards those of the entries of the same kind; where there is only one, its own is all there is.
@@ -57,7 +58,7 @@ def known(units, clustered):
     return means, variances / sizes, degrees
 
 
-def pairwise(units, clustered):
+def pairwise(units: Sequence[Sequence[float] | np.ndarray], clustered: Sequence[bool] | np.ndarray) -> np.ndarray:
     """[k, k]: the p-values of Student's t of all pairs of entries as `adjusted` takes them, each as if it was the only one.
 
     Without a spread every gap counts.
@@ -71,7 +72,7 @@ def pairwise(units, clustered):
     return found
 
 
-def adjusted(units, clustered):
+def adjusted(units: Sequence[Sequence[float] | np.ndarray], clustered: Sequence[bool] | np.ndarray) -> np.ndarray:
     """[k, k]: how likely any two of k equal entries differ by as many standard errors as entries i and j do; 1 for i = j.
 
     `units` are the values of each entry, at least two: of seeds, or, where `clustered` says so, the means of draws. A pair is
@@ -98,13 +99,13 @@ def adjusted(units, clustered):
     return np.where(steps > 0, (share * found).clip(max=1), 1)
 
 
-def chance(largest_steps, steps):
+def chance(largest_steps: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """The share of the sorted `largest_steps` [R] that reach `steps` [...]; never 0, as if one more had."""
     return (len(largest_steps) - np.searchsorted(largest_steps, steps) + 1) / (len(largest_steps) + 1)
 
 
 @lru_cache(maxsize=256)
-def largest(seeds, draws):
+def largest(seeds: tuple[int, ...], draws: tuple[int, ...]) -> tuple[np.ndarray | None, list[np.ndarray] | None]:
     """(sorted [R] of pairs of seeds, [sorted [R] of pairs with draws, one per ratio]) of boards of equal entries; None without.
 
     The largest difference, in standard errors, among entries of as many seeds, and of as many draws, as the tuples `seeds` and
@@ -122,7 +123,7 @@ def largest(seeds, draws):
     return plain, [np.sort(np.maximum(mixed, steps)) for steps in scaled]
 
 
-def null(sizes, generator):
+def null(sizes: Sequence[int] | np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """(means, their squared standard errors), [R, k] each, of equal entries of `sizes` units whose variance is 1."""
     sizes, shape = np.array(sizes, float), (BOARDS, len(sizes))
     free = sizes - 1
@@ -132,7 +133,7 @@ def null(sizes, generator):
     return means, shrunk(variances, free, common) / sizes
 
 
-def steps_within(means, errors):
+def steps_within(means: np.ndarray, errors: np.ndarray) -> np.ndarray:
     """[R]: the largest difference between two of `means` [R, k], in standard errors, whose squares are the sums of `errors`."""
     found = np.zeros(len(means))
     for k in range(means.shape[1] - 1):
@@ -141,7 +142,7 @@ def steps_within(means, errors):
     return found
 
 
-def steps_between(means, errors, others, of_others):
+def steps_between(means: np.ndarray, errors: np.ndarray, others: np.ndarray, of_others: np.ndarray) -> np.ndarray:
     """[R]: the largest difference between one of `means` [R, k] and one of `others` [R, l], in standard errors."""
     found = np.zeros(len(means))
     for k in range(means.shape[1]):

@@ -16,19 +16,19 @@ TOLERANCE = 1e-4  # of the gradient's largest entry at which the probe counts as
 LONG = 1e7  # numbers from which fitting shows its progress
 
 
-def nearest_centre(x, y, test, settings):
+def nearest_centre(x: np.ndarray, y: np.ndarray, test: np.ndarray, settings: dict) -> tuple[np.ndarray, dict]:
     """The class whose mean feature is nearest: Euclidean, features scaled to length 1 (as in iCaRL, CVPR 2017)."""
     fitted = NearestCentroid().fit(unit(x), y)
     return fitted.predict(unit(test)), {}
 
 
-def nearest_neighbours(x, y, test, settings):
+def nearest_neighbours(x: np.ndarray, y: np.ndarray, test: np.ndarray, settings: dict) -> tuple[np.ndarray, dict]:
     """What most of the k nearest train images are: Euclidean, features scaled to length 1, which is k-NN by cosine."""
     fitted = KNeighborsClassifier(settings["neighbours"], algorithm="brute").fit(unit(x), y)
     return fitted.predict(unit(test)), {}
 
 
-def linear_probe(x, y, test, settings):
+def linear_probe(x: np.ndarray, y: np.ndarray, test: np.ndarray, settings: dict) -> tuple[np.ndarray, dict]:
     """Logistic regression with an L2 penalty on standardised features, its C the best of a grid on held-out train images.
 
     Of equals the strongest penalty. Then all train images are fitted with it; the test split takes no part in the choice.
@@ -46,7 +46,7 @@ def linear_probe(x, y, test, settings):
     return predicted, {**found, "at_edge_of_grid": at_edge, "held_out": int(aside.sum()), "tried": grid}
 
 
-def regression(x, y, test, c, settings):
+def regression(x: np.ndarray, y: np.ndarray, test: np.ndarray, c: float, settings: dict) -> tuple[np.ndarray, dict]:
     """(classes of `test`, {"c", "steps", "converged"}) of one fit."""
     scaler = StandardScaler().fit(x)
     model = LogisticRegression(C=c, max_iter=settings["steps"], tol=settings["tolerance"])
@@ -57,7 +57,7 @@ def regression(x, y, test, c, settings):
     return model.predict(scaler.transform(test)), {"c": c, "steps": int(model.n_iter_.max()), "converged": converged}
 
 
-def held_out(labels, seed):
+def held_out(labels: np.ndarray, seed: int) -> np.ndarray:
     """bool [N]: of every class one image in HELD_OUT, and at least one, in the order of a Philox stream keyed by `seed`."""
     key = np.random.Philox(key=[seed, 1]).random_raw(len(labels))
     aside = np.zeros(len(labels), bool)
@@ -67,7 +67,7 @@ def held_out(labels, seed):
     return aside
 
 
-def unit(x):
+def unit(x: np.ndarray) -> np.ndarray:
     """float64 [N, D] rows of length 1; a row of zeros stays."""
     return normalize(x.astype(np.float64))
 
@@ -75,7 +75,9 @@ def unit(x):
 CLASSIFIERS = {"nearest_centre": nearest_centre, "nearest_neighbours": nearest_neighbours, "linear_probe": linear_probe}
 
 
-def classify(train, train_labels, test, test_labels, settings):
+def classify(
+    train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray, settings: dict
+) -> tuple[dict[str, float], dict[str, dict]]:
     """({classifier: top-1 as a fraction}, {classifier: what is worth recording}) of features [N, D] and labels [N]."""
     top1, about = {}, {}
     for name, classifier in CLASSIFIERS.items():

@@ -1,6 +1,7 @@
 """The networks that a transfer compares: students, random-images students of the same recipe, untrained ones."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +23,10 @@ class Entry:
     run: runs.Run | None = None
 
 
-def entry(source):
+def entry(source: str) -> Entry:
     """The Entry of the network saved at `source`; UserError without a Run of it, beside the folder or in it."""
     one = features.load(source)
+    assert one.folder is not None  # only untrained networks lie nowhere
     places = [one.folder / features.RUN] + ([one.folder.with_suffix(".json")] if one.commit is None else [])
     path = next((place for place in places if place.is_file()), None)
     if path is None:
@@ -42,11 +44,11 @@ def entry(source):
     return Entry(one, about, path, run)
 
 
-def identity(run):
+def identity(run: runs.Run) -> dict:
     """What a record says of the Run behind a network: plain data."""
     benchmarks.load(run.benchmark)
     images = {key: getattr(run.images, key) for key in ("name", "source", "commit", "fingerprint", "ipc", "images")}
-    about = {
+    about: dict = {
         "kind": "student" if run.draw is None else "random",
         "benchmark": run.benchmark,
         "student": run.student,
@@ -65,13 +67,13 @@ def identity(run):
     return about | {key: value for key, (value, first) in later.items() if value != first}
 
 
-def untrained(about):
+def untrained(about: dict) -> Entry:
     """The Entry of the network that the student `about` was before its training."""
     about = {"kind": "untrained", **{key: about[key] for key in ("benchmark", "student", "seed")}}
     return Entry(features.untrained(about["student"], benchmarks.load(about["benchmark"]), about["seed"]), about)
 
 
-def entries(sources, against=()):
+def entries(sources: Sequence[str], against: Sequence[str] = ()) -> list[Entry]:
     """The Entries to measure: those of `sources`, random-images students of their recipes, and each one untrained.
 
     Random ones are those of `against`, each of which must fit a student; without them, those that lie with the student's
@@ -100,21 +102,22 @@ def entries(sources, against=()):
     return [*trained, *map(untrained, starts.values())]
 
 
-def distinct(found):
+def distinct(found: Sequence[Entry]) -> list[Entry]:
     """The Entries without copies of earlier ones."""
     return list({(one.frozen.sha256, name_of(one.about)): one for one in reversed(found)}.values())[::-1]
 
 
-def unlike(student, random):
+def unlike(student: Entry, random: Entry) -> str | None:
     """Why the Entry `random` is no baseline of the Entry `student`, or None."""
     why = misfit(student.about, random.about)
     if why is not None:
         return why
+    assert student.run is not None and random.run is not None  # both are trained
     same = same_measure(student.run, random.run, but=ARMS)
     return None if same else f"it differs in {same}"
 
 
-def misfit(student, random):
+def misfit(student: dict, random: dict) -> str | None:
     """Why the random-images student `random` is no baseline of `student` (both as `identity` gives them), or None."""
     if random["kind"] != "random":
         return f"it learned from {random['images']['name']}, which are no random real images"
@@ -137,17 +140,17 @@ def misfit(student, random):
     return None
 
 
-def counterpart(about):
+def counterpart(about: dict) -> str:
     """The labels of the random arm that belongs to a student: its own, but hard ones where its images brought them."""
     return "hard" if about["labels"] in ("learned", "hard") else about["arm"].split("-")[1]
 
 
-def per_class(about):
+def per_class(about: dict) -> int:
     """Images per class, rounded down where classes differ."""
     return about["images"]["ipc"] or about["images"]["images"] // len(benchmarks.load(about["benchmark"]).classes)
 
 
-def beside(one):
+def beside(one: Entry) -> list[Entry]:
     """The Entries of the kept random-images students of the recipe of `one`, where its Run lies in a folder of results."""
     if one.path is None or one.frozen.commit is not None or one.path.name == features.RUN:
         return []
@@ -157,10 +160,10 @@ def beside(one):
     return [other for other in found if unlike(one, other) is None]
 
 
-def name_of(about):
+def name_of(about: dict) -> str:
     """How the record of a network is called: readable, and different for what `identity` tells apart."""
     words = [about["student"], about.get("arm", about["kind"]), about["benchmark"]]
     words += [about["images"]["name"]] if "images" in about else []
-    words = re.sub(r"[^\w.-]", "_", "-".join([*words, f"seed{about['seed']}"]))[:150]
+    text = re.sub(r"[^\w.-]", "_", "-".join([*words, f"seed{about['seed']}"]))[:150]
     unmeasured = {key: value for key, value in about.items() if key not in ("top1", "measured")}
-    return f"{words}-{digest(unmeasured)}"
+    return f"{text}-{digest(unmeasured)}"

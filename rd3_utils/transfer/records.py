@@ -12,11 +12,13 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import sklearn
+from accelerate import Accelerator
 
 from rd3_utils import launch
 from rd3_utils.data import images as image_sets
@@ -28,7 +30,7 @@ from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.protocols.recipe import digest
 from rd3_utils.scoring import runs
 from rd3_utils.transfer.classifiers import CLASSIFIERS, GRID, HELD_OUT, STEPS, TOLERANCE, classify
-from rd3_utils.transfer.networks import entries, misfit, name_of, per_class
+from rd3_utils.transfer.networks import Entry, entries, misfit, name_of, per_class
 
 SCHEMA = 1
 FEATURES = "what the network's last layer reads; eval mode, float32"
@@ -45,7 +47,7 @@ class Target:
     settings: dict
 
     @property
-    def identity(self):
+    def identity(self) -> str:
         """How its folder is called: nothing that could change a number is left out."""
         said = [self.settings, self.train.fingerprint, self.test.fingerprint]
         return f"{self.train.name}-{digest(said)}"
@@ -57,7 +59,14 @@ class Target:
 # --- which images
 
 
-def target(benchmark, data_dir, train_per_class, neighbours, seed, workers=None):
+def target(
+    benchmark: Benchmark,
+    data_dir: Path | str | None,
+    train_per_class: int | None,
+    neighbours: int,
+    seed: int,
+    workers: int | None = None,
+) -> Callable[[], Target]:
     """A function that reads the Target; what can be wrong with it is checked here, before an image is decoded."""
     train, test = (tables.real(benchmark, split, data_dir, workers) for split in ("train", "test"))
     counts = np.bincount(train.labels, minlength=len(benchmark.classes))
@@ -84,7 +93,7 @@ def target(benchmark, data_dir, train_per_class, neighbours, seed, workers=None)
         "resize": RESIZE,
     }
 
-    def read():
+    def read() -> Target:
         source = f"random:ipc={train_per_class},seed={seed}" if train_per_class else "full"
         return Target(benchmark, selections.select(source, benchmark, lambda: train), image_sets.of_table(test), settings)
 
@@ -97,7 +106,7 @@ def target(benchmark, data_dir, train_per_class, neighbours, seed, workers=None)
 # --- one record per network
 
 
-def measure(one, to, accelerator):
+def measure(one: Entry, to: Target, accelerator: Accelerator) -> dict:
     """The record of an Entry on a Target: plain data."""
     started, frozen = time.time(), one.frozen
     sets = to.train, to.test
@@ -137,7 +146,7 @@ def measure(one, to, accelerator):
     }
 
 
-def measured(one, to, out, accelerator):
+def measured(one: Entry, to: Target, out: Path | str, accelerator: Accelerator) -> dict:
     """The record of an Entry on a Target: the one that is there, or a new one, written."""
     where = folder(out, to) / f"{name_of(one.about)}.json"
     kept = read(where) if where.is_file() else None
@@ -152,12 +161,12 @@ def measured(one, to, out, accelerator):
     return record
 
 
-def folder(out, to):
+def folder(out: Path | str, to: Target) -> Path:
     """Where the records of a Target lie."""
     return Path(out) / "transfer" / to.benchmark.name / to.identity
 
 
-def write(where, data):
+def write(where: Path, data: dict) -> None:
     """Write plain data: temporary name, renamed."""
     where.parent.mkdir(parents=True, exist_ok=True)
     temporary = where.with_name(f".{where.name}.{os.getpid()}.partial")
@@ -165,7 +174,7 @@ def write(where, data):
     os.replace(temporary, where)
 
 
-def read(where):
+def read(where: Path) -> dict:
     """The record at `where`; UserError if it is none."""
     try:
         record = json.loads(where.read_text())
@@ -180,7 +189,7 @@ def read(where):
 # --- what the records say
 
 
-def report(records):
+def report(records: Sequence[dict]) -> dict:
     """{"target", "settings", "groups"} over the records of one folder: a group is one recipe and one kind of images.
 
     Of every group the summary (`runs.summary`) of each classifier, and its gain in mean over the untrained networks and over
@@ -210,13 +219,13 @@ def report(records):
     return {"target": about, "settings": records[0]["settings"], "groups": found}
 
 
-def summary(records, name):
+def summary(records: Sequence[dict], name: str) -> dict:
     """`runs.summarised` of one classifier's top-1."""
     draws = [sources.draw_of(r["network"].get("images", {}).get("source", "")) for r in records]
     return runs.summarised([(draw and draw[1], r["network"]["seed"], r["top1"][name]) for draw, r in zip(draws, records)])
 
 
-def group_of(record):
+def group_of(record: dict) -> str:
     """What records share that are seeds or draws of one thing, as text that sorts: students, random ones, untrained ones."""
     of = record["network"]
     key = [("student", "random", "untrained").index(of["kind"]), of["benchmark"], of["student"]]
@@ -227,12 +236,14 @@ def group_of(record):
     return json.dumps(key)
 
 
-def name_in_report(record):
+def name_in_report(record: dict) -> str:
     """The "group" of a report that a record belongs to."""
     return digest(group_of(record))
 
 
-def gain(key, groups, summaries, belongs):
+def gain(
+    key: str, groups: dict[str, list[dict]], summaries: dict[str, dict[str, dict]], belongs: Callable[[dict, dict], bool]
+) -> dict | None:
     """{"group" of the other, classifier: difference of the means} over the group that `belongs` to that of `key`, or None."""
     mine = groups[key][0]["network"]
     other = next((k for k, records in groups.items() if belongs(records[0]["network"], mine)), None)
@@ -242,42 +253,44 @@ def gain(key, groups, summaries, belongs):
     return {"group": digest(other), **found}
 
 
-def is_start(other, mine):
+def is_start(other: dict, mine: dict) -> bool:
     """Whether `other` is an untrained network of the kind of `mine`, which is trained."""
     same = (other["benchmark"], other["student"]) == (mine["benchmark"], mine["student"])
     return same and other["kind"] == "untrained" != mine["kind"]
 
 
-def is_random(other, mine):
+def is_random(other: dict, mine: dict) -> bool:
     """Whether `other` is a random-images student of the recipe of `mine`."""
     return (mine["kind"], other["kind"]) == ("student", "random") and misfit(mine, other) is None
 
 
-def names_of_images(records):
+def names_of_images(records: Iterable[dict]) -> list[str]:
     """The names of the images behind a group, each once; none of untrained networks."""
     return list(dict.fromkeys(r["network"]["images"]["name"] for r in records if "images" in r["network"]))
 
 
-def chosen(report, wanted):
+def chosen(report: dict, wanted: Collection[str]) -> list[dict]:
     """The groups of a report of which `wanted` has the name, and those that they are compared with."""
     mine = [group for group in report["groups"] if group["group"] in wanted]
     others = {group[over]["group"] for group in mine for over in ("over_random", "over_untrained") if group[over]}
     return [group for group in report["groups"] if group["group"] in {*wanted, *others}]
 
 
-def records_of(folder):
+def records_of(folder: Path) -> list[dict]:
     """All records of one folder, in the order of their names."""
     return [read(file) for file in sorted(folder.glob("*.json")) if file.name != "report.json"]
 
 
-def transfer(sources, against, targets, out):
+def transfer(
+    sources: Sequence[str], against: Sequence[str], targets: Iterable[Callable[[], Callable[[], Target]]], out: Path | str
+) -> Iterator[tuple[Path, dict, list[dict]]]:
     """Measure all networks on all Targets (functions that read them); yields (folder, report of it, the groups measured)."""
     accelerator = launch.accelerator()
     if accelerator.num_processes > 1:
         raise UserError(f"transfer runs in one process, {accelerator.num_processes} were launched; run it without a launcher.")
     everything = entries(sources, against)
-    targets = [prepare() for prepare in targets]
-    for read_target in targets:
+    prepared = [prepare() for prepare in targets]
+    for read_target in prepared:
         to = read_target()
         mine = {name_in_report(measured(one, to, out, accelerator)) for one in everything}
         where = folder(out, to)

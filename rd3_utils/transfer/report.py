@@ -1,8 +1,10 @@
 """Transfer for people: the table in the terminal, and the section of a student's card. Accuracies in percent."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rd3_utils.scoring import report as reports
+from rd3_utils.scoring.runs import Run
 from rd3_utils.text import escape, listed, table
 from rd3_utils.transfer import networks
 from rd3_utils.transfer import records as transfer
@@ -19,7 +21,7 @@ METHOD = (
 )
 
 
-def say(folder, report, groups):
+def say(folder: Path, report: dict, groups: Sequence[dict]) -> None:
     """Print what was measured, the table, what to know of it, and where the files lie."""
     print(f"\n{intro(report, groups)}")
     found = rows(report, groups)
@@ -37,7 +39,7 @@ def say(folder, report, groups):
           "on the card: give the command that trained the student again, what is there is kept")  # fmt: skip
 
 
-def section(runs, root):
+def section(runs: Sequence[Run], root: Path | str) -> list[str]:
     """The card's part on transfer of the networks of `runs`: of every target that has records under the results `root`."""
     folders = sorted(path.parent for path in (Path(root) / "transfer").glob("*/*/report.json"))
     names = {networks.name_of(networks.identity(run)): run.top1 for run in runs} if folders else {}
@@ -53,7 +55,7 @@ def section(runs, root):
     return ["## Transfer", *parts, escape(METHOD)] if parts else []
 
 
-def intro(report, groups):
+def intro(report: dict, groups: Sequence[dict]) -> str:
     """One sentence: what was carried where, and how many images took part."""
     to = report["target"]
     sizes = {group["resized_to"] for group in groups if group["resized_to"]}
@@ -66,7 +68,7 @@ def intro(report, groups):
     )
 
 
-def rows(report, groups):
+def rows(report: dict, groups: Sequence[dict]) -> list[list[str]]:
     """Header, one row per group, and under it what its mean gains."""
     titles = [title.format(**report["settings"]) for title in TITLES.values()]
     found = [["network", "n", *titles]]
@@ -79,7 +81,7 @@ def rows(report, groups):
     return found
 
 
-def label(group):
+def label(group: dict) -> str:
     """What a group is, in a few words."""
     if group["kind"] == "untrained":
         return f"{group['student']} of {group['benchmark']}, untrained"
@@ -90,13 +92,13 @@ def label(group):
     return f"{group['student']} of {group['benchmark']}, {group['arm']} on {images}, {protocol}"
 
 
-def spread(summary):
+def spread(summary: dict) -> str:
     """Mean, and the standard deviation where there is one."""
     mean = reports.percent(summary["mean"])
     return mean if summary["std"] is None else f"{mean} +- {reports.percent(summary['std'])}"
 
 
-def notes(report, groups):
+def notes(report: dict, groups: Sequence[dict]) -> list[str]:
     """What must be known of the numbers."""
     found, of = [], {True: "the linear probe of", False: "the linear probes of"}
     late = [label(group) for group in groups if not group["probe_converged"]]
