@@ -26,6 +26,7 @@ from rd3_utils.arms import kept, label_sources, planned_runs
 from rd3_utils.cli import options as shared
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import tables
+from rd3_utils.data.label_readers import LabelReader
 from rd3_utils.data.whitening import Whitening
 from rd3_utils.learning import fitting, search, students, training
 from rd3_utils.protocols.benchmark import Benchmark
@@ -51,11 +52,10 @@ def main(options: Namespace) -> None:
         accelerator.print(planned_runs.describe(cells, options, launch.precision(accelerator)))
         return
     precision, main_process = launch.precision(accelerator), accelerator.is_main_process
-    pushed = student_repo.check(target, cells, options, precision, accelerator) if target else None
+    push = student_repo.prepared(target, cells, benchmark, options, precision, accelerator) if target else None
     if options.push_only:
-        if main_process:
-            finished = student_repo.kept(cells, options, precision)
-            student_repo.push(target, pushed, cells, finished, benchmark, options, precision)
+        if push and main_process:
+            push(student_repo.kept(cells, options, precision))
         return
     test = functools.cache(lambda size: image_sets.test_split(benchmark, options.data_dir, options.workers, size))
     labels = label_sources.find_labels(cells, options, benchmark, lambda: test(0), accelerator)  # the split is read when needed
@@ -73,11 +73,11 @@ def main(options: Namespace) -> None:
     if main_process and not options.runs_only:
         card.publish(finished, cells, labels, benchmark, protocol, options)
     accelerator.end_training()
-    if target and main_process:  # alone from here on: others need not wait for an upload
-        student_repo.push(target, pushed, cells, finished, benchmark, options, precision)
+    if push and main_process:  # alone from here on: others need not wait for an upload
+        push(finished)
 
 
-def train(cell: planned_runs.Cell, labels: fitting.Labels, whitening: Whitening | None, benchmark: Benchmark,
+def train(cell: planned_runs.Cell, labels: LabelReader, whitening: Whitening | None, benchmark: Benchmark,
           test: image_sets.ImageSet, where: Path, options: Namespace, accelerator: Accelerator) -> runs.Run:  # fmt: skip
     """Train one student from its seed, score its last epoch, write and return the Run."""
     launched = f"{accelerator.num_processes}-{launch.precision(accelerator)}"
@@ -120,7 +120,7 @@ def train(cell: planned_runs.Cell, labels: fitting.Labels, whitening: Whitening 
     return finished
 
 
-def best_rate(cell: planned_runs.Cell, labels: fitting.Labels, whitening: Whitening | None, benchmark: Benchmark,
+def best_rate(cell: planned_runs.Cell, labels: LabelReader, whitening: Whitening | None, benchmark: Benchmark,
               test: image_sets.ImageSet, checkpoint: Path, options: Namespace, accelerator: Accelerator) -> dict:  # fmt: skip
     """The learning-rate search of the recipe's grid on held-out images: as it is kept there, or made now by all processes."""
     held_out = search.held_out(tables.real(benchmark, "train", options.data_dir, options.workers), cell.images)

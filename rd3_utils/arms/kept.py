@@ -14,8 +14,9 @@ from accelerate import Accelerator
 
 from rd3_utils import launch
 from rd3_utils.arms import planned_runs
-from rd3_utils.arms.planned_runs import Cell, Reader
+from rd3_utils.arms.planned_runs import Cell
 from rd3_utils.data.images import ImageSet
+from rd3_utils.data.label_readers import LabelReader
 from rd3_utils.errors import UserError
 from rd3_utils.learning import search, students
 from rd3_utils.protocols.benchmark import Benchmark
@@ -25,7 +26,7 @@ from rd3_utils.scoring.runs import Run
 
 
 def kept_run(
-    cell: Cell, labels: Reader, options: Namespace, precision: str, benchmark: Benchmark, test: Callable[[int], ImageSet]
+    cell: Cell, labels: LabelReader, options: Namespace, precision: str, benchmark: Benchmark, test: Callable[[int], ImageSet]
 ) -> Run | None:
     """The Run of `cell` that is there already, or None; UserError if it measured something else than this command would.
 
@@ -54,7 +55,7 @@ def kept_run(
     return run
 
 
-def expected(cell: Cell, labels: Reader, precision: str, benchmark: Benchmark, test: ImageSet) -> Run:
+def expected(cell: Cell, labels: LabelReader, precision: str, benchmark: Benchmark, test: ImageSet) -> Run:
     """The Run that this command would write for `cell`, as far as it is known before the training."""
     with torch.device("meta"):
         network = students.create(cell.student, benchmark, cell.seed, **cell.recipe.training.drops)
@@ -66,7 +67,7 @@ def expected(cell: Cell, labels: Reader, precision: str, benchmark: Benchmark, t
 
 
 def taken_over(
-    cell: Cell, labels: Reader, options: Namespace, precision: str, benchmark: Benchmark, test: Callable[[int], ImageSet]
+    cell: Cell, labels: LabelReader, options: Namespace, precision: str, benchmark: Benchmark, test: Callable[[int], ImageSet]
 ) -> Run | None:
     """With --views-seed each: the Run of `cell` copied from one of shared views, where those were drawn from its own seed.
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from rd3_utils import hub
-from rd3_utils.arms.planned_runs import EACH, Cell, Reader
+from rd3_utils.arms.planned_runs import EACH, Cell
 from rd3_utils.data import label_readers, label_store, shards, soft_labels
 from rd3_utils.data.images import ImageSet
+from rd3_utils.data.label_readers import LabelReader
 from rd3_utils.data.shards import HubFolder
 from rd3_utils.errors import UserError
 from rd3_utils.learning import labelling, search, teachers
@@ -23,14 +24,14 @@ from rd3_utils.protocols.recipe import Recipe
 
 def find_labels(
     cells: Sequence[Cell], options: Namespace, benchmark: Benchmark, test: Callable[[], ImageSet], accelerator: Accelerator
-) -> dict[tuple, Reader]:
+) -> dict[tuple, LabelReader]:
     """{labels_key: reader} for all cells; soft labels that are missing are made if `--teacher` was given.
 
     UserError, before anything is trained, where labels are missing, of other images, or too few. `test` is a function that
     returns the test split; it is called only where a teacher must be examined.
     """
     taught = taught_labels(cells, options, benchmark, test, accelerator)
-    found: dict[tuple, Reader] = {}
+    found: dict[tuple, LabelReader] = {}
     for cell in cells:
         if cell.labels_key not in found:
             kind = cell.recipe.labels.kind
@@ -40,20 +41,20 @@ def find_labels(
     return found
 
 
-READERS: dict[str, Callable[[Cell], Reader]] = {  # of labels that need no teacher
+READERS: dict[str, Callable[[Cell], LabelReader]] = {  # of labels that need no teacher
     "hard": lambda cell: label_readers.HardLabels(cell.recipe, cell.views_seed),
     "learned": lambda cell: label_readers.LearnedLabels(cell.recipe, cell.views_seed, cell.images),
 }
 
 
-def labels_of_search(cell: Cell, labels: Reader) -> Reader:
+def labels_of_search(cell: Cell, labels: LabelReader) -> LabelReader:
     """What a learning-rate search learns from: the `labels` of `cell`; of students with views of their own, search.SEED's."""
     return labels if cell.views != EACH else READERS[cell.recipe.labels.kind](replace(cell, views_seed=search.SEED))
 
 
 def taught_labels(
     cells: Sequence[Cell], options: Namespace, benchmark: Benchmark, test: Callable[[], ImageSet], accelerator: Accelerator
-) -> Callable[[Cell], Reader]:
+) -> Callable[[Cell], LabelReader]:
     """The function that gives, for a cell, the reader of what teachers say about the views of its `recipe.labelled`."""
     if options.online and not options.teacher:
         raise UserError("--online labels with a teacher while students train; give --teacher default, or another.")
@@ -69,7 +70,7 @@ def taught_labels(
 
     published = published_stores(cells, options)
 
-    def reader(cell: Cell) -> Reader:
+    def reader(cell: Cell) -> LabelReader:
         if options.online:
             return online(cell, options, teachers_of(cell.recipe), benchmark, test, accelerator)
         found = teachers_of(cell.recipe) if options.teacher else None
@@ -199,7 +200,7 @@ def made(
 def stored(cell: Cell, options: Namespace, root: Path) -> Path:
     """The folder of the one store for `cell` that is there under `root`; UserError says how to make or choose one."""
     images, recipe = cell.images, cell.recipe.labelled
-    stores = soft_labels.candidates(root, images, recipe, cell.views_seed)
+    stores = soft_labels.candidates(root, images.identity, recipe, cell.views_seed)
     if len(stores) == 1:
         return stores[0]
     if stores:

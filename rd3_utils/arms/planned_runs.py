@@ -17,12 +17,10 @@ from pathlib import Path
 from rd3_utils import units
 from rd3_utils.data import selections, soft_labels, tables, whitening
 from rd3_utils.data.images import ImageSet
-from rd3_utils.data.label_readers import HardLabels, LearnedLabels, StaticLabels
-from rd3_utils.data.label_store import SoftLabelStore
+from rd3_utils.data.label_readers import LabelReader
 from rd3_utils.data.tables import Table
 from rd3_utils.data.whitening import Whitening
 from rd3_utils.errors import UserError, unknown
-from rd3_utils.learning.labelling import OnlineLabels
 from rd3_utils.protocols import protocol as protocols
 from rd3_utils.protocols.benchmark import Benchmark, Citation
 from rd3_utils.protocols.knobs import TAUGHT
@@ -31,7 +29,6 @@ from rd3_utils.protocols.recipe import Recipe
 from rd3_utils.scoring import runs
 from rd3_utils.scoring.runs import ARMS
 
-Reader = HardLabels | LearnedLabels | StaticLabels | SoftLabelStore | OnlineLabels  # of labels, epoch by epoch
 EACH = "each"  # --views-seed each: the views of a student are drawn from its own seed
 GROUPS = {  # by the labels of the protocol itself; static ones are soft
     "soft": {
@@ -86,7 +83,7 @@ class Cell:
         first = self.seed == options.seeds[0] and not self.arm.startswith("random-")
         return (first or options.keep_weights == "all") and not self.recipe.views.zca and not options.runs_only
 
-    def describe(self, labels: Reader) -> dict:
+    def describe(self, labels: LabelReader) -> dict:
         """What a Run records of what was measured, before it is measured."""
         protocol = self.protocol
         return {

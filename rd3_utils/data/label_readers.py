@@ -1,6 +1,6 @@
 """Labels that need no store: classes, learned labels, one label per image; read epoch by epoch as a store is."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -8,6 +8,17 @@ from rd3_utils.data import views as views_module
 from rd3_utils.data.images import ImageSet
 from rd3_utils.data.views import Views
 from rd3_utils.protocols.recipe import Recipe
+
+
+class LabelReader(Protocol):
+    """Labels that are read epoch by epoch: a SoftLabelStore, labelling.OnlineLabels, and those of this module."""
+
+    @property
+    def teachers(self) -> list[dict]: ...
+    @property
+    def origin(self) -> dict: ...
+    def describe(self) -> dict: ...
+    def epoch(self, epoch: int) -> tuple[Views, torch.Tensor | None]: ...
 
 
 def own_views(recipe: Recipe, views_seed: int, epoch: int) -> Views:

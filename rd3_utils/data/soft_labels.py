@@ -133,9 +133,9 @@ def folder(root: Path | str, images: "ImageSet", teachers_id: str, recipe: Recip
     return Path(root) / images.identity / f"{teachers_id[:8]}-{recipe.views_digest}-s{views_seed}"
 
 
-def candidates(root: Path | str, images: "ImageSet", recipe: Recipe, views_seed: int) -> list[Path]:
-    """Folders of finished stores under `root` for these images and views, whoever the teachers are."""
-    return sorted(p.parent for p in (Path(root) / images.identity).glob(f"*-{recipe.views_digest}-s{views_seed}/index.json"))
+def candidates(root: Path | str, identity: str, recipe: Recipe, views_seed: int) -> list[Path]:
+    """Folders of finished stores under `root` for the images of `identity` and their views, whoever the teachers are."""
+    return sorted(p.parent for p in (Path(root) / identity).glob(f"*-{recipe.views_digest}-s{views_seed}/index.json"))
 
 
 def known_sha256(where: Path) -> dict[str, str]:

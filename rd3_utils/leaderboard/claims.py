@@ -45,7 +45,7 @@ def repos() -> dict[tuple[str, int, str], str]:
 
 
 def method_of(entry: Entry) -> tuple[str, str] | tuple[None, None]:
-    """(method, what says so) of a scoring.entries.Entry; (None, None) where nothing does: a likeness is no reason.
+    """(method, what says so) of a leaderboard.entries.Entry; (None, None) where nothing does: a likeness is no reason.
 
     In order: the selection, what distilled.json says of these very images, a repo of the catalogue, a name that is exactly
     METHOD-ipcK or BENCHMARK-METHOD-ipcK.

@@ -17,7 +17,7 @@ DATASETS, SETS = 100, 50  # dataset repos that are asked how their images were m
 
 
 def gather(folders: Iterable[Path | str], tag: str | None = None, repos: Iterable[str] = ()) -> entry_files.Found:
-    """The scoring.entries.Found of `folders`, of all model repos with `tag` and of `repos` (OWNER/REPO[@REVISION]).
+    """The leaderboard.entries.Found of `folders`, of all model repos with `tag` and of `repos` (OWNER/REPO[@REVISION]).
 
     A repo that was named and cannot be read is a UserError; one that carries the tag is kept apart.
     """

@@ -78,7 +78,7 @@ def protocol_of(name: str, knobs: str, overrides: str) -> Protocol:
     """The Protocol that the knobs of a Run (JSON) make; Refused where they are none, or not those of their released name."""
     own, changes, where = json.loads(knobs), json.loads(overrides), f"protocol {name}"
     try:
-        sections = {section: build(cls, own.get(section), f"{where} [{section}]") for section, cls in SECTIONS.items()}
+        sections: dict = {section: build(cls, own.get(section), f"{where} [{section}]") for section, cls in SECTIONS.items()}
         rules = tuple(protocols.read_rule(rule, where) for rule in own.get("rules", []))
         arms = {
             arm: {key: check_knob(key, value, where) for key, value in changed.items()} for arm, changed in own["arms"].items()

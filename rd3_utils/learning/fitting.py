@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from rd3_utils import launch
 from rd3_utils.data import views as view_sets
 from rd3_utils.data.images import ImageSet
+from rd3_utils.data.label_readers import LabelReader
 from rd3_utils.data.whitening import Whitening
 from rd3_utils.learning import batch_norm, evaluation, losses, students, training
 from rd3_utils.protocols.benchmark import Benchmark
@@ -43,20 +44,9 @@ class Cell(typing.Protocol):
     def full_name(self) -> str: ...
 
 
-class Labels(typing.Protocol):
-    """Labels that are read epoch by epoch: a SoftLabelStore, OnlineLabels and all readers of data.label_readers."""
-
-    @property
-    def teachers(self) -> list[dict]: ...
-    @property
-    def origin(self) -> dict: ...
-    def describe(self) -> dict: ...
-    def epoch(self, epoch: int) -> tuple[view_sets.Views, torch.Tensor | None]: ...
-
-
 def fit(
     cell: Cell,
-    labels: Labels,
+    labels: LabelReader,
     whitening: Whitening | None,
     benchmark: Benchmark,
     checkpoint: Path,

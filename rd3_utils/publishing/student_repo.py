@@ -14,6 +14,7 @@ import shlex
 import shutil
 import tempfile
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,14 @@ def kept(cells: list[Cell], options: Namespace, precision: str) -> list[Run]:
                 f"{cell.views_seed}; give the --views-seed of the first command."
             )
     return list(found.values())
+
+
+def prepared(
+    target: hub.Target, cells: list[Cell], benchmark: Benchmark, options: Namespace, precision: str, accelerator: Accelerator
+) -> Callable[[list[Run]], None]:
+    """`check`, before any work; the function that is returned pushes what was trained."""
+    cell = check(target, cells, options, precision, accelerator)
+    return lambda finished: push(target, cell, cells, finished, benchmark, options, precision)
 
 
 def push(

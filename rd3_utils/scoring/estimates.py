@@ -67,9 +67,6 @@ def of_scores(arms: dict[str, list[Run]], cited: Citation | None = None) -> dict
     recovery = ["full-hard", "distilled-hard"]
     four = ["distilled-soft", "random-soft", "distilled-plain", "random-plain"]
 
-    def lrs(full: scores.Values, hard: scores.Values, distilled: scores.Values, random: scores.Values) -> scores.Values:
-        return scores.lrs(scores.hlr(full, hard), scores.ior(distilled, random))
-
     wanted: dict[str, tuple[list[str], Callable[..., Any], dict]] = {
         "hlr": (recovery, scores.hlr, {}),
         "ior": (pair, scores.ior, {}),

@@ -5,6 +5,7 @@ Error rates and power, simulated: docs/statistics.md.
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from scipy import special
@@ -17,7 +18,7 @@ OWN = 2  # degrees of freedom that the pooled variance counts for beside an entr
 RATIOS = 1 / 3, 1, 4, 16, 1e4  # of the variance of draws' means to that of seeds, between which a board may lie
 
 
-def shrunk(variance: float | np.ndarray, freedom: float | np.ndarray, common: float | np.ndarray) -> float | np.ndarray:
+def shrunk(variance: float | np.ndarray, freedom: float | np.ndarray, common: float | np.ndarray) -> Any:
     """A variance of few degrees of freedom, pulled towards the `common` one.
 
     (OWN common + freedom variance) / (OWN + freedom), as moderated t-statistics do (Smyth, Statistical Applications in Genetics

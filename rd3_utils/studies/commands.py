@@ -117,7 +117,7 @@ def data_dir(plan: Plan, benchmark: str) -> list[str]:
 def has_store(plan: Plan, one: Placed, epochs: int) -> bool:
     """Whether a finished store with `epochs` epochs labels the views of a cell with its teachers, as far as names tell."""
     wanted = teacher_names(one)
-    for folder in soft_labels.candidates(plan.soft_labels, one.known, one.recipe, VIEWS_SEED):
+    for folder in soft_labels.candidates(plan.soft_labels, str(one.known.identity), one.recipe, VIEWS_SEED):
         with contextlib.suppress(UserError):  # said by the command that is to use it
             index = soft_labels.read_index(folder)
             if index["epochs"] >= epochs and [teacher["source"] for teacher in index["teachers"]] == wanted:

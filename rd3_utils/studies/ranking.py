@@ -210,7 +210,7 @@ def noises(table: list[list[Cell]]) -> list[Noise]:
                 continue
             cell, column = line[where[0]], np.zeros(shape)
             freedom = len(cell.units) - 1
-            mine = simultaneous.shrunk(cell.variance, freedom, s2) if freedom else s2
+            mine = float(simultaneous.shrunk(cell.variance, freedom, s2)) if freedom else s2
             column[i, where] = np.sqrt(mine / len(cell.values))
             columns.append(column)
             variances.append((cell.variance if freedom else s2, mine, freedom))

@@ -53,9 +53,6 @@ class Target:
         return f"{self.train.name}-{digest(said)}"
 
 
-# --- which networks
-
-
 # --- which images
 
 
@@ -98,9 +95,6 @@ def target(
         return Target(benchmark, selections.select(source, benchmark, lambda: train), image_sets.of_table(test), settings)
 
     return read
-
-
-# --- the classifiers: features float32 [N, D] and labels int64 [N] of train images, features of test images -> classes
 
 
 # --- one record per network
