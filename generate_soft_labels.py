@@ -44,9 +44,9 @@ def main(options: argparse.Namespace) -> None:
         raise UserError(f"protocol {protocol.label} has {recipe.labels.kind} labels: there is nothing to generate.")
     recipe = recipe.labelled
     found = labelling.load_teachers(options.teacher or ["default"], recipe, benchmark)
-    plan = labelling.plan(images, recipe, found, options.views_seed, accelerator.device, options.forward_batch,
+    plan = labelling.plan_store(images, recipe, found, options.views_seed, accelerator.device, options.forward_batch,
                           options.label_dtype, options.shard_mb)  # fmt: skip
-    where = soft_labels.folder(options.out, images, plan.teachers_id, recipe, options.views_seed)
+    where = soft_labels.store_folder(options.out, images, plan.teachers_id, recipe, options.views_seed)
     say = accelerator.print
     say(f"{images.identity}: {len(images)} images, {plan.epochs} epochs of {protocol.label}, teacher "
         f"{', '.join(t.source for t in found)}")  # fmt: skip
@@ -67,7 +67,7 @@ def main(options: argparse.Namespace) -> None:
         test = image_sets.test_split(benchmark, options.data_dir, options.workers)
         with dataset_repo.LabelUpload(target, where) if target else contextlib.nullcontext() as upload:
             finished = upload.finished if upload else None
-            labelling.make(Path(where), plan, images, recipe, found, benchmark, test, accelerator, finished)
+            labelling.make_labels(Path(where), plan, images, recipe, found, benchmark, test, accelerator, finished)
         index = json.loads((where / "index.json").read_text())
         for teacher in index["teachers"]:
             say(f"teacher {teacher['source']}: top-1 {100 * teacher['top1']:.2f} % on {benchmark.name}")

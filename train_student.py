@@ -49,7 +49,7 @@ def main(options: Namespace) -> None:
         training.check_launch(cell.recipe, network, accelerator)
         training.image_weights(cell.recipe, cell.images)
     if options.dry_run:
-        accelerator.print(planned_runs.describe(cells, options, launch.precision(accelerator)))
+        accelerator.print(planned_runs.dry_run(cells, options, launch.precision(accelerator)))
         return
     precision, main_process = launch.precision(accelerator), accelerator.is_main_process
     push = student_repo.prepared(target, cells, benchmark, options, precision, accelerator) if target else None
@@ -71,13 +71,13 @@ def main(options: Namespace) -> None:
         given = labels[cell.labels_key], whitening[cell.recipe.views.zca], benchmark
         finished.append(run or train(cell, *given, test(cell.recipe.training.test_resize), where, options, accelerator))
     if main_process and not options.runs_only:
-        card.publish(finished, cells, labels, benchmark, protocol, options)
+        card.publish_cards(finished, cells, labels, benchmark, protocol, options)
     accelerator.end_training()
     if push and main_process:  # alone from here on: others need not wait for an upload
         push(finished)
 
 
-def train(cell: planned_runs.Cell, labels: LabelReader, whitening: Whitening | None, benchmark: Benchmark,
+def train(cell: planned_runs.PlannedRun, labels: LabelReader, whitening: Whitening | None, benchmark: Benchmark,
           test: image_sets.ImageSet, where: Path, options: Namespace, accelerator: Accelerator) -> runs.Run:  # fmt: skip
     """Train one student from its seed, score its last epoch, write and return the Run."""
     launched = f"{accelerator.num_processes}-{launch.precision(accelerator)}"
@@ -100,7 +100,7 @@ def train(cell: planned_runs.Cell, labels: LabelReader, whitening: Whitening | N
     accelerator.log(result, step=cell.recipe.training.epochs)
     run = {
         **cell.describe(labels),
-        "network": students.describe(cell.student, accelerator.unwrap_model(student)),
+        "network": students.describe_network(cell.student, accelerator.unwrap_model(student)),
         **result,
         **searched,
         "test": test.describe(),
@@ -120,7 +120,7 @@ def train(cell: planned_runs.Cell, labels: LabelReader, whitening: Whitening | N
     return finished
 
 
-def best_rate(cell: planned_runs.Cell, labels: LabelReader, whitening: Whitening | None, benchmark: Benchmark,
+def best_rate(cell: planned_runs.PlannedRun, labels: LabelReader, whitening: Whitening | None, benchmark: Benchmark,
               test: image_sets.ImageSet, checkpoint: Path, options: Namespace, accelerator: Accelerator) -> dict:  # fmt: skip
     """The learning-rate search of the recipe's grid on held-out images: as it is kept there, or made now by all processes."""
     held_out = search.held_out(tables.real(benchmark, "train", options.data_dir, options.workers), cell.images)

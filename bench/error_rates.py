@@ -154,7 +154,7 @@ def table_of(generator, row):
             which = [k for k in range(draws) for _ in range(each)] if draws and i == 0 else None
             size = len(which) if which else 1 + (i + j) % 4 if count == "1 to 4" else count
             values = 0.5 + means[i, j] + spreads[i, j] * generator.standard_normal(size) + (lucky[which] if which else 0)
-            cells[i, j] = ranking.Cell(list(values), which)
+            cells[i, j] = ranking.TableCell(list(values), which)
             variances[i, j] += luck**2 if which else 0
     true = np.append(ranking.parts(means, np.zeros_like(means))[:3], variances.mean())
     return cells, true / true.sum()
@@ -187,7 +187,7 @@ def tau_held(row, times):
     generator, held, widths = np.random.default_rng([22, *str(row).encode()]), 0, []
     for _ in range(times):
         means = of_method * generator.standard_normal((methods, 1)) + both * generator.standard_normal((methods, 2))
-        cells = {(i, j): ranking.Cell(list(0.5 + means[i, j] + seed * generator.standard_normal(3)))
+        cells = {(i, j): ranking.TableCell(list(0.5 + means[i, j] + seed * generator.standard_normal(3)))
                  for i in range(methods) for j in range(2)}  # fmt: skip
         found, true = ranking.agreement(cells, 0, 1), ranking.tau_b(means[None, :, 0], means[None, :, 1])[0]
         held += found["low"] - 1e-9 <= true <= found["high"] + 1e-9

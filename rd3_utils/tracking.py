@@ -35,7 +35,7 @@ def begin(accelerator: "Accelerator", path: Path, about: dict) -> None:
     about = {**about, "protocol": {key: value for key, value in about["protocol"].items() if key != KNOBS}}
     config = json.loads(json.dumps(about))
     if str(accelerator.log_with[0]) == "tensorboard":  # a folder for each run, and no tables in tables
-        accelerator.init_trackers(f"{PROJECT}/{name}", flat(config))
+        accelerator.init_trackers(f"{PROJECT}/{name}", flat_config(config))
     else:
         own = {"name": name, "group": group}
         accelerator.init_trackers(PROJECT, config, {"wandb": own, "trackio": own})
@@ -48,12 +48,12 @@ def end(accelerator: "Accelerator") -> None:
     accelerator.trackers = []
 
 
-def flat(table: dict, head: str = "") -> dict:
+def flat_config(table: dict, head: str = "") -> dict:
     """{"training.epochs": 300, ...} of nested tables; lists as JSON text."""
     found: dict = {}
     for key, value in table.items():
         if isinstance(value, dict):
-            found |= flat(value, f"{head}{key}.")
+            found |= flat_config(value, f"{head}{key}.")
         else:
             found[head + key] = json.dumps(value) if isinstance(value, list) else value
     return found

@@ -343,7 +343,7 @@ def test_jitter_and_lighting_come_after_the_crop_and_before_the_mix(sized):
 def test_whitened_data_has_the_covariance_of_the_formula(train, digits):
     """U S/(S + eps) U^T of images in [0, 1]: S -> 1 where S is large; without the normalisation the matrix is symmetric."""
     eps = 0.1
-    w = whitening.fit(train, digits.image.mean, digits.image.std, eps)
+    w = whitening.fit_whitening(train, digits.image.mean, digits.image.std, eps)
     pixels = train.images.double() / 255
     flat = pixels.flatten(1) - pixels.flatten(1).mean(0)
     u, s, _ = np.linalg.svd(np.cov(flat.numpy().T))
@@ -357,10 +357,10 @@ def test_whitened_data_has_the_covariance_of_the_formula(train, digits):
 def test_whitening_is_fitted_once_and_keyed_by_the_data(train, ten, digits, tmp_path, monkeypatch):
     monkeypatch.setattr(whitening, "FOLDER", tmp_path)
     first = whitening.fitted(train, MEAN, STD, 0.1)
-    fit = whitening.fit
-    monkeypatch.setattr(whitening, "fit", None)
+    fit = whitening.fit_whitening
+    monkeypatch.setattr(whitening, "fit_whitening", None)
     assert torch.equal(whitening.fitted(train, MEAN, STD, 0.1).matrix, first.matrix)
-    monkeypatch.setattr(whitening, "fit", fit)
+    monkeypatch.setattr(whitening, "fit_whitening", fit)
     others = [
         whitening.fitted(ten, MEAN, STD, 0.1),
         whitening.fitted(train, MEAN, STD, 0.2),
@@ -372,7 +372,7 @@ def test_whitening_is_fitted_once_and_keyed_by_the_data(train, ten, digits, tmp_
 
 
 def test_a_view_is_whitened_between_normalisation_and_dsa(sized, train, digits):
-    w = whitening.fit(train, digits.image.mean, digits.image.std, 0.1)
+    w = whitening.fit_whitening(train, digits.image.mean, digits.image.std, 0.1)
     v = views.draw(sized(10, 8, *PLAIN, "views.dsa=color_scale"), 0, 0)
     unwhitened = views.apply(train.images, dataclasses.replace(v, dsa=None), torch.arange(10), MEAN, STD)
     ours = views.apply(train.images, v, torch.arange(10), MEAN, STD, whitening=w)

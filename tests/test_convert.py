@@ -56,7 +56,7 @@ def test_integer_labels_are_the_classes(released, digits, ten, tmp_path):
 
 def test_whitening_is_undone_by_its_inverse(released, digits, ten, train, tmp_path):
     """On digits whitened with the matrix of kornia's formula (eps 0.1) over the train split in [0, 1]."""
-    fitted = whitening.fit(train, (0.0,) * 3, (1.0,) * 3, 0.1)
+    fitted = whitening.fit_whitening(train, (0.0,) * 3, (1.0,) * 3, 0.1)
     ordered = ten.images[ten.labels.argsort()]
     source = released(fitted(ordered / 255))
     with pytest.raises(UserError, match="of the values lie outside"):

@@ -15,7 +15,7 @@ from rd3_utils.learning import features, students, teachers, training
 from rd3_utils.synthesis import dm
 
 LAST = "--protocol", "hard-label-v1", "--student", "convnet1", "--set", "training.epochs=1"  # its only step is the last
-TEACHER = embedded.FOLDER / "digits-teacher-convnet3"
+TEACHER = embedded.EMBEDDED / "digits-teacher-convnet3"
 
 
 def spoilt(tmp_path, value, name="classifier.weight"):
@@ -53,7 +53,7 @@ def test_a_rate_that_diverges_in_the_last_step_is_no_candidate(script, tmp_path)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_teacher_and_a_student_with_a_weight_that_is_no_number_are_not_read(digits, tmp_path, value):
     folder = spoilt(tmp_path, value)
-    for load in (lambda: teachers.load(f"local-dir:{folder}", digits), lambda: features.load(str(folder))):
+    for load in (lambda: teachers.load(f"local-dir:{folder}", digits), lambda: features.load_frozen(str(folder))):
         with pytest.raises(training.Diverged, match=r"weights are no finite numbers \(the first in classifier.weight\)"):
             load()
 

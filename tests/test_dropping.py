@@ -57,7 +57,7 @@ def test_masks_are_told_apart_by_what_they_leave_out():
     net = Net().eval()
     assert dropping.drawn(net, 8) == {"dropout": [0.25, 0.5], "stochastic_depth": [0.125]} and not net.training
     with pytest.raises(UserError, match="student net keeps a dropout of 0.5 .* and training.dropout is 0"):
-        dropping.check(net, "net", 8, 0.0, dropping.STOCK)
+        dropping.check_drops(net, "net", 8, 0.0, dropping.STOCK)
 
 
 def test_looking_at_the_masks_of_a_network_leaves_it_as_it_is(digits):

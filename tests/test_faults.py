@@ -93,7 +93,7 @@ def pulled(hub, tmp_path_factory):  # noqa: F811
     done = hub.python(
         """
 from rd3_utils.data import embedded, images
-folder = embedded.FOLDER / "digits-teacher-convnet3"
+folder = embedded.EMBEDDED / "digits-teacher-convnet3"
 files = {name: folder / name for name in ("config.json", "model.safetensors")}
 hub.push(hub.Target("bench/pull-teacher", "model", tag="v1"), lambda commit, there: files, "teacher")
 """,
@@ -349,7 +349,7 @@ for name in ("..", "", "../../secret", "labels-00000-of-00016.safetensors/..", "
     hub.push(hub.Target("bench/outside", "dataset"), lambda commit, there: {path: json.dumps(index).encode()}, "x")
     (other,) = shards.on_hub("bench/outside").values()
     try:
-        label_store.load(other, found, recipe, 0)
+        label_store.load_store(other, found, recipe, 0)
     except UserError as error:
         print("is damaged (a shard named" in str(error))
 """

@@ -73,13 +73,13 @@ from rd3_utils.data import embedded, images, tables
 from rd3_utils.protocols import benchmark
 from rd3_utils.learning import teachers, students
 api, digits = HfApi(), benchmark.load("digits")
-dm = tables.local(embedded.FOLDER / "digits-dm-ipc1", ["train"])
+dm = tables.local(embedded.EMBEDDED / "digits-dm-ipc1", ["train"])
 dm.push_to_hub("bench/digits-dm")
 first = api.dataset_info("bench/digits-dm").sha
 api.create_tag("bench/digits-dm", tag="v1", repo_type="dataset")
 dm.select(list(reversed(range(10)))).push_to_hub("bench/digits-dm")
 api.create_repo("bench/teacher")
-api.upload_folder(repo_id="bench/teacher", folder_path=str(embedded.FOLDER / "digits-teacher-convnet3"))
+api.upload_folder(repo_id="bench/teacher", folder_path=str(embedded.EMBEDDED / "digits-teacher-convnet3"))
 print(first, api.dataset_info("bench/digits-dm").sha, api.model_info("bench/teacher").sha)
 """
     )
@@ -107,7 +107,7 @@ import pathlib, torch
 from huggingface_hub import HfApi
 from rd3_utils.data import embedded, images
 from safetensors.torch import load_file
-api, folder = HfApi(), embedded.FOLDER / "digits-teacher-convnet3"
+api, folder = HfApi(), embedded.EMBEDDED / "digits-teacher-convnet3"
 torch.save(load_file(folder / "model.safetensors"), "pytorch_model.bin")
 api.create_repo("bench/pickled")
 for path in (folder / "config.json", pathlib.Path("pytorch_model.bin")):
@@ -142,7 +142,7 @@ from rd3_utils.data import embedded, images, tables
 api = HfApi()
 api.create_repo("bench/converted", repo_type="dataset")
 for ipc, config in ((1, "160px"), (10, "full_size")):
-    file = embedded.FOLDER / f"digits-dm-ipc{ipc}" / "train-00000-of-00001.parquet"
+    file = embedded.EMBEDDED / f"digits-dm-ipc{ipc}" / "train-00000-of-00001.parquet"
     path = f"{config}/train/0000.parquet"
     api.upload_file(repo_id="bench/converted", repo_type="dataset", path_or_fileobj=str(file), path_in_repo=path)
 commit = api.dataset_info("bench/converted").sha
@@ -160,7 +160,7 @@ def test_asking_for_a_split_fetches_only_its_files(server, tmp_path):
 import datasets
 from rd3_utils.data import embedded, images, tables
 sizes = {"train": 10, "validation": 1}
-sets = {split: tables.local(embedded.FOLDER / f"digits-dm-ipc{ipc}", ["train"]) for split, ipc in sizes.items()}
+sets = {split: tables.local(embedded.EMBEDDED / f"digits-dm-ipc{ipc}", ["train"]) for split, ipc in sizes.items()}
 datasets.DatasetDict(sets).push_to_hub("bench/two")
 """
     )
@@ -189,7 +189,7 @@ def test_a_set_with_whole_numbers_for_classes_and_no_names_is_read_in_the_benchm
         """
 import datasets
 from rd3_utils.data import embedded, images, tables
-dm = tables.local(embedded.FOLDER / "digits-dm-ipc1", ["train"])
+dm = tables.local(embedded.EMBEDDED / "digits-dm-ipc1", ["train"])
 numbers = dm.add_column("class_id", dm["label"][:]).remove_columns("label")
 numbers.cast_column("class_id", datasets.Value("int32")).push_to_hub("bench/numbers")
 """
@@ -199,7 +199,7 @@ numbers.cast_column("class_id", datasets.Value("int32")).push_to_hub("bench/numb
                   "training.epochs=1")  # fmt: skip
     assert done.code == 0, done.err
     (path,) = tmp_path.glob("results/**/seed0.json")
-    about = json.loads((embedded.FOLDER / "digits-dm-ipc1" / "distilled.json").read_text())
+    about = json.loads((embedded.EMBEDDED / "digits-dm-ipc1" / "distilled.json").read_text())
     assert json.loads(path.read_text())["images"]["fingerprint"] == about["fingerprint"]
 
 

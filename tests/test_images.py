@@ -196,7 +196,7 @@ def test_the_embedded_sets_are_what_their_own_record_says(digits):
     import json
 
     for name in embedded.image_sets():
-        about = json.loads((embedded.FOLDER / name / "distilled.json").read_text())
+        about = json.loads((embedded.EMBEDDED / name / "distilled.json").read_text())
         found = image_sets.read(name, digits)
         assert (found.fingerprint, found.ipc) == (about["fingerprint"], about["ipc"])
 

@@ -101,7 +101,7 @@ def test_a_knob_of_views_changes_views_and_a_store_holds_what_was_planned(key, d
     what = {"images": {}, "class_names": tuple("0123456789"), "teachers": (), "teachers_id": "0" * 8, "ensemble": "mean"}
     how = {"views_seed": 0, "label_dtype": "fp16", "forward_batch": 10, "device": "cpu", "shard_mb": 256}
     size = {"epochs": 2, "rows": 10, "classes": 10, "image_size": recipe.image_size, "border": soft_labels.border_of(recipe)}
-    plan = soft_labels.Plan(**what, **how, **size, views=stated(recipe.views), views_digest=recipe.views_digest)
+    plan = soft_labels.StorePlan(**what, **how, **size, views=stated(recipe.views), views_digest=recipe.views_digest)
     soft_labels.write_shard(tmp_path / "labels.safetensors", plan, 0, 2, drawn, torch.zeros(2, 10, 10))
     with safe_open(tmp_path / "labels.safetensors", "pt") as shard:
         tensors = [shard.get_tensor(name) for name in shard.keys()]  # noqa: SIM118

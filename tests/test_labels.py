@@ -50,9 +50,9 @@ def made(digits, test_set, recipe, tmp_path):
         accelerator = launch.accelerator()
         r = recipe("rd3-v1", images, *overrides)
         found = labelling.load_teachers(sources, r, digits)
-        plan = labelling.plan(images, r.labelled, found, 0, accelerator.device, **options)
-        where = soft_labels.folder(tmp_path, images, plan.teachers_id, r.labelled, 0)
-        labelling.make(where, plan, images, r.labelled, found, digits, test_set, accelerator)
+        plan = labelling.plan_store(images, r.labelled, found, 0, accelerator.device, **options)
+        where = soft_labels.store_folder(tmp_path, images, plan.teachers_id, r.labelled, 0)
+        labelling.make_labels(where, plan, images, r.labelled, found, digits, test_set, accelerator)
         return where, r, plan
 
     return make
@@ -112,7 +112,7 @@ def test_the_measured_accuracies_weigh_the_labels_and_are_recorded(made, ten, di
     a, b = (teachers.load(source, digits).network for source in ("default", second))
     x = pixels(ten, recipe, 1, torch.arange(10))
     wanted = float(weights[0]) * a(x) + float(weights[1]) * b(x)
-    assert torch.allclose(label_store.load(where, ten, recipe, 0).epoch(1)[1], wanted, atol=0.02)
+    assert torch.allclose(label_store.load_store(where, ten, recipe, 0).epoch(1)[1], wanted, atol=0.02)
 
 
 def test_a_store_of_another_rule_is_another_store(made, ten, second):
@@ -121,7 +121,7 @@ def test_a_store_of_another_rule_is_another_store(made, ten, second):
     balanced, recipe, _ = made(ten, ["default", second], *two, "labels.ensemble=norm_balanced")
     assert mean != balanced
     with pytest.raises(UserError, match="ensemble rule mean, this run has norm_balanced"):
-        label_store.load(mean, ten, recipe, 0)
+        label_store.load_store(mean, ten, recipe, 0)
 
 
 def test_two_teachers_work_end_to_end(script, second, tmp_path):
@@ -150,7 +150,7 @@ def test_grouped_batch_norm_is_a_train_mode_forward_over_the_orders_rows(made, d
     """Against network.train() on a copy, for every group of N consecutive rows of `order`, the last one smaller."""
     images = select("random:ipc=3,seed=0")
     where, recipe, _ = made(images, [second], "training.epochs=2", f"labels.teacher_bn=groups:{size}")
-    store = label_store.load(where, images, recipe, 0)
+    store = label_store.load_store(where, images, recipe, 0)
     for epoch in (0, 1):
         drawn, logits = store.epoch(epoch)
         for rows in drawn.order.split(size):
@@ -182,17 +182,17 @@ def test_a_store_of_another_grouping_is_refused_and_lies_elsewhere(made, ten, se
         "shards",
     }
     assert "teacher_bn" not in plan.header and soft_labels.read_index(grouped)["teacher_bn"] == "groups:5"
-    assert label_store.load(grouped, ten, grouped_recipe, 0).describe()["teacher_bn"] == "groups:5"
+    assert label_store.load_store(grouped, ten, grouped_recipe, 0).describe()["teacher_bn"] == "groups:5"
     with pytest.raises(UserError, match="labels.teacher_bn groups:5, this run has eval"):
-        label_store.load(grouped, ten, eval_recipe, 0)
+        label_store.load_store(grouped, ten, eval_recipe, 0)
     with pytest.raises(UserError, match="labels.teacher_bn eval, this run has groups:5"):
-        label_store.load(plain, ten, grouped_recipe, 0)
+        label_store.load_store(plain, ten, grouped_recipe, 0)
 
 
 def test_grouped_labels_do_not_depend_on_who_makes_which_epoch(digits, second, ten, recipe):
     r = recipe("rd3-v1", ten, "training.epochs=4", "labels.teacher_bn=groups:4")
     found = labelling.load_teachers([second], r, digits)
-    plan = labelling.plan(ten, r, found, 0, torch.device("cpu"))
+    plan = labelling.plan_store(ten, r, found, 0, torch.device("cpu"))
     network = teachers.Ensemble(found, digits)
     whole = labelling.label(network, ten.images, r, plan, 0, 4, {}, "cpu")
     apart = [labelling.label(network, ten.images, r, plan, e, e + 1, {}, "cpu") for e in (3, 1, 0, 2)]
@@ -237,7 +237,7 @@ def test_a_store_of_other_architectures_is_refused(made, ten, recipe):
     where, _, _ = made(ten, ["default"], "training.epochs=1")
     r = recipe("rd3-v1", ten, "training.epochs=1", 'labels.architectures=["resnet18"]')
     with pytest.raises(UserError, match="names resnet18, the labels in .* are of convnet3: resnet18 is missing"):
-        label_store.load(where, ten, r, 0)
+        label_store.load_store(where, ten, r, 0)
 
 
 # static labels
@@ -247,7 +247,7 @@ def test_a_store_of_other_architectures_is_refused(made, ten, recipe):
 def test_a_static_label_is_that_of_the_plain_images_that_a_view_shows(made, digits, ten, mix):
     """Row by row: own_share * z_i + (1 - own_share) * z_partner of the untouched images."""
     where, r, _ = made(ten, ["default"], "training.epochs=5", "labels.kind=static", f"views.mix={mix}")
-    labels = label_readers.StaticLabels(r, 0, label_store.load(where, ten, r.labelled, 0))
+    labels = label_readers.StaticLabels(r, 0, label_store.load_store(where, ten, r.labelled, 0))
     plain = (ten.images / 255 - digits.image.mean[0]) / digits.image.std[0]
     z = teachers.load("default", digits).network(plain)  # [10, 10]
     for epoch in (0, 4):
@@ -370,13 +370,13 @@ def test_only_sets_with_learned_labels_can_be_learned_from(script, learned, tmp_
 
 
 def test_the_groups_of_arms_are_those_that_the_labels_allow():
-    assert planned_runs.names(None, "learned") == planned_runs.names(None, "static") == ["distilled-soft"]
-    assert planned_runs.names("all", "learned") == ["distilled-soft", "distilled-hard", "random-hard", "full-hard"]
-    assert planned_runs.names("lrs", "static") == planned_runs.names("lrs", "soft") and "random-plain" in planned_runs.names(
-        "ars", "static"
-    )
+    assert planned_runs.arm_names(None, "learned") == planned_runs.arm_names(None, "static") == ["distilled-soft"]
+    assert planned_runs.arm_names("all", "learned") == ["distilled-soft", "distilled-hard", "random-hard", "full-hard"]
+    assert planned_runs.arm_names("lrs", "static") == planned_runs.arm_names(
+        "lrs", "soft"
+    ) and "random-plain" in planned_runs.arm_names("ars", "static")
     with pytest.raises(UserError, match="this protocol has learned ones"):
-        planned_runs.names("ars", "learned")
+        planned_runs.arm_names("ars", "learned")
 
 
 # distinct epochs
@@ -385,7 +385,7 @@ def test_the_groups_of_arms_are_those_that_the_labels_allow():
 def test_epoch_e_reads_views_and_labels_of_epoch_e_mod_d(made, ten):
     """LPLD's pool: a store of D epochs serves the whole training."""
     where, recipe, _ = made(ten, ["default"], "training.epochs=10", "labels.distinct_epochs=3")
-    store = label_store.load(where, ten, recipe, 0)
+    store = label_store.load_store(where, ten, recipe, 0)
     assert store.index["epochs"] == 3 and recipe.training.epochs == 10
     for epoch in range(10):
         v, logits = store.epoch(epoch)
@@ -399,7 +399,7 @@ def test_a_label_budget_holds_whatever_more_the_store_has(made, ten, recipe):
     where, ten_epochs, _ = made(ten, ["default"], "training.epochs=10")
     pruned = recipe("rd3-v1", ten, "training.epochs=10", "labels.distinct_epochs=3")
     assert pruned.views_digest == ten_epochs.views_digest
-    everything, budget = label_store.load(where, ten, ten_epochs, 0), label_store.load(where, ten, pruned, 0)
+    everything, budget = label_store.load_store(where, ten, ten_epochs, 0), label_store.load_store(where, ten, pruned, 0)
     for epoch in range(10):
         v, logits = budget.epoch(epoch)
         wanted, teacher = everything.epoch(epoch % 3)
@@ -435,7 +435,7 @@ def test_a_store_says_which_share_of_the_images_its_teachers_recognise(made, ten
     for images, share in ((ten, 1.0), (relabelled(ten, torch.arange(7)), 0.3)):
         where, r, _ = made(images, ["default"])
         assert soft_labels.read_index(where)["recognised"] == pytest.approx(share)
-        store = label_store.load(where, images, r, 0)
+        store = label_store.load_store(where, images, r, 0)
         assert store.origin["recognised"] == pytest.approx(share) and "recognised" not in store.describe()
 
 

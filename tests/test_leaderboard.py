@@ -50,7 +50,7 @@ def selection(home):
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    return entries.gather([selection(tmp_path_factory.mktemp("runs"))])
+    return entries.gathered_entries([selection(tmp_path_factory.mktemp("runs"))])
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def reasons(found):
 
 def test_every_measured_run_passes_every_check():
     """But for two teachers of fewer epochs than teacher-v1 has, which are custom."""
-    files, found = list(MEASURED.glob("**/seed*.json")), entries.gather([MEASURED])
+    files, found = list(MEASURED.glob("**/seed*.json")), entries.gathered_entries([MEASURED])
     assert sum(len(entry.runs) for entry in found.entries) == len(files) - 2 >= 34
     assert {apart.reason for apart in found.apart} == {"arm full-hard under teacher-v1, wanted teacher-v1 as it is"}
     assert len(found.apart) == 2 and found.notes == ()
@@ -161,7 +161,7 @@ def test_hlr_and_lrs_appear_where_the_arms_are_there(run, folder):
         "c/seed0.json": of("random-soft", 0.47, source="random:ipc=10,seed=0"),
         "d/seed0.json": of("full-hard", 0.85, "teacher-v1", "full", 50000, 5000, teachers=False),
     }
-    found = entries.gather([folder(files)])
+    found = entries.gathered_entries([folder(files)])
     assert found.apart == ()
     [row] = [entry for entry in found.entries if entry.arm == "distilled-soft"]
     scores, _ = entries.Related(found.entries).scores(row)
@@ -170,7 +170,7 @@ def test_hlr_and_lrs_appear_where_the_arms_are_there(run, folder):
     assert 0 < scores["lrs"]["value"] < 1 and not scores["lrs"]["cited"]
     assert f"{scores['lrs']['value']:.3f}" in leaderboard.assembled(found)["index.html"].decode()
     del files["d/seed0.json"]
-    found = entries.gather([folder({**files}, "cited")])
+    found = entries.gathered_entries([folder({**files}, "cited")])
     [row] = [entry for entry in found.entries if entry.arm == "distilled-soft"]
     scores, _ = entries.Related(found.entries).scores(row)
     assert scores["hlr"]["value"] == pytest.approx(0.848 - 0.4) and "DATM" in scores["hlr"]["cited"]
@@ -188,7 +188,7 @@ def test_a_custom_protocol_never_stands_under_the_released_name(run, folder):
         recipe=json.loads(json.dumps(recipe.as_dict())),
         seed=1,
     )
-    found = entries.gather([folder({"a/seed0.json": run, "b/seed1.json": custom})])
+    found = entries.gathered_entries([folder({"a/seed0.json": run, "b/seed1.json": custom})])
     assert found.apart == () and len(found.entries) == 2
     assert [e.group.label for e in found.entries] == ["rd3-v1", "custom, based on rd3-v1 (loss.temperature=4.0)"]
     page = leaderboard.assembled(found)[f"protocols/rd3-v1-{changed_protocol.digest}.html"].decode()
@@ -197,14 +197,14 @@ def test_a_custom_protocol_never_stands_under_the_released_name(run, folder):
 
 def test_precisions_are_never_in_one_row_or_table(run, folder):
     other = changed(run, environment__precision="bf16", top1=0.9, top5=0.95)
-    found = entries.gather([folder({"a/seed0.json": run, "b/seed0.json": other})])
+    found = entries.gathered_entries([folder({"a/seed0.json": run, "b/seed0.json": other})])
     assert [(e.group.precision, e.summary["n"]) for e in found.entries] == [("fp32", 1), ("bf16", 1)]
     assert len(entries.tables(found.entries)) == 2
 
 
 def test_a_run_that_watched_the_test_split_says_so(run, folder):
     watched = changed(run, monitored_test=True)
-    page = leaderboard.assembled(entries.gather([folder({"a/seed0.json": watched})]))["index.html"].decode()
+    page = leaderboard.assembled(entries.gathered_entries([folder({"a/seed0.json": watched})]))["index.html"].decode()
     assert "watched the test split" in page
 
 
@@ -214,7 +214,7 @@ def test_rows_that_the_bootstrap_cannot_tell_apart_share_their_rank(run, folder)
         for seed, top1 in enumerate(tops):
             more = {"images__name": name, "images__fingerprint": name * 64, "top1": top1, "top5": 1.0, "seed": seed}
             files[f"{name}/seed{seed}.json"] = changed(run, **more)
-    found = entries.gather([folder(files)])
+    found = entries.gathered_entries([folder(files)])
     ranks = {entry.name: rank for entry, rank in entries.ranks(list(found.entries)).items()}
     assert ranks == {"d": "1-3", "a": "1-3", "b": "1-3", "c": "4"}  # a single student proves nothing
 
@@ -301,7 +301,7 @@ FALSE = {  # what is wrong -> (how a Run is changed, words of the reason)
 @pytest.mark.parametrize("what", FALSE)
 def test_is_kept_apart_with_its_reason(what, run, folder, tmp_path):
     change, words = FALSE[what]
-    found = entries.gather([folder({"good/seed1.json": changed(run, seed=1), "bad/seed0.json": change(run)})])
+    found = entries.gathered_entries([folder({"good/seed1.json": changed(run, seed=1), "bad/seed0.json": change(run)})])
     assert [(one.path, words in one.reason) for one in found.apart] == [("bad/seed0.json", True)], reasons(found)
     assert len(found.apart[0].reason) < 400 and "\n" not in found.apart[0].reason
     assert [entry.summary["n"] for entry in found.entries] == [1]  # the good one is ranked, alone
@@ -311,7 +311,7 @@ def test_is_kept_apart_with_its_reason(what, run, folder, tmp_path):
 
 def test_two_runs_that_say_they_are_one_are_both_kept_apart(run, folder):
     files = {"a/seed0.json": run, "b/seed0.json": changed(run, top1=0.9, top5=0.95), "c/seed1.json": changed(run, seed=1)}
-    found = entries.gather([folder(files)])
+    found = entries.gathered_entries([folder(files)])
     assert [one.path for one in found.apart] == ["a/seed0.json", "b/seed0.json"]
     assert all("one and the same, top-1 0.5136, 0.9000" in reason for reason in reasons(found))
     assert [entry.summary["seeds"] for entry in found.entries] == [[1]]
@@ -319,7 +319,7 @@ def test_two_runs_that_say_they_are_one_are_both_kept_apart(run, folder):
 
 def test_copies_count_once_wherever_they_lie(run, folder):
     one, two = folder({"a/seed0.json": run, "b/seed0.json": run}, "one"), folder({"a/seed0.json": run}, "two")
-    [entry] = entries.gather([one, two]).entries
+    [entry] = entries.gathered_entries([one, two]).entries
     assert entry.summary["n"] == 1 and [other.name for other in entry.also] == ["two"] and entry.origin.name == "one"
 
 
@@ -327,7 +327,7 @@ def test_a_repo_cannot_outvote_a_folder_about_the_test_images(run, folder):
     false = {f"r/seed{k}.json": changed(run, seed=k, test__fingerprint="0" * 64, top1=0.99, top5=1.0) for k in range(9)}
     here, there = folder({"a/seed0.json": run}, "here"), folder(false, "there")
     origin = entries.Origin("hub", "somebody/board", "1" * 40)
-    found = entries.gather([here], [(origin, list(entries.local_files(there)))])
+    found = entries.gathered_entries([here], [(origin, list(entries.local_files(there)))])
     assert [entry.origin.name for entry in found.entries] == ["here"] and len(found.apart) == 9
     assert all("other test images (00000000)" in reason for reason in reasons(found))
 
@@ -338,7 +338,7 @@ def test_of_repos_alone_more_origins_weigh_more_than_more_runs(run, folder):
     origins = [entries.Origin("hub", f"user{k}/repo", str(k) * 40) for k in range(3)]
     sources = [(origins[0], list(entries.local_files(false))), (origins[1], list(entries.local_files(true)))]
     other = folder({"a/seed5.json": changed(run, seed=5)}, "other")
-    found = entries.gather([], [*sources, (origins[2], list(entries.local_files(other)))])
+    found = entries.gathered_entries([], [*sources, (origins[2], list(entries.local_files(other)))])
     assert {entry.origin.name for entry in found.entries} == {"user1/repo", "user2/repo"} and len(found.apart) == 9
 
 
@@ -346,7 +346,7 @@ def test_random_images_of_one_draw_must_be_the_same_images(folder):
     drawn = json.loads((MEASURED / HARD).read_text())
     here = folder({"a/seed0.json": drawn}, "here")
     there = folder({"a/seed1.json": changed(drawn, seed=1, images__fingerprint="0" * 64)}, "there")
-    found = entries.gather([here, there])
+    found = entries.gathered_entries([here, there])
     assert [reason[:17] for reason in reasons(found)] == ["other real images"]
 
 
@@ -356,7 +356,7 @@ def test_random_images_of_one_draw_must_be_the_same_images(folder):
 def test_a_file_of_a_gigabyte_is_not_read(folder, run):
     where = folder({"a/seed0.json": run, "b/seed0.json": ""})
     os.truncate(where / "b/seed0.json", 10**9)  # sparse
-    assert reasons(entries.gather([where])) == ["1 GB, a Run has at most 4 MB"]
+    assert reasons(entries.gathered_entries([where])) == ["1 GB, a Run has at most 4 MB"]
 
 
 def test_links_and_pipes_are_not_followed(folder, run, tmp_path):
@@ -368,14 +368,14 @@ def test_links_and_pipes_are_not_followed(folder, run, tmp_path):
     (where / "c").symlink_to(tmp_path)
     (where / "d").mkdir()
     os.mkfifo(where / "d/seed0.json")
-    found = entries.gather([where])
+    found = entries.gathered_entries([where])
     assert reasons(found) == ["a link, which is not followed", "no regular file"]
     assert [entry.summary["n"] for entry in found.entries] == [1]
 
 
 def test_more_runs_than_the_limit_are_left_out_and_said(folder, run, monkeypatch):
     monkeypatch.setattr(entries, "MOST_FILES", 3)
-    found = entries.gather([folder({f"a/seed{k}.json": changed(run, seed=k) for k in range(7)})])
+    found = entries.gathered_entries([folder({f"a/seed{k}.json": changed(run, seed=k) for k in range(7)})])
     assert [entry.summary["n"] for entry in found.entries] == [3]
     assert "only its first 3 Run files were read" in found.notes[0]
     assert "only its first 3 Run files were read" in leaderboard.assembled(found)["index.html"].decode()
@@ -383,7 +383,7 @@ def test_more_runs_than_the_limit_are_left_out_and_said(folder, run, monkeypatch
 
 def test_more_false_files_than_the_limit_are_counted(folder, run, monkeypatch):
     monkeypatch.setattr(entries, "MOST_APART", 2)
-    found = entries.gather([folder({f"a/seed{k}.json": "no" for k in range(7)})])
+    found = entries.gathered_entries([folder({f"a/seed{k}.json": "no" for k in range(7)})])
     assert (len(found.apart), found.left_out) == (2, 5)
     assert "5 further files are not named here" in leaderboard.assembled(found)["not-ranked.html"].decode()
 
@@ -444,7 +444,10 @@ def test_names_of_strangers_are_text_and_nothing_else(run, folder):
     evil["teachers"][0] |= {"source": HOSTILE, "architecture": HOSTILE}
     origin = entries.Origin("hub", HOSTILE, "1" * 40, "javascript:alert(3)")
     where = folder({"a/seed0.json": evil, f"{HOSTILE[4:14]}/seed1.json": "no"})
-    for found in (entries.gather([where]), entries.gather([], [(origin, list(entries.local_files(where)))])):
+    for found in (
+        entries.gathered_entries([where]),
+        entries.gathered_entries([], [(origin, list(entries.local_files(where)))]),
+    ):
         assert len(found.entries) == 1 and len(found.apart) == 1
         for path, data in leaderboard.assembled(found).items():
             text = data.decode()
@@ -569,7 +572,7 @@ def test_a_row_s_command_makes_its_runs(measured, monkeypatch):
 
 
 def test_claims_are_fractions_of_benchmarks_students_and_protocols_that_there_are():
-    methods, found = claims.table()
+    methods, found = claims.claims_table()
     released = set(protocols.names()) | {""}
     for claim in found:
         assert claim.method in methods and claim.benchmark in benchmarks.names() and claim.protocol in released
@@ -581,7 +584,7 @@ def test_claims_are_fractions_of_benchmarks_students_and_protocols_that_there_ar
 
 
 def test_claims_are_the_published_numbers():
-    found = {(c.method, c.benchmark, c.student, c.protocol): c.top1 for c in claims.table()[1]}
+    found = {(c.method, c.benchmark, c.student, c.protocol): c.top1 for c in claims.claims_table()[1]}
     assert found["rded", "cifar10", "resnet18_cifar", "rded-v1"] == {
         "1": [0.229, 0.004],
         "10": [0.371, 0.003],
@@ -616,17 +619,17 @@ def test_claimed_stands_beside_measured(site):
 )
 def test_a_method_is_recognised_by_what_says_so_and_never_by_likeness(run, folder, name, source, commit, method):
     named = changed(run, images__name=name, images__source=source, images__commit=commit)
-    [entry] = entries.gather([folder({"a/seed0.json": named})]).entries
+    [entry] = entries.gathered_entries([folder({"a/seed0.json": named})]).entries
     assert claims.method_of(entry)[0] == method
 
 
 def test_distilled_json_is_about_the_images_of_its_fingerprint_alone(run, folder):
     about = {"method": "dm", "ipc": 10, "fingerprint": "0" * 64, "seconds": 1.0}
     where = folder({"a/seed0.json": changed(run, images__name="mine"), "a/distilled.json": about})
-    [entry] = entries.gather([where]).entries
+    [entry] = entries.gathered_entries([where]).entries
     assert entry.about is None and entry.seconds is None
     folder({"a/distilled.json": {**about, "fingerprint": run["images"]["fingerprint"]}})
-    [entry] = entries.gather([where]).entries
+    [entry] = entries.gathered_entries([where]).entries
     assert claims.method_of(entry) == ("dm", "distilled.json of these images") and entry.seconds == 1.0
 
 

@@ -277,20 +277,20 @@ def test_a_study_credits_a_run_to_the_set_it_was_trained_on_whatever_the_folders
     (tmp_path / "two.toml").write_text(TWO_SETS)
     assert run_script(tmp_path, "train_student", *SHORT, "--distilled", "sets/rded/ipc1", "--runs-only").code == 0
     monkeypatch.setattr(planning, "QUICK", quick)
-    plan = planning.Plan(studies.load(tmp_path / "two.toml"), tmp_path / "results")
+    plan = planning.StudyPlan(studies.load(tmp_path / "two.toml"), tmp_path / "results")
     placed = {one.cell.method: one.run is not None for one in plan.place(False)}
     assert placed == {"rded": True, "sre2l": False}
     cells = findings.findings(plan.study, plan.place(False), {}, {})["cells"]
     assert [(cell["method"], cell["n"]) for cell in cells] == [("rded", 1)]
     shutil.rmtree(tmp_path / "sets")  # then nothing tells whose it is
-    assert not any(one.run for one in planning.Plan(plan.study, plan.out).place(False))
+    assert not any(one.run for one in planning.StudyPlan(plan.study, plan.out).place(False))
 
 
 def test_a_study_credits_no_run_by_the_name_of_a_repo_that_moved(tmp_path):
     """Two Runs say one source and had different images: only the last report tells which one the study speaks of."""
     text = TWO_SETS.replace('name = "two"', 'name = "one"').replace("./sets/rded/ipc{ipc}", "hf:someone/else")
     (tmp_path / "one.toml").write_text(text.replace("./sets/sre2l/ipc{ipc}", "digits-dm-ipc{ipc}"))
-    plan = planning.Plan(studies.load(tmp_path / "one.toml"), tmp_path / "results")
+    plan = planning.StudyPlan(studies.load(tmp_path / "one.toml"), tmp_path / "results")
     one = next(one for one in plan.place(False) if one.cell.method == "rded")
     own = {"name": one.protocol.name, "digest": one.protocol.digest}
     for fingerprint in ("a" * 64, "b" * 64):
@@ -311,13 +311,13 @@ def test_a_study_does_not_pool_runs_of_two_test_splits(tmp_path, monkeypatch):
     (tmp_path / "one.toml").write_text(text)
     what = "--distilled", "digits-dm-ipc1", "--seeds", "0,1", "--runs-only"
     assert run_script(tmp_path, "train_student", *SHORT, *what).code == 0
-    plan = planning.Plan(studies.load(tmp_path / "one.toml"), tmp_path / "results")
+    plan = planning.StudyPlan(studies.load(tmp_path / "one.toml"), tmp_path / "results")
     assert sum(one.run is not None for one in plan.place(False)) == 2
     (path,) = tmp_path.glob("results/**/seed1.json")
     run = json.loads(path.read_text())
     path.write_text(json.dumps({**run, "test": {**run["test"], "fingerprint": "8" * 64}}))
     with pytest.raises(UserError, match="has another test split: 88888888, wanted"):
-        planning.Plan(plan.study, plan.out).place(False)
+        planning.StudyPlan(plan.study, plan.out).place(False)
 
 
 def test_every_run_that_the_project_comes_with_is_read_and_every_arm_is_one_measure():

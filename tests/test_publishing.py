@@ -138,7 +138,7 @@ print(card.data.license, card.data.tags, card.text)
 """
     )
     assert done.code == 0, done.err
-    about = json.loads((embedded.FOLDER / "digits-dm-ipc1" / "distilled.json").read_text())
+    about = json.loads((embedded.EMBEDDED / "digits-dm-ipc1" / "distilled.json").read_text())
     assert done.out.splitlines()[0].split() == [about["fingerprint"]] * 2
     for part in ("None [", "benchmark-digits", "ipc-1", "| method | dm |", "sklearn:digits", "41.0 s on cpu", "1000",
                  about["fingerprint"], "(digits-dm-ipc1/images.png)", "--distilled bench/digits:digits-dm-ipc1"):  # fmt: skip
@@ -477,7 +477,7 @@ from rd3_utils.arms import planned_runs
 sys.argv = ["x", "--protocol", "{protocol}", "--arms", "{arms}", "--seeds", "3,1", "--push-to", "bench/new"]
 options = train_student.parse()
 cells = planned_runs.plan(options, *read_what(options), ["convnet3"])
-cell = student_repo.check(push_target(options, "model"), cells, options, "fp32", Accelerator(cpu=True))
+cell = student_repo.check_push(push_target(options, "model"), cells, options, "fp32", Accelerator(cpu=True))
 print(cell.arm, cell.seed)
 """
 

@@ -7,14 +7,14 @@ from scipy import special, stats
 from rd3_utils.errors import UserError
 from rd3_utils.scoring import bootstrap
 from rd3_utils.studies import ranking
-from rd3_utils.studies.ranking import Cell
+from rd3_utils.studies.ranking import TableCell
 
 M, P = ["a", "b", "c"], ["x", "y"]
 
 
 def grid(value, rows=M, columns=P, n=3):
     """{(row, column): Cell of value(i, j, k)}."""
-    return {(r, c): Cell([value(i, j, k) for k in range(n)]) for i, r in enumerate(rows) for j, c in enumerate(columns)}
+    return {(r, c): TableCell([value(i, j, k) for k in range(n)]) for i, r in enumerate(rows) for j, c in enumerate(columns)}
 
 
 def share_of(found):
@@ -80,7 +80,7 @@ def test_the_correction_finds_no_interaction_where_there_is_none():
     """Noise alone makes the plain interaction share positive; on average the corrected variances hit the truth."""
     generator, excess = np.random.default_rng(0), []
     for _ in range(400):
-        table = [[Cell(0.1 * i + 0.2 * j + 0.05 * generator.standard_normal(4)) for j in range(3)] for i in range(4)]
+        table = [[TableCell(0.1 * i + 0.2 * j + 0.05 * generator.standard_normal(4)) for j in range(3)] for i in range(4)]
         point = ranking.parts(*ranking.moments(table))
         pooled = np.mean([cell.values.var(ddof=1) for line in table for cell in line])
         added, spread = ranking.noise(table)
@@ -118,7 +118,7 @@ def test_the_full_part_is_the_one_that_brute_force_finds():
     generator = np.random.default_rng(5)
     for _ in range(30):
         keys = [(r, c) for r in range(5) for c in range(4) if generator.random() < 0.7]
-        rows, columns = ranking.complete(dict.fromkeys(keys, Cell([1.0])))
+        rows, columns = ranking.complete(dict.fromkeys(keys, TableCell([1.0])))
         assert all((r, c) in keys for r in rows for c in columns)
         best = 0
         for mask in range(1, 32):
@@ -131,9 +131,9 @@ def test_the_full_part_is_the_one_that_brute_force_finds():
 
 def test_no_table_no_shares():
     assert ranking.decomposition({}) is None
-    assert ranking.decomposition({("a", "x"): Cell([0.1]), ("b", "y"): Cell([0.2])}) is None
+    assert ranking.decomposition({("a", "x"): TableCell([0.1]), ("b", "y"): TableCell([0.2])}) is None
     assert ranking.decomposition(grid(lambda i, j, k: 0.1 * i, columns=["x"])) is None
-    wide = {(i, j): Cell([0.0]) for i in range(20) for j in range(20) if i != j}
+    wide = {(i, j): TableCell([0.0]) for i in range(20) for j in range(20) if i != j}
     with pytest.raises(UserError, match="20 x 20 with holes"):
         ranking.decomposition(wide)
 
@@ -160,7 +160,7 @@ def test_intervals_hold_the_share_are_repeatable_and_shrink_with_replicates():
 def test_the_intervals_of_equal_cells_are_those_of_noncentral_chi_square():
     """Another way, by a generator of its own: sums of squares over the noise have that distribution; invert it."""
     effects = np.array([[0.30, 0.36, 0.33], [0.31, 0.35, 0.37], [0.36, 0.37, 0.39], [0.30, 0.40, 0.38]])
-    cells = {(i, j): Cell([effects[i, j] + k for k in (-0.01, 0, 0.01)]) for i in range(4) for j in range(3)}
+    cells = {(i, j): TableCell([effects[i, j] + k for k in (-0.01, 0, 0.01)]) for i in range(4) for j in range(3)}
     table = [[cells[i, j] for j in range(3)] for i in range(4)]
     generator, count, (rows, columns, n) = np.random.default_rng(5), 4000, effects.shape + (3,)
     free, s2 = rows * columns * (n - 1), 0.01**2
@@ -197,7 +197,7 @@ def test_intervals_hold_the_true_shares_about_as_often_as_they_say(interaction, 
         effects = 0.02 * generator.standard_normal((5, 1)) + 0.02 * generator.standard_normal(4)
         effects = effects + interaction * generator.standard_normal((5, 4))
         true = ranking.parts(effects, np.full_like(effects, seed**2))
-        cells = {(i, j): Cell(effects[i, j] + seed * generator.standard_normal(3)) for i in range(5) for j in range(4)}
+        cells = {(i, j): TableCell(effects[i, j] + seed * generator.standard_normal(3)) for i in range(5) for j in range(4)}
         found = ranking.decomposition(cells)["parts"]
         wanted = zip(ranking.PARTS, true / true.sum())
         held += [found[part]["low"] - 1e-9 <= share <= found[part]["high"] for part, share in wanted]
@@ -208,7 +208,7 @@ def test_three_draws_of_images_widen_every_interval():
     """What they say of luck is little: its variance may be 39 times as large as theirs (chi^2 of 2 degrees, 2.5 %)."""
     widths = []
     for sets in (None, [0, 1, 2]):
-        cells = {key: Cell(one.values, sets if key[0] == "a" else None) for key, one in noisy(4).items()}
+        cells = {key: TableCell(one.values, sets if key[0] == "a" else None) for key, one in noisy(4).items()}
         parts = ranking.decomposition(cells)["parts"]
         widths.append([parts[part]["high"] - parts[part]["low"] for part in ranking.PARTS])
     assert (np.array(widths[1]) > widths[0]).all()
@@ -235,10 +235,12 @@ def test_agreement_is_the_tau_of_means_with_an_interval():
 def test_the_interval_of_tau_leaves_open_what_seeds_do_not_tell():
     """Means of a, b, c under x and y: c is clearly the best under both, a and b are clear under x only."""
     means, noise = np.array([[0.1, 0.20], [0.2, 0.21], [0.5, 0.50]]), np.array([-0.02, 0, 0.02])
-    found = ranking.agreement({(m, p): Cell(means[i, j] + noise) for i, m in enumerate(M) for j, p in enumerate(P)}, "x", "y")
+    found = ranking.agreement(
+        {(m, p): TableCell(means[i, j] + noise) for i, m in enumerate(M) for j, p in enumerate(P)}, "x", "y"
+    )
     assert found == {"tau": 1.0, "low": pytest.approx(1 / 3), "high": 1.0, "methods": M}
     at = [(i, j, m, p) for i, m in enumerate(M) for j, p in enumerate(P)]
-    single = {(m, p): Cell(means[i, j] + (noise if p == "x" or m != "c" else [0])) for i, j, m, p in at}
+    single = {(m, p): TableCell(means[i, j] + (noise if p == "x" or m != "c" else [0])) for i, j, m, p in at}
     assert ranking.agreement(single, "x", "y")["low"] == -1  # of c nothing is known under y
 
 
@@ -248,7 +250,7 @@ def test_the_interval_of_tau_holds_that_of_the_true_means(methods, spread):
     generator, held = np.random.default_rng(methods), 0
     for _ in range(100):
         means = spread * generator.standard_normal(methods)
-        cells = {(i, j): Cell(means[i] + 0.02 * generator.standard_normal(3)) for i in range(methods) for j in range(2)}
+        cells = {(i, j): TableCell(means[i] + 0.02 * generator.standard_normal(3)) for i in range(methods) for j in range(2)}
         held += ranking.agreement(cells, 0, 1)["high"] == 1
     assert held >= 95
 
@@ -264,11 +266,11 @@ def test_tau_is_over_methods_that_both_columns_have():
     cells = noisy()
     del cells["b", "y"]
     assert ranking.agreement(cells, "x", "y")["methods"] == ["a", "c"]
-    assert ranking.agreement({("a", "x"): Cell([0.1]), ("a", "y"): Cell([0.1])}, "x", "y")["tau"] is None
+    assert ranking.agreement({("a", "x"): TableCell([0.1]), ("a", "y"): TableCell([0.1])}, "x", "y")["tau"] is None
 
 
 def test_tau_of_ties_of_one_seed_and_of_constants():
-    tied = dict(zip([(r, c) for c in P for r in M], map(Cell, ([0.1], [0.1], [0.2], [0.1], [0.2], [0.3]))))
+    tied = dict(zip([(r, c) for c in P for r in M], map(TableCell, ([0.1], [0.1], [0.2], [0.1], [0.2], [0.3]))))
     found = ranking.agreement(tied, "x", "y")
     assert found["tau"] == pytest.approx(2 / np.sqrt(2 * 3)) and found["low"] is found["high"] is None
     assert ranking.agreement(grid(lambda i, j, k: 0.5 + 0.1 * i * j), "x", "y")["tau"] is None
@@ -292,19 +294,25 @@ def drawn(seed=0, methods=3, protocols=2, draws=4, seeds=3, luck=0.05, noise=0.0
         for j in range(protocols):
             which = [draw for draw in range(draws if i == 0 else 1) for _ in range(seeds)]
             tops = 0.3 + 0.1 * j + noise * generator.standard_normal(len(which))
-            cells[i, j] = Cell(tops + (lucky[which] if i == 0 else 0), which)
+            cells[i, j] = TableCell(tops + (lucky[which] if i == 0 else 0), which)
     return cells
 
 
 def test_a_cell_draws_image_sets_again_where_it_has_several_and_else_replicates():
-    assert [list(unit) for unit in Cell([0.1, 0.2, 0.3], ["b", "a", "b"]).units] == [[0.2], [0.1, 0.3]]
-    assert [list(unit) for unit in Cell([0.1, 0.2], ["a", "a"]).units] == [[0.1], [0.2]]
-    assert Cell([0.1, 0.2]).names == Cell([0.1, 0.2], ["a", "a"]).names == () and Cell([1, 2], ["b", "a"]).names == ("a", "b")
+    assert [list(unit) for unit in TableCell([0.1, 0.2, 0.3], ["b", "a", "b"]).units] == [[0.2], [0.1, 0.3]]
+    assert [list(unit) for unit in TableCell([0.1, 0.2], ["a", "a"]).units] == [[0.1], [0.2]]
+    assert TableCell([0.1, 0.2]).names == TableCell([0.1, 0.2], ["a", "a"]).names == () and TableCell(
+        [1, 2], ["b", "a"]
+    ).names == ("a", "b")
 
 
 def test_the_variance_of_sets_of_one_replicate_each_is_that_of_replicates():
     values = [0.31, 0.35, 0.32]
-    assert Cell(values, [0, 1, 2]).variance == pytest.approx(np.var(values, ddof=1)) == pytest.approx(Cell(values).variance)
+    assert (
+        TableCell(values, [0, 1, 2]).variance
+        == pytest.approx(np.var(values, ddof=1))
+        == pytest.approx(TableCell(values).variance)
+    )
 
 
 def covariance(noises, shape):
@@ -357,8 +365,8 @@ def test_luck_of_draws_is_taken_out_of_the_method():
 
 
 def test_a_replicates_variance_is_the_mean_over_cells_whatever_their_degrees_of_freedom():
-    many, few = Cell([0.1, 0.3, 0.2, 0.5, 0.4], [0, 1, 2, 3, 4]), Cell([0.30, 0.31, 0.33])
+    many, few = TableCell([0.1, 0.3, 0.2, 0.5, 0.4], [0, 1, 2, 3, 4]), TableCell([0.30, 0.31, 0.33])
     _, replicate = ranking.noise([[many, many], [few, few]])
     assert replicate == pytest.approx((np.var(many.values, ddof=1) + np.var(few.values, ddof=1)) / 2)
-    _, replicate = ranking.noise([[many, many], [few, Cell([0.3])]])  # of a single one: as the others of its kind
+    _, replicate = ranking.noise([[many, many], [few, TableCell([0.3])]])  # of a single one: as the others of its kind
     assert replicate == pytest.approx((np.var(many.values, ddof=1) + np.var(few.values, ddof=1)) / 2)

@@ -175,7 +175,7 @@ def test_the_learning_rate_is_torchs_cosine():
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], recipe.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.iterations)
     for i in range(recipe.iterations):
-        assert recovery.learning_rate(recipe, i) == pytest.approx(optimizer.param_groups[0]["lr"])
+        assert recovery.annealed_rate(recipe, i) == pytest.approx(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
 

@@ -169,7 +169,7 @@ def test_one_run_has_no_interval_anywhere():
     for arm, s in found["arms"]["convnet3"].items():
         assert (s["low"] is None) == (s["high"] is None) == (arm in ("full-hard", "random-soft"))
     assert all(of["low"] is None for of in found["scores"]["convnet3"].values())
-    assert report.table(found)[-1][3] == "-" and report.named_scores(found["scores"]["convnet3"])[0][2] == "-"
+    assert report.scores_table(found)[-1][3] == "-" and report.named_scores(found["scores"]["convnet3"])[0][2] == "-"
 
 
 def test_equal_runs_have_no_interval_of_width_0():
@@ -191,7 +191,7 @@ def test_the_interval_of_seeds_is_scipys_percentile_bootstrap_of_widened_values(
 def test_resamples_of_draws_vary_without_bias():
     """Closed form: the variance of the draws' means with divisor D - 1, over D; it holds what the seeds within them vary by."""
     table = np.random.default_rng(4).normal(0.5, 0.02, (4, 5)) + np.random.default_rng(5).normal(0, 0.03, (4, 1))
-    samples = estimates.resampled(arm_of(table.tolist(), "random-soft"))
+    samples = estimates.resampled_means(arm_of(table.tolist(), "random-soft"))
     wanted = table.mean(1).var(ddof=1) / 4
     assert samples.var() == pytest.approx(wanted, rel=0.05) and samples.mean() == pytest.approx(table.mean(), abs=1e-3)
 
@@ -248,10 +248,10 @@ def test_the_interval_of_lrs_is_that_of_a_loop():
 def test_arms_on_the_same_random_images_share_the_draws_of_a_resample():
     """A draw that is hard to learn from is so in both: their resamples rise and fall together."""
     table = np.array([[0.40], [0.45], [0.50]]) + np.random.default_rng(8).normal(0, 0.001, (3, 3))
-    soft, plain = (estimates.resampled(arm_of(table.tolist(), f"random-{labels}")) for labels in ("soft", "plain"))
+    soft, plain = (estimates.resampled_means(arm_of(table.tolist(), f"random-{labels}")) for labels in ("soft", "plain"))
     assert np.corrcoef(soft, plain)[0, 1] > 0.95
-    one = estimates.resampled(arm_of(table[0].tolist(), "distilled-soft"))
-    other = estimates.resampled(arm_of(table[0].tolist(), "distilled-hard"))
+    one = estimates.resampled_means(arm_of(table[0].tolist(), "distilled-soft"))
+    other = estimates.resampled_means(arm_of(table[0].tolist(), "distilled-hard"))
     assert abs(np.corrcoef(one, other)[0, 1]) < 0.05
 
 
@@ -296,7 +296,7 @@ def test_a_score_on_few_draws_or_of_a_cited_accuracy_says_so():
                  "a single draw of random images", "at least 3"):  # fmt: skip
         assert part in sentence
     assert report.citations(found, "convnet3")[1] == (0.86, "another")
-    assert "full-hard, cited" in [row[1] for row in report.table(found)]
+    assert "full-hard, cited" in [row[1] for row in report.scores_table(found)]
     assert report.report(rows)["scores"]["convnet3"].keys() == {"ior"}
 
 
@@ -349,9 +349,9 @@ def test_recipe_and_data_are_of_runs_that_were_told_the_same_by_the_same_teacher
     more = [*ours, dataclasses.replace(ours[0], seed=1)]
     for strange in (pair(0.1, 0.9, "c"), pair(0.1, 0.9, "b", 1), alone[:1], alone[1:]):
         for others in ([*more, *strange], [*strange, *more]):
-            cells = report.comparison(rd3, [*rd3, *others])["cells"]
+            cells = report.recipe_or_data(rd3, [*rd3, *others])["cells"]
             assert (cells["distilled"]["rded-v1"], cells["random"]["rded-v1"]) == (0.7, 0.6)
-    assert report.comparison(rd3, [alone[0], ours[1]]) is None
+    assert report.recipe_or_data(rd3, [alone[0], ours[1]]) is None
 
 
 def test_the_recipe_adds_the_same_whichever_command_ran_last_and_in_whatever_order_files_are_read():

@@ -23,9 +23,9 @@ def made(digits, test_set, recipe, tmp_path):
         accelerator = launch.accelerator()
         r = recipe("rd3-v1", images, *overrides, labels=labels)
         found = labelling.load_teachers(["default"], r, digits)
-        plan = labelling.plan(images, r, found, views_seed, accelerator.device, **options)
-        where = where or soft_labels.folder(tmp_path, images, plan.teachers_id, r, views_seed)
-        labelling.make(where, plan, images, r, found, digits, test_set, accelerator)
+        plan = labelling.plan_store(images, r, found, views_seed, accelerator.device, **options)
+        where = where or soft_labels.store_folder(tmp_path, images, plan.teachers_id, r, views_seed)
+        labelling.make_labels(where, plan, images, r, found, digits, test_set, accelerator)
         return where, r
 
     return make
@@ -37,7 +37,7 @@ def all_bytes(folder):
 
 def test_a_label_is_the_teachers_answer_to_exactly_the_students_pixels(made, digits, ten):
     where, recipe = made(ten, "training.epochs=18")
-    store = label_store.load(where, ten, recipe, 0)
+    store = label_store.load_store(where, ten, recipe, 0)
     teacher = teachers.Ensemble([teachers.load("default", digits)], digits)
     for epoch in (0, 7, 17):
         v, logits = store.epoch(epoch)
@@ -52,15 +52,17 @@ def test_a_label_is_the_teachers_answer_to_exactly_the_students_pixels(made, dig
 def test_padded_crops_and_shuffled_patches_survive_the_file(made, ten):
     where, recipe = made(ten, "training.epochs=2", "views.crop=pad", "views.padding=0.25", "views.patch_shuffle=2")
     for epoch in (0, 1):
-        v, drawn = label_store.load(where, ten, recipe, 0).epoch(epoch)[0], views.draw(recipe, 0, epoch)
+        v, drawn = label_store.load_store(where, ten, recipe, 0).epoch(epoch)[0], views.draw(recipe, 0, epoch)
         assert v.box.min() < 0 and torch.equal(v.box, drawn.box) and torch.equal(v.patch_order, drawn.patch_order)
 
 
 def test_logits_do_not_depend_on_shard_size_or_number_of_epochs(made, ten, tmp_path):
     a, recipe = made(ten, "training.epochs=30", where=tmp_path / "a", forward_batch=7)
     b, _ = made(ten, "training.epochs=19", where=tmp_path / "b", forward_batch=7)
-    shorter = label_store.load(b, ten, dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, epochs=19)), 0)
-    longer = label_store.load(a, ten, recipe, 0)
+    shorter = label_store.load_store(
+        b, ten, dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, epochs=19)), 0
+    )
+    longer = label_store.load_store(a, ten, recipe, 0)
     assert longer.index["epochs_per_shard"] != 1
     for epoch in range(19):
         assert torch.equal(longer.epoch(epoch)[1], shorter.epoch(epoch)[1])
@@ -72,7 +74,7 @@ def test_logits_do_not_depend_on_shard_size_or_number_of_epochs(made, ten, tmp_p
                                        ("views.mix=mixup", "views.randaugment=1", "views.dsa=cutout_scale")])  # fmt: skip
 def test_a_store_keeps_every_augmentation_to_the_bit(made, ten, digits, overrides):
     where, recipe = made(ten, "training.epochs=3", *overrides)
-    store = label_store.load(where, ten, recipe, 0)
+    store = label_store.load_store(where, ten, recipe, 0)
     teacher = teachers.Ensemble([teachers.load("default", digits)], digits)
     v, logits = store.epoch(2)
     drawn = views.draw(recipe, 0, 2)
@@ -84,8 +86,8 @@ def test_a_store_keeps_every_augmentation_to_the_bit(made, ten, digits, override
         0
         < size
         - 3
-        * soft_labels.Plan(
-            **{f.name: store.index[f.name] for f in dataclasses.fields(soft_labels.Plan) if f.name in store.index}
+        * soft_labels.StorePlan(
+            **{f.name: store.index[f.name] for f in dataclasses.fields(soft_labels.StorePlan) if f.name in store.index}
         ).epoch_bytes
         < 30000
     )
@@ -93,15 +95,15 @@ def test_a_store_keeps_every_augmentation_to_the_bit(made, ten, digits, override
 
 def test_a_store_for_twenty_epochs_serves_ten_and_refuses_thirty(made, ten, recipe):
     where, _ = made(ten, "training.epochs=20")
-    assert label_store.load(where, ten, recipe("rd3-v1", ten, "training.epochs=10"), 0)
+    assert label_store.load_store(where, ten, recipe("rd3-v1", ten, "training.epochs=10"), 0)
     with pytest.raises(UserError, match="labels 20 epochs, the recipe needs 30"):
-        label_store.load(where, ten, recipe("rd3-v1", ten, "training.epochs=30"), 0)
+        label_store.load_store(where, ten, recipe("rd3-v1", ten, "training.epochs=30"), 0)
 
 
 def test_a_longer_recipe_extends_the_store_and_leaves_no_old_shard(made, ten, recipe):
     where, _ = made(ten, "training.epochs=5")
     longer, r = made(ten, "training.epochs=40")
-    assert longer == where and label_store.load(where, ten, r, 0).index["epochs"] == 40
+    assert longer == where and label_store.load_store(where, ten, r, 0).index["epochs"] == 40
     assert len(list(where.glob("*.safetensors"))) == len(soft_labels.read_index(where)["shards"])
 
 
@@ -122,7 +124,7 @@ def test_a_half_written_store_is_not_taken_for_a_whole_one(made, ten):
     where, recipe = made(ten, "training.epochs=20")
     (where / "index.json").unlink()
     with pytest.raises(UserError, match="half-written: 10 shards but no index.json"):
-        label_store.load(where, ten, recipe, 0)
+        label_store.load_store(where, ten, recipe, 0)
 
 
 def test_a_damaged_shard_is_found_when_it_is_read(made, ten):
@@ -131,7 +133,7 @@ def test_a_damaged_shard_is_found_when_it_is_read(made, ten):
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    store = label_store.load(where, ten, recipe, 0)
+    store = label_store.load_store(where, ten, recipe, 0)
     store.epoch(0)
     with pytest.raises(UserError, match="the file is damaged"):
         store.epoch(4)
@@ -156,7 +158,7 @@ def test_mending_for_a_shorter_recipe_keeps_the_longer_store(made, ten):
 
 def test_a_flipped_byte_is_seen_and_mended(made, ten, digits):
     where, recipe = made(ten, "training.epochs=20")
-    plan = labelling.plan(ten, recipe, labelling.load_teachers(["default"], recipe, digits), 0, torch.device("cpu"))
+    plan = labelling.plan_store(ten, recipe, labelling.load_teachers(["default"], recipe, digits), 0, torch.device("cpu"))
     assert labelling.is_complete(where, plan)
     path, before = where / "labels-00004-of-00010.safetensors", all_bytes(where)
     path.write_bytes(before[path.name][:-1] + bytes([before[path.name][-1] ^ 1]))
@@ -171,30 +173,30 @@ def test_a_store_of_two_teachers_is_no_store_of_one(made, ten):
     index["teachers"] *= 2
     (where / "index.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match="a number of teachers of 2, this run has 1"):
-        label_store.load(where, ten, r, 0)
+        label_store.load_store(where, ten, r, 0)
 
 
 def test_a_missing_shard_is_named(made, ten):
     where, recipe = made(ten, "training.epochs=20")
     (where / "labels-00002-of-00010.safetensors").unlink()
     with pytest.raises(UserError, match="00002-of-00010.safetensors is missing"):
-        label_store.load(where, ten, recipe, 0).epoch(4)
+        label_store.load_store(where, ten, recipe, 0).epoch(4)
 
 
 def test_labels_of_something_else_are_refused_with_both_values(made, ten, select, recipe):
     where, r = made(ten, "training.epochs=2")
     other = select("random:ipc=1,seed=9")
     with pytest.raises(UserError, match=f"images {ten.identity}, this run has {other.identity}"):
-        label_store.load(where, other, r, 0)
+        label_store.load_store(where, other, r, 0)
     renamed = image_sets.make(ten.name, ten.images, ten.labels, [f"class {k}" for k in range(10)], ten.source)
     with pytest.raises(UserError, match="images"):  # class names are part of the fingerprint
-        label_store.load(where, renamed, r, 0)
+        label_store.load_store(where, renamed, r, 0)
     with pytest.raises(UserError, match="{'mix': 'cutmix'}, this run has {'mix': 'none'}"):
-        label_store.load(where, ten, recipe("rd3-v1", ten, "training.epochs=2", "views.mix=none"), 0)
+        label_store.load_store(where, ten, recipe("rd3-v1", ten, "training.epochs=2", "views.mix=none"), 0)
     with pytest.raises(UserError, match="views seed 0, this run has 1"):
-        label_store.load(where, ten, r, 1)
+        label_store.load_store(where, ten, r, 1)
     with pytest.raises(UserError, match="teachers"):
-        label_store.load(where, ten, r, 0, teachers_id="0" * 64)
+        label_store.load_store(where, ten, r, 0, teachers_id="0" * 64)
 
 
 def test_an_index_that_is_none_is_refused(made, ten):
@@ -204,7 +206,7 @@ def test_an_index_that_is_none_is_refused(made, ten):
     for text in ("{}", "not json", '{"format": "else", "version": 1}', "[]", partial):
         (where / "index.json").write_text(text)
         with pytest.raises(UserError):
-            label_store.load(where, ten, r, 0)
+            label_store.load_store(where, ten, r, 0)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +218,7 @@ def test_an_index_whose_parts_are_of_another_kind_is_refused(made, ten, changes)
     index = json.loads((where / "index.json").read_text())
     (where / "index.json").write_text(json.dumps({**index, **changes}))
     with pytest.raises(UserError, match="is damaged|are for"):
-        label_store.load(where, ten, r, 0)
+        label_store.load_store(where, ten, r, 0)
 
 
 def test_a_file_that_is_no_safetensors_is_refused_also_where_the_index_has_its_hash(made, ten):
@@ -226,7 +228,7 @@ def test_a_file_that_is_no_safetensors_is_refused_also_where_the_index_has_its_h
     index["shards"][0]["sha256"] = soft_labels.file_sha256(where / index["shards"][0]["file"])
     (where / "index.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match="is no safetensors file"):
-        label_store.load(where, ten, r, 0).epoch(0)
+        label_store.load_store(where, ten, r, 0).epoch(0)
 
 
 def test_a_name_in_the_index_cannot_leave_the_folder(made, ten):
@@ -236,14 +238,14 @@ def test_a_name_in_the_index_cannot_leave_the_folder(made, ten):
     index["shards"][0]["file"] = "../labels-00000-of-00002.safetensors"
     (where / "index.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match="is damaged"):
-        label_store.load(where, ten, r, 0).epoch(0)
+        label_store.load_store(where, ten, r, 0).epoch(0)
 
 
 def test_eight_bit_labels_are_near_the_half_precision_ones(made, ten, tmp_path):
     a, recipe = made(ten, "training.epochs=4", where=tmp_path / "a")
     b, _ = made(ten, "training.epochs=4", where=tmp_path / "b", label_dtype="u8")
     for epoch in range(4):
-        exact, short = (label_store.load(folder, ten, recipe, 0).epoch(epoch)[1] for folder in (a, b))
+        exact, short = (label_store.load_store(folder, ten, recipe, 0).epoch(epoch)[1] for folder in (a, b))
         spread = exact.amax(1) - exact.amin(1)
         assert bool(((exact - short).abs().amax(1) <= spread / 255 + 0.02).all())
 
@@ -278,7 +280,7 @@ def test_the_index_is_enough_to_read_one_epoch_by_a_byte_range(made, ten):
     size = 2 * shape[1] * shape[2]
     raw = (where / shard["file"]).read_bytes()[first + size : first + 2 * size]
     read = torch.frombuffer(bytearray(raw), dtype=torch.float16).view(shape[1], shape[2])
-    assert torch.equal(read.float(), label_store.load(where, ten, recipe, 0).epoch(7)[1])
+    assert torch.equal(read.float(), label_store.load_store(where, ten, recipe, 0).epoch(7)[1])
 
 
 def test_a_plan_cuts_256_mb_shards_as_documented():
@@ -286,7 +288,7 @@ def test_a_plan_cuts_256_mb_shards_as_documented():
         base = dict(images={}, class_names=(), epochs=300, rows=10_000, classes=1000, image_size=224, border=0,
                     views={"patch_shuffle": 1}, views_digest="", views_seed=0, teachers=(), teachers_id="", ensemble="mean",
                     label_dtype="fp16", forward_batch=100, device="cpu", shard_mb=256)  # fmt: skip
-        return soft_labels.Plan(**{**base, **changes})
+        return soft_labels.StorePlan(**{**base, **changes})
 
     assert (plan().epochs_per_shard, len(plan().shards)) == (13, 24)  # ImageNet-1K, IPC 10
     assert (plan(rows=50_000).epochs_per_shard, len(plan(rows=50_000).shards)) == (3, 100)  # IPC 50
@@ -297,7 +299,7 @@ def test_a_plan_cuts_256_mb_shards_as_documented():
 
 def test_logits_that_are_not_finite_are_refused(tmp_path, ten, recipe, digits, made):
     r = recipe("rd3-v1", ten, "training.epochs=1")
-    plan = labelling.plan(ten, r, [teachers.load("default", digits)], 0, torch.device("cpu"))
+    plan = labelling.plan_store(ten, r, [teachers.load("default", digits)], 0, torch.device("cpu"))
     for bad in (float("nan"), 1e6):
         with pytest.raises(UserError, match="not finite or exceed"):
             soft_labels.write_shard(tmp_path / "x", plan, 0, 1, [views.draw(r, 0, 0)], torch.full((1, 10, 10), bad))
@@ -306,7 +308,7 @@ def test_logits_that_are_not_finite_are_refused(tmp_path, ten, recipe, digits, m
 
 def test_plain_labels_are_one_answer_per_untouched_image(made, digits, ten):
     where, recipe = made(ten, labels="plain")
-    store = label_store.load(where, ten, recipe, 0)
+    store = label_store.load_store(where, ten, recipe, 0)
     assert store.index["epochs"] == 1 and recipe.training.epochs == 400
     (v, first), (_, later) = store.epoch(0), store.epoch(123)
     assert torch.equal(first, later) and bool((v.own_share(torch.arange(10), 8) == 1).all())

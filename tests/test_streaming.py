@@ -125,7 +125,7 @@ from rd3_utils.data import soft_labels, views
 from rd3_utils.protocols import benchmark, protocol
 digits = benchmark.load("digits")
 recipe = protocol.load("rd3-v1").resolve(digits, "convnet3", 100, 1000, "soft")
-plan = soft_labels.Plan(
+plan = soft_labels.StorePlan(
     images={"name": "large", "fingerprint": "0" * 64, "images": 1000}, class_names=(), epochs=64, rows=1000, classes=2000,
     image_size=8, border=0, views=protocol.stated(recipe.views), views_digest=recipe.views_digest, views_seed=0, teachers=(),
     teachers_id="0" * 64, ensemble="mean", label_dtype="fp16", forward_batch=100, device="cpu", shard_mb=8)

@@ -20,7 +20,7 @@ from rd3_utils.errors import UserError
 from rd3_utils.learning import evaluation, students, teachers, training
 from rd3_utils.protocols import benchmark as benchmarks
 
-TEACHER = embedded.FOLDER / "digits-teacher-convnet3"
+TEACHER = embedded.EMBEDDED / "digits-teacher-convnet3"
 
 
 def alike(a, b):
@@ -247,7 +247,7 @@ def test_names_that_are_no_list_are_refused(digits, tmp_path):
 
 def test_names_may_be_given_by_index_with_gaps(digits, tmp_path):
     source, _ = saved(tmp_path, digits, list("abcd"))
-    config = students.read_config(tmp_path / "teacher")
+    config = students.read_timm_config(tmp_path / "teacher")
     (tmp_path / "teacher" / "config.json").write_text(json.dumps({**config, "label_names": {"1": "dog", "3": "cat"}}))
     assert teachers.load(source, of_classes(digits, ["cat", "dog"])).columns == (3, 1)
 

@@ -24,7 +24,7 @@ from rd3_utils.scoring import runs as run_files
 from rd3_utils.studies import commands, devices, findings, jobs, planning, progress, ranking
 from rd3_utils.studies import report as study_report
 from rd3_utils.studies import study as studies
-from rd3_utils.studies.ranking import Cell
+from rd3_utils.studies.ranking import TableCell
 
 STUDIES = sorted((PROJECT / "studies").glob("*.toml"))
 SMOKE = PROJECT / "studies" / "digits-smoke.toml"
@@ -79,7 +79,7 @@ def test_every_study_plans_without_network_or_data(path, tmp_path):
     study = studies.load(path)
     done = run_script(tmp_path, "rd3_utils", "study", path, "--dry-run")
     assert done.code == 0, done.err
-    plan = planning.Plan(study, tmp_path / "results")
+    plan = planning.StudyPlan(study, tmp_path / "results")
     assert f"{len(plan.cells)} cells" in done.out and not list(tmp_path.iterdir())
     lacking = [cell for cell in studies.cells(study) if cell.optional and not (path.parent / cell.source).exists()]
     assert len(studies.cells(study)) == len(plan.cells) + len(lacking)
@@ -102,7 +102,7 @@ def test_a_plan_has_every_cell_once_also_where_grid_and_ablation_meet(small):
 
 def test_neighbours_share_images_and_the_parts_are_the_whole(small):
     cells = studies.cells(small())
-    parts = [planning.share(cells, i, 7) for i in range(7)]
+    parts = [planning.part_of_array(cells, i, 7) for i in range(7)]
     assert sum(parts, []) == cells and max(map(len, parts)) - min(map(len, parts)) <= 1
     sources = [cell.source for cell in cells]
     assert sum(a != b for a, b in zip(sources, sources[1:])) == len(set(sources)) - 1
@@ -112,25 +112,25 @@ def test_a_student_of_all_the_data_is_one_cell_under_its_own_protocol(small, tmp
     study = small(SMALL.replace('"random:ipc={ipc},seed={draw}"\nipc = [1, 10]\ndraws = [0, 1, 2]', '"full"'))
     full = [cell for cell in studies.cells(study) if cell.source == "full"]
     assert [(cell.protocol, cell.set, cell.seed) for cell in full] == [("teacher-v1", (), 0), ("teacher-v1", (), 1)]
-    (one, _) = planning.Plan(study, tmp_path).place(True, full)
+    (one, _) = planning.StudyPlan(study, tmp_path).place(True, full)
     assert one.arm == "full-hard" and "full@" in str(one.path)
 
 
 def test_paths_are_those_of_the_study_file_and_unread_sets_are_planned_by_name(small, tmp_path):
     text = SMALL.replace('"digits-dm-ipc{ipc}"', '"sets/dm-ipc{ipc}"\nmake = "synthesize dm --ipc {ipc}"')
-    plan = planning.Plan(small(text), tmp_path / "out")
+    plan = planning.StudyPlan(small(text), tmp_path / "out")
     one = plan.place(False)[0]
     assert (one.folder, one.known.identity, one.known.images, one.path) == (tmp_path / "sets/dm-ipc1", None, 10, None)
     (job,) = commands.make_jobs(plan, [one])
     assert job == tmp_path / "sets/dm-ipc1"
     shutil.copytree(PROJECT / "rd3_utils/embedded/digits-dm-ipc1", one.folder)
-    again = planning.Plan(plan.study, plan.out).place(False)[0]
+    again = planning.StudyPlan(plan.study, plan.out).place(False)[0]
     assert again.known.identity == "dm-ipc1@1502343e" and again.recipe == one.recipe
     assert not commands.make_jobs(plan, [again])
 
 
 def test_a_set_that_nobody_makes_is_asked_for(small, tmp_path):
-    plan = planning.Plan(small(SMALL.replace('"digits-dm-ipc{ipc}"', '"./dm-ipc{ipc}"')), tmp_path / "out")
+    plan = planning.StudyPlan(small(SMALL.replace('"digits-dm-ipc{ipc}"', '"./dm-ipc{ipc}"')), tmp_path / "out")
     with pytest.raises(UserError, match="no images in .*dm-ipc1; put them there"):
         plan.place(True)
 
@@ -151,7 +151,7 @@ def test_an_optional_set_that_is_not_there_is_left_out_and_named(small, tmp_path
     assert done.code == 0 and f"{plain} cells" in done.out
     assert "left out: mine, for mine-ipc1 is not there" in done.out and "others" not in done.out  # IPC 10 is in no grid
     shutil.copytree(PROJECT / "rd3_utils/embedded/digits-dm-ipc1", tmp_path / "mine-ipc1")
-    plan = planning.Plan(small(text), tmp_path / "out")
+    plan = planning.StudyPlan(small(text), tmp_path / "out")
     assert len(plan.cells) == plain + 2 * 2 and not plan.left_out
     told = findings.findings(plan.study, plan.place(False), {}, {"mine": ["mine-ipc1"]})["notes"]
     assert "Left out, for these images are not there: mine (mine-ipc1)." in told
@@ -160,19 +160,19 @@ def test_an_optional_set_that_is_not_there_is_left_out_and_named(small, tmp_path
 def test_runs_of_an_optional_set_count_when_its_images_are_gone(small, tmp_path):
     study, out = small(SMALL.replace("[[grid]]", f"{OPTIONAL}\n[[grid]]", 1)), tmp_path / "out"
     shutil.copytree(PROJECT / "rd3_utils/embedded/digits-dm-ipc1", tmp_path / "mine-ipc1")
-    one = next(one for one in planning.Plan(study, out).place(False) if one.cell.method == "mine")
+    one = next(one for one in planning.StudyPlan(study, out).place(False) if one.cell.method == "mine")
     images = {"name": "mine-ipc1", "source": "mine-ipc1", "fingerprint": one.known.stated["fingerprint"]}
     own = {"name": one.protocol.name, "digest": one.protocol.digest}
     run_files.write(one.path, table(student=one.cell.student, seed=one.cell.seed, arm=one.arm, protocol=own, images=images))
     shutil.rmtree(tmp_path / "mine-ipc1")
-    assert [cell for cell in planning.Plan(study, out).cells if cell.method == "mine"] == [one.cell]
+    assert [cell for cell in planning.StudyPlan(study, out).cells if cell.method == "mine"] == [one.cell]
 
 
 def test_what_a_teacher_recognised_is_of_these_images_alone(small, tmp_path):
     """Facts of images that lay there before are dropped; damaged stores and those of strangers change nothing."""
     study = small(SMALL.replace("[[grid]]", f"{OPTIONAL}\n[[grid]]", 1))
     shutil.copytree(PROJECT / "rd3_utils/embedded/digits-dm-ipc1", tmp_path / "mine-ipc1")
-    placed = [one for one in planning.Plan(study, tmp_path / "out").place(False) if one.cell.method == "mine"]
+    placed = [one for one in planning.StudyPlan(study, tmp_path / "out").place(False) if one.cell.method == "mine"]
     store, key = tmp_path / "labels" / placed[0].known.identity / "t-v-s0", planning.fact_key(placed[0].cell)
     store.mkdir(parents=True)
     for teachers, share in ((None, 0.5), ([{"architecture": "x"}], 0.5), (TEACHERS, "all"), ("{", 0.5), (TEACHERS, 0.5)):
@@ -181,7 +181,7 @@ def test_what_a_teacher_recognised_is_of_these_images_alone(small, tmp_path):
         facts = findings.image_facts(placed, {}, tmp_path / "labels")
         assert facts[key].get("recognised", {}) == ({"x 0123abcd": 0.5} if (teachers, share) == (TEACHERS, 0.5) else {})
     assert findings.image_facts(placed, facts, tmp_path / "none") == facts
-    [row] = findings.recognised(placed, facts)
+    [row] = findings.recognised_rows(placed, facts)
     assert (row["method"], row["teachers"], row["recognised"], row["sets"]) == ("mine", "x 0123abcd", 0.5, 1)
     for sha256, told in (("4567" * 16, {}), (TEACHERS[0]["sha256"], {"x 0123abcd": 0.5})):  # of the Runs, if there are any
         images = {"name": "mine-ipc1", "fingerprint": placed[0].known.identity.partition("@")[2] + "0" * 56}
@@ -191,19 +191,19 @@ def test_what_a_teacher_recognised_is_of_these_images_alone(small, tmp_path):
             assert findings.image_facts(trained, known, tmp_path / "labels")[key].get("recognised", {}) == told
     shutil.rmtree(tmp_path / "mine-ipc1")
     shutil.copytree(PROJECT / "rd3_utils/embedded/digits-dm-ipc10", tmp_path / "mine-ipc1")
-    placed = [one for one in planning.Plan(study, tmp_path / "out").place(False) if one.cell.method == "mine"]
+    placed = [one for one in planning.StudyPlan(study, tmp_path / "out").place(False) if one.cell.method == "mine"]
     assert "recognised" not in findings.image_facts(placed, facts, tmp_path / "none")[key] and "recognised" in facts[key]
 
 
 TEACHERS = [{"architecture": "x", "sha256": "0123abcd" * 8}]
 TEACHER = {"source": "x", "commit": None, "architecture": "x", "sha256": "0123abcd" * 8, "top1": 0.9}
-INDEX = [f.name for f in dataclasses.fields(soft_labels.Plan)] + ["epochs_per_shard", "shards"]
+INDEX = [f.name for f in dataclasses.fields(soft_labels.StorePlan)] + ["epochs_per_shard", "shards"]
 
 
 def test_a_study_of_nothing_but_missing_sets_says_where_to_put_one(small, tmp_path):
     text = SMALL.split("[[images]]")[0] + OPTIONAL + '\n[[grid]]\nprotocols = ["hard-label-v1"]\n'
     with pytest.raises(UserError, match="all missing; put one into .*mine-ipc1"):
-        planning.Plan(small(text), tmp_path / "out")
+        planning.StudyPlan(small(text), tmp_path / "out")
 
 
 BAD = {
@@ -262,7 +262,7 @@ def test_a_slurm_array_task_does_its_part(tmp_path, monkeypatch):
 def test_every_benchmark_of_a_study_has_a_folder_of_its_own(small, tmp_path):
     study = small(SMALL.replace('["digits"]', '["digits", "cifar10"]').replace('"digits-dm', '"{benchmark}-dm', 1))
     folders = tables.data_dirs(["digits=here", "cifar10=there"], study.benchmarks)
-    plan = planning.Plan(study, tmp_path, folders)
+    plan = planning.StudyPlan(study, tmp_path, folders)
     plan.known = {(name, f"{name}-dm-ipc1"): planning.Known("x@1", 1, 10) for name in study.benchmarks}  # none is read
     cells = [cell for cell in plan.asked if cell.method == "dm" and cell.ipc == 1]
     _, of = commands.train_jobs(plan, [plan.placed(cell, False) for cell in cells], "cpu.yaml")
@@ -276,13 +276,13 @@ def test_every_benchmark_of_a_study_has_a_folder_of_its_own(small, tmp_path):
 def test_real_images_have_no_learned_labels_and_a_plan_says_so(small, tmp_path):
     study = small(SMALL.replace('["rd3-v1", "hard-label-v1"]', '["datm-v1"]'))
     with pytest.raises(UserError, match="datm-v1 trains on labels that come with a set, and random, real images, has none"):
-        planning.Plan(study, tmp_path).place(False)
+        planning.StudyPlan(study, tmp_path).place(False)
 
 
 def test_a_broken_set_stops_its_own_cells_only(small, tmp_path):
     shutil.copytree(PROJECT / "rd3_utils/embedded/digits-dm-ipc1", tmp_path / "sets/dm-ipc1")
     (tmp_path / "sets/dm-ipc1/train-00000-of-00001.parquet").write_bytes(b"broken")
-    plan = planning.Plan(small(SMALL.replace('"digits-dm-ipc{ipc}"', '"./sets/dm-ipc{ipc}"')), tmp_path / "out")
+    plan = planning.StudyPlan(small(SMALL.replace('"digits-dm-ipc{ipc}"', '"./sets/dm-ipc{ipc}"')), tmp_path / "out")
     placed = [one for one in plan.place(False) if one.cell.ipc == 1]
     assert {one.known.identity is None for one in placed if one.cell.method == "dm"} == {True}
     assert {one.known.identity is None for one in placed if one.cell.method == "random"} == {False}
@@ -312,15 +312,15 @@ def test_the_cost_is_by_the_time_per_image_of_the_nearest_kept_runs(small, tmp_p
     for k, (epochs, seconds) in enumerate([(200, 3 + k) for k in range(5)] + [(200, 60)] * 5 + [(4, 1)] * 10):
         run = table(seed=k, seconds=seconds, recipe={"training": {"epochs": epochs}, "images": 10})
         run_files.write(run_files.path_of(tmp_path, run_files.of(run)), run)
-    plan = planning.Plan(small(), tmp_path)
+    plan = planning.StudyPlan(small(), tmp_path)
     one = next(one for one in plan.place(False) if one.cell.variant == "rd3-v1" and one.cell.ipc == 1)
     assert plan.seconds(one) == pytest.approx((7 + 60) / 2 * 2)
-    assert planning.Plan(small(), tmp_path, device="cuda").seconds(one) is None
-    assert planning.Plan(small(), tmp_path / "elsewhere").seconds(one) is None
+    assert planning.StudyPlan(small(), tmp_path, device="cuda").seconds(one) is None
+    assert planning.StudyPlan(small(), tmp_path / "elsewhere").seconds(one) is None
 
 
 def test_labels_are_one_job_before_the_students_that_read_them(small, tmp_path):
-    plan = planning.Plan(small(SMALL.replace('"training.zeta" = [1.0]', '"training.epochs" = [10, 500]')), tmp_path)
+    plan = planning.StudyPlan(small(SMALL.replace('"training.zeta" = [1.0]', '"training.epochs" = [10, 500]')), tmp_path)
     plan.soft_labels = str(tmp_path / "labels")
     placed = [one for one in plan.place(True) if one.cell.method == "dm" and one.cell.ipc == 1]
     todo, of = commands.train_jobs(plan, placed, "cpu.yaml")
@@ -486,7 +486,7 @@ def test_a_plan_and_its_tables_keep_the_order_of_the_file(small):
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_no_study_trains_one_recipe_twice(path, tmp_path):
-    plan, seen = planning.Plan(studies.load(path), tmp_path), {}
+    plan, seen = planning.StudyPlan(studies.load(path), tmp_path), {}
     for one in plan.place(False):
         cell = one.cell
         seen.setdefault((cell.benchmark, one.source, one.recipe, cell.student, cell.seed, one.teachers), []).append(
@@ -558,7 +558,7 @@ def smoke(tmp_path_factory):
 
 def test_a_study_trains_every_cell_where_its_plan_said(smoke):
     folder, out = smoke
-    plan = planning.Plan(studies.load(SMOKE), folder / "results")
+    plan = planning.StudyPlan(studies.load(SMOKE), folder / "results")
     placed = plan.place(False)
     assert len(placed) == 8 and all(one.path.is_file() and one.run.arm == one.arm for one in placed)
     assert len(kept(folder)) == 8 and set(starts(folder).values()) == {1} and len(starts(folder)) == 10
@@ -604,7 +604,7 @@ def test_the_report_says_what_the_run_files_say(smoke):
         assert cell["std"] == pytest.approx(statistics.stdev(values))
         assert f"{100 * cell['mean']:.2f} +- {100 * cell['std']:.2f} (n = 2)" in text
     (found,) = report["decomposition"]
-    ordered = {(m, p): Cell(tops[m, p], sets[m, p]) for m in found["methods"] for p in found["protocols"]}
+    ordered = {(m, p): TableCell(tops[m, p], sets[m, p]) for m in found["methods"] for p in found["protocols"]}
     assert found["parts"] == ranking.decomposition(ordered)["parts"]
     assert sum(part["share"] for part in found["parts"].values()) == pytest.approx(1)
     images = json.loads((folder / "results/study/digits-smoke/images.json").read_text())
@@ -678,15 +678,15 @@ def test_a_study_killed_in_the_middle_and_two_commands_then_leave_the_same_runs(
 def test_the_error_of_a_change_is_welchs():
     from scipy import stats
 
-    a, b = Cell([0.5, 0.52, 0.55]), Cell([0.4, 0.43, 0.41, 0.45])
+    a, b = TableCell([0.5, 0.52, 0.55]), TableCell([0.4, 0.43, 0.41, 0.45])
     t = stats.ttest_ind(a.values, b.values, equal_var=False).statistic
     assert (a.mean - b.mean) / findings.error_of(a, b) == pytest.approx(t)
-    assert findings.error_of(Cell([0.5]), b) is None
+    assert findings.error_of(TableCell([0.5]), b) is None
     luck = [0.4, 0.44, 0.41, 0.45, 0.3, 0.32]
-    drawn = Cell(luck, [0, 0, 1, 1, 2, 2])
+    drawn = TableCell(luck, [0, 0, 1, 1, 2, 2])
     t = stats.ttest_ind(a.values, [0.42, 0.43, 0.31], equal_var=False).statistic
     assert (a.mean - drawn.mean) / findings.error_of(a, drawn) == pytest.approx(t)
-    other = Cell([0.1, 0.2, 0.15, 0.12, 0.03, 0.01], drawn.sets)  # the same draws: by their differences
+    other = TableCell([0.1, 0.2, 0.15, 0.12, 0.03, 0.01], drawn.sets)  # the same draws: by their differences
     t = stats.ttest_rel([0.42, 0.43, 0.31], [0.15, 0.135, 0.02]).statistic
     assert (drawn.mean - other.mean) / findings.error_of(drawn, other) == pytest.approx(t)
 
@@ -702,7 +702,7 @@ def placed_run(one, top1, fingerprint, teachers=()):
 
 def test_draws_of_random_images_are_drawn_again_whole_and_must_be_the_same_under_every_protocol(small, tmp_path):
     study = small()
-    placed = [one for one in planning.Plan(study, tmp_path).place(False) if one.cell.ipc == 1 and not one.cell.set]
+    placed = [one for one in planning.StudyPlan(study, tmp_path).place(False) if one.cell.ipc == 1 and not one.cell.set]
     placed = [placed_run(one, 0.3 + 0.01 * i, f"{one.cell.method}{one.cell.draw}") for i, one in enumerate(placed)]
     mine = {}
     for one in placed:
@@ -717,7 +717,7 @@ def test_draws_of_random_images_are_drawn_again_whole_and_must_be_the_same_under
 
 def test_runs_of_another_teacher_than_the_study_names_are_told(small, tmp_path):
     study = small()
-    placed = planning.Plan(study, tmp_path).place(False)
+    placed = planning.StudyPlan(study, tmp_path).place(False)
     one, other = (one for one in placed if one.arm == "distilled-soft" and one.cell.ipc == 1 and not one.cell.set)
     [default] = [planning.recorded(name, "digits") for name in one.teachers]
 
@@ -744,7 +744,7 @@ def test_students_and_protocols_are_compared_within_a_place_only():
             for m, method in enumerate("abc"):
                 for name in ("p", "q"):
                     top1 = 0.1 * (m if s == 0 else -m) + (0.3 if name == "q" else 0.2)
-                    grid["digits", ipc, student, method, name] = Cell([top1])
+                    grid["digits", ipc, student, method, name] = TableCell([top1])
     assert [(e["ipc"], e["student"], e["tau"]) for e in findings.tau_protocols(grid)] == [
         (1, "one", 1), (1, "other", 1), (10, "one", 1), (10, "other", 1)]  # fmt: skip
     assert [(e["ipc"], e["protocol"], e["pair"], e["tau"]) for e in findings.tau_students(grid)] == [
@@ -756,9 +756,9 @@ def test_an_ablation_is_told_against_its_base(small):
     study = small()
     place = "digits", 10, "convnet3", "dm"
     cells = {
-        (*place, "rd3-v1"): Cell([0.5, 0.6]),
-        (*place, "rd3-v1, training.zeta=1.0"): Cell([0.7, 0.72]),
-        (*place, "hard-label-v1"): Cell([0.1]),
+        (*place, "rd3-v1"): TableCell([0.5, 0.6]),
+        (*place, "rd3-v1, training.zeta=1.0"): TableCell([0.7, 0.72]),
+        (*place, "hard-label-v1"): TableCell([0.1]),
     }
     (found,) = findings.ablations(study, cells)
     assert [row["what"] for row in found["rows"]] == ["base", "training.zeta=1.0"]
@@ -769,7 +769,7 @@ def test_the_report_says_in_a_sentence_how_much_is_recipe():
     """Two places by hand: m_ij = a_i + b_j with a, b in {0, d}, so that a part is d^2 / 4."""
 
     def table(method, protocol):
-        cells = {(i, j): Cell([method * i + protocol * j] * 2) for i in range(2) for j in range(2)}
+        cells = {(i, j): TableCell([method * i + protocol * j] * 2) for i in range(2) for j in range(2)}
         return ranking.decomposition(cells)
 
     said = study_report.claim([table(0.1, 0.3), table(0.1, 0.1)])
@@ -783,7 +783,7 @@ def test_the_report_says_in_a_sentence_how_much_is_recipe():
 def test_a_table_with_single_students_says_that_its_intervals_are_too_narrow():
     place = {"benchmark": "digits", "ipc": 1, "student": "convnet3"}
     for tops, said in (([0.3], 1), ([0.3, 0.4], 0)):
-        cells = {(i, j): Cell([0.1 * i, 0.2 * j]) for i in range(2) for j in range(2)} | {(0, 0): Cell(tops)}
+        cells = {(i, j): TableCell([0.1 * i, 0.2 * j]) for i in range(2) for j in range(2)} | {(0, 0): TableCell(tops)}
         text = "\n".join(study_report.decomposition_section({"decomposition": [{**place, **ranking.decomposition(cells)}]}))
         assert text.count("cells have 1 to 2 students") == said
 
@@ -800,7 +800,7 @@ def test_a_method_has_the_same_colour_in_every_picture_and_ablations_are_drawn(s
             {"what": "training.zeta=1.0", "mean": 0.6, "std": None, "n": 1, "change": 0.1, "error": None}]  # fmt: skip
     report = {"cells": cells, "before_after": [{**place, "rows": []}], "decomposition": [],
               "ablation": [{**place, "method": "dm", "protocol": "p", "rows": rows}]}  # fmt: skip
-    pictures = study_report.draw(tmp_path, report)
+    pictures = study_report.draw_figures(tmp_path, report)
     assert seen["draw_cost"] == seen["draw_slopes"] and list(seen["draw_cost"]) == ["random", "dm"]
     assert [file for shown in pictures.values() for file, _ in shown] == [
         "cells.png", "bytes.png", "synthesis.png", "before-after.png", "ablation.png"]  # fmt: skip

@@ -164,7 +164,7 @@ def test_another_file_of_the_same_time_at_the_same_path_is_read_anew(tmp_path):
     """As unpacking an archive over a set, or copying with times, leaves it; `datasets` alone gives the images of before."""
     path, found = tmp_path / "train.parquet", []
     for ipc in (1, 10):
-        shutil.copyfile(embedded.FOLDER / f"digits-dm-ipc{ipc}/train-00000-of-00001.parquet", path)
+        shutil.copyfile(embedded.EMBEDDED / f"digits-dm-ipc{ipc}/train-00000-of-00001.parquet", path)
         os.utime(path, (1e9, 1e9))
         found.append(len(tables.local(tmp_path, ("train",))))
     assert found == [10, 100]

@@ -108,7 +108,7 @@ def test_nothing_is_tracked_where_nothing_is_trained(script, tmp_path, recorder)
 
 def test_a_flat_table_names_every_value_by_its_path():
     nested = {"a": 1, "b": {"c": {"d": "x"}, "e": [1, 2.5]}, "f": {}}
-    assert tracking.flat(nested) == {"a": 1, "b.c.d": "x", "b.e": "[1, 2.5]"}
+    assert tracking.flat_config(nested) == {"a": 1, "b.c.d": "x", "b.e": "[1, 2.5]"}
 
 
 # --- the libraries themselves, offline
@@ -136,7 +136,7 @@ def right(curves, configs, wanted):
         for key in ("loss", "learning_rate"):
             assert curves[name][key] == pytest.approx([entry[key] for entry in run["history"]], rel=1e-6)
         assert curves[name]["top1"] == pytest.approx([run["top1"]])
-        recipe = tracking.flat(run["recipe"])
+        recipe = tracking.flat_config(run["recipe"])
         for key in KNOBS:
             assert configs[name][f"recipe.{key}"] == recipe[key]
         assert configs[name]["protocol.digest"] == run["protocol"]["digest"] and configs[name]["seed"] == run["seed"]
@@ -176,7 +176,7 @@ def test_wandb_offline_keeps_every_curve_and_config(tmp_path):
                 config["".join(item.nested_key) or item.key] = json.loads(item.value_json)
             for item in record.history.item:
                 curve.setdefault(item.key or item.nested_key[0], []).append(json.loads(item.value_json))
-        curves[name], configs[name] = curve, tracking.flat(config)
+        curves[name], configs[name] = curve, tracking.flat_config(config)
     right(curves, configs, wanted)
 
 
@@ -190,7 +190,7 @@ def test_trackio_keeps_every_curve_and_config(tmp_path):
             for key, value in json.loads(values).items():
                 curves.setdefault(name, {}).setdefault(key, []).append(value)
         for name, config in database.execute("select run_name, config from configs"):
-            configs[name] = tracking.flat(json.loads(config))
+            configs[name] = tracking.flat_config(json.loads(config))
     right(curves, configs, wanted)
 
 

@@ -16,7 +16,7 @@ from rd3_utils.errors import UserError
 from rd3_utils.learning import losses, students, training
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols import protocol as protocols
-from rd3_utils.protocols.knobs import LOSSES, Loss
+from rd3_utils.protocols.knobs import LOSSES, LossKnobs
 
 
 def logits(seed, b=4, c=5):
@@ -34,7 +34,7 @@ SHARE = torch.tensor([0.25, 1.0, 0.5, 0.75])
 
 
 def call(name, temperature=1.0, t_squared=False, hard_weight=0.0, hard_target="own"):
-    loss = Loss(name, temperature, t_squared, hard_weight, hard_target)
+    loss = LossKnobs(name, temperature, t_squared, hard_weight, hard_target)
     return losses.LOSSES[name](logits(0), logits(1), ROWS, PARTNERS, SHARE, loss).tolist()
 
 
@@ -97,7 +97,7 @@ def test_cosine_is_the_angle_to_the_refined_label_written_out(weight):
 
 def test_cosine_does_not_change_the_stored_logits():
     teacher = logits(1)
-    losses.cosine(logits(0), teacher, ROWS, PARTNERS, SHARE, Loss("cosine", 1.0, False, 0.1))
+    losses.cosine(logits(0), teacher, ROWS, PARTNERS, SHARE, LossKnobs("cosine", 1.0, False, 0.1))
     assert torch.equal(teacher, logits(1))
 
 
@@ -113,7 +113,7 @@ def test_kl_and_soft_ce_have_the_same_gradient_for_the_student():
     gradients = []
     for name in ("kl", "soft_ce"):
         s = logits(0).requires_grad_()
-        losses.LOSSES[name](s, logits(1), ROWS, PARTNERS, SHARE, Loss(name, 4.0, False, 0.0)).sum().backward()
+        losses.LOSSES[name](s, logits(1), ROWS, PARTNERS, SHARE, LossKnobs(name, 4.0, False, 0.0)).sum().backward()
         gradients.append(s.grad)
     assert torch.allclose(*gradients, atol=1e-6)
 

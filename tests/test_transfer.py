@@ -26,7 +26,7 @@ from rd3_utils.scoring import runs as run_files
 from rd3_utils.transfer import classifiers, networks, records
 from rd3_utils.transfer import report as transfer_report
 
-TEACHER = embedded.FOLDER / "digits-teacher-convnet3"
+TEACHER = embedded.EMBEDDED / "digits-teacher-convnet3"
 SETTINGS = {"neighbours": 5, "seed": 0, "grid": [1e-3, 1e-2, 1e-1, 1.0], "steps": 1000, "tolerance": 1e-4}
 TOML = """
 name = "{name}"
@@ -136,7 +136,7 @@ def test_features_are_what_the_classifier_reads_bit_for_bit(digits, name):
 
 
 def test_features_do_not_depend_on_the_batch(test_set):
-    one = features.load(str(TEACHER))
+    one = features.load_frozen(str(TEACHER))
     whole, parts = (features.extract(one, test_set.images[:200], "cpu", batch) for batch in (200 * 64, 1))
     assert torch.allclose(whole, parts, rtol=1e-5, atol=1e-5)
     assert torch.equal(whole[64:128], features.extract(one, test_set.images[64:128], "cpu"))
@@ -218,10 +218,10 @@ def test_a_probe_that_did_not_converge_says_so(cloud, carried):
 @pytest.mark.parametrize("counts", [(2, 2), (5, 9, 13), (100, 3)])
 def test_one_image_in_five_of_every_class_is_held_out_and_never_all(counts):
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
-    aside = classifiers.held_out(labels, 3)
+    aside = classifiers.held_out_rows(labels, 3)
     assert np.bincount(labels[aside]).tolist() == [max(1, n // 5) for n in counts]
-    assert np.array_equal(aside, classifiers.held_out(labels, 3))
-    assert counts == (2, 2) or not np.array_equal(aside, classifiers.held_out(labels, 4))
+    assert np.array_equal(aside, classifiers.held_out_rows(labels, 3))
+    assert counts == (2, 2) or not np.array_equal(aside, classifiers.held_out_rows(labels, 4))
 
 
 def test_a_trained_network_tells_digits_apart_better_than_its_start(digits, test_set, tmp_path):
@@ -281,14 +281,14 @@ def test_a_record_says_where_everything_came_from(carried):
     run, network, target = run_files.read(path), record["network"], record["target"]
     assert network["images"]["fingerprint"] == run.images.fingerprint and network["top1"] == run.top1
     assert network["protocol"]["digest"] == run.protocol.digest and network["protocol"]["custom"]
-    assert network["sha256"] == features.load(str(path.with_suffix(""))).sha256
+    assert network["sha256"] == features.load_frozen(str(path.with_suffix(""))).sha256
     photos = benchmarks.read(folder / "photos.toml")
     test = image_sets.test_split(photos, folder / "photos")
     assert target["test"]["fingerprint"] == test.fingerprint and record["images_scored"] == len(test) == 80
     assert (target["train"]["images"], target["size"], target["resized_to"], target["own"]) == (60, 16, 8, False)
     assert record["features"]["dimension"] == 128 and "scikit-learn" in record["environment"]["versions"]
     assert str(folder) not in json.dumps(record)
-    one = features.load(str(path.with_suffix("")))
+    one = features.load_frozen(str(path.with_suffix("")))
     x, y = (features.extract(one, split.images, "cpu").numpy() for split in (image_sets.of_table(
         tables.real(photos, "train", folder / "photos")), test))  # fmt: skip
     labels = tables.real(photos, "train", folder / "photos").labels
@@ -352,7 +352,7 @@ def test_networks_of_random_images_and_later_seeds_are_kept_only_when_asked_for(
     assert len(kept_networks(tmp_path)) == 4 and before == {path: path.read_bytes() for path in before}
     for path in before:  # the network is that of the Run
         test = image_sets.test_split(benchmarks.load("digits"))
-        network = features.load(str(path.with_suffix(""))).network
+        network = features.load_frozen(str(path.with_suffix(""))).network
         top1 = evaluation.accuracy(network, test, benchmarks.load("digits"), launch.accelerator())["top1"]
         assert top1 == run_files.read(path).top1
 
@@ -420,8 +420,8 @@ def test_records_of_runs_that_measured_otherwise_are_not_pooled(change):
         "random": {"images": {**drawn(1), "train": {"fingerprint": "6" * 64, "images": 1297}}},
     }[change]
     same = {"arm": "random-soft", "images": drawn(0)} if change == "random" else {}
-    about = [networks.identity(made(**{**same, **more, "seed": seed})) for seed, more in enumerate(({}, {}, changes))]
-    groups = [records.group_of({"network": {**one}}) for one in about]
+    about = [networks.network_identity(made(**{**same, **more, "seed": seed})) for seed, more in enumerate(({}, {}, changes))]
+    groups = [records.record_group({"network": {**one}}) for one in about]
     assert groups[0] == groups[1] != groups[2]
     old = [{key: value for key, value in one.items() if key != "measured"} for one in about]  # those keep their names
     assert [networks.name_of(one) for one in old] == [networks.name_of(one) for one in about]

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from rd3_utils import launch
 from rd3_utils.arms import planned_runs
-from rd3_utils.arms.planned_runs import Cell
+from rd3_utils.arms.planned_runs import PlannedRun
 from rd3_utils.data.images import ImageSet
 from rd3_utils.data.label_readers import LabelReader
 from rd3_utils.errors import UserError
@@ -26,7 +26,12 @@ from rd3_utils.scoring.runs import Run
 
 
 def kept_run(
-    cell: Cell, labels: LabelReader, options: Namespace, precision: str, benchmark: Benchmark, test: Callable[[int], ImageSet]
+    cell: PlannedRun,
+    labels: LabelReader,
+    options: Namespace,
+    precision: str,
+    benchmark: Benchmark,
+    test: Callable[[int], ImageSet],
 ) -> Run | None:
     """The Run of `cell` that is there already, or None; UserError if it measured something else than this command would.
 
@@ -55,19 +60,24 @@ def kept_run(
     return run
 
 
-def expected(cell: Cell, labels: LabelReader, precision: str, benchmark: Benchmark, test: ImageSet) -> Run:
+def expected(cell: PlannedRun, labels: LabelReader, precision: str, benchmark: Benchmark, test: ImageSet) -> Run:
     """The Run that this command would write for `cell`, as far as it is known before the training."""
     with torch.device("meta"):
         network = students.create(cell.student, benchmark, cell.seed, **cell.recipe.training.drops)
     here = {"processes": 1, "precision": precision, "devices": "any", "threads": 1, "versions": {}, "git": None}
     result = {"top1": 0.0, "top5": 0.0, "images_scored": len(test), "monitored_test": False, "history": [], "seconds": 0.0}
-    known = students.describe(cell.student, network)
+    known = students.describe_network(cell.student, network)
     stated = {**cell.describe(labels), "network": known, **result, "test": test.describe(), "environment": here}
     return runs.as_read(stated)
 
 
 def taken_over(
-    cell: Cell, labels: LabelReader, options: Namespace, precision: str, benchmark: Benchmark, test: Callable[[int], ImageSet]
+    cell: PlannedRun,
+    labels: LabelReader,
+    options: Namespace,
+    precision: str,
+    benchmark: Benchmark,
+    test: Callable[[int], ImageSet],
 ) -> Run | None:
     """With --views-seed each: the Run of `cell` copied from one of shared views, where those were drawn from its own seed.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from rd3_utils import hub
-from rd3_utils.arms.planned_runs import EACH, Cell
+from rd3_utils.arms.planned_runs import EACH, PlannedRun
 from rd3_utils.data import label_readers, label_store, shards, soft_labels
 from rd3_utils.data.images import ImageSet
 from rd3_utils.data.label_readers import LabelReader
@@ -23,7 +23,11 @@ from rd3_utils.protocols.recipe import Recipe
 
 
 def find_labels(
-    cells: Sequence[Cell], options: Namespace, benchmark: Benchmark, test: Callable[[], ImageSet], accelerator: Accelerator
+    cells: Sequence[PlannedRun],
+    options: Namespace,
+    benchmark: Benchmark,
+    test: Callable[[], ImageSet],
+    accelerator: Accelerator,
 ) -> dict[tuple, LabelReader]:
     """{labels_key: reader} for all cells; soft labels that are missing are made if `--teacher` was given.
 
@@ -41,20 +45,24 @@ def find_labels(
     return found
 
 
-READERS: dict[str, Callable[[Cell], LabelReader]] = {  # of labels that need no teacher
+READERS: dict[str, Callable[[PlannedRun], LabelReader]] = {  # of labels that need no teacher
     "hard": lambda cell: label_readers.HardLabels(cell.recipe, cell.views_seed),
     "learned": lambda cell: label_readers.LearnedLabels(cell.recipe, cell.views_seed, cell.images),
 }
 
 
-def labels_of_search(cell: Cell, labels: LabelReader) -> LabelReader:
+def labels_of_search(cell: PlannedRun, labels: LabelReader) -> LabelReader:
     """What a learning-rate search learns from: the `labels` of `cell`; of students with views of their own, search.SEED's."""
     return labels if cell.views != EACH else READERS[cell.recipe.labels.kind](replace(cell, views_seed=search.SEED))
 
 
 def taught_labels(
-    cells: Sequence[Cell], options: Namespace, benchmark: Benchmark, test: Callable[[], ImageSet], accelerator: Accelerator
-) -> Callable[[Cell], LabelReader]:
+    cells: Sequence[PlannedRun],
+    options: Namespace,
+    benchmark: Benchmark,
+    test: Callable[[], ImageSet],
+    accelerator: Accelerator,
+) -> Callable[[PlannedRun], LabelReader]:
     """The function that gives, for a cell, the reader of what teachers say about the views of its `recipe.labelled`."""
     if options.online and not options.teacher:
         raise UserError("--online labels with a teacher while students train; give --teacher default, or another.")
@@ -70,17 +78,17 @@ def taught_labels(
 
     published = published_stores(cells, options)
 
-    def reader(cell: Cell) -> LabelReader:
+    def reader(cell: PlannedRun) -> LabelReader:
         if options.online:
             return online(cell, options, teachers_of(cell.recipe), benchmark, test, accelerator)
         found = teachers_of(cell.recipe) if options.teacher else None
         where, teachers_id = find_store(cell, options, published, found, benchmark, test, accelerator)
-        return label_store.load(where, cell.images, cell.recipe.labelled, cell.views_seed, teachers_id)
+        return label_store.load_store(where, cell.images, cell.recipe.labelled, cell.views_seed, teachers_id)
 
     return reader
 
 
-def published_stores(cells: Iterable[Cell], options: Namespace) -> dict[str, HubFolder]:
+def published_stores(cells: Iterable[PlannedRun], options: Namespace) -> dict[str, HubFolder]:
     """{path: HubFolder} of the stores that --soft-labels OWNER/REPO names, or {}."""
     if not hub.looks_like_repo(options.soft_labels) or options.online:
         return {}
@@ -91,7 +99,7 @@ def published_stores(cells: Iterable[Cell], options: Namespace) -> dict[str, Hub
 
 
 def find_store(
-    cell: Cell,
+    cell: PlannedRun,
     options: Namespace,
     published: dict[str, HubFolder],
     found: list[Teacher] | None,
@@ -116,7 +124,7 @@ def find_store(
     return stored(cell, options, root), None
 
 
-def serves(root: Path, cell: Cell, found: list[Teacher] | None) -> bool:
+def serves(root: Path, cell: PlannedRun, found: list[Teacher] | None) -> bool:
     """Whether the store in `root`, which was given by name, is that of the views of `cell`; another can be made with `found`.
 
     UserError where every student has views of its own and no teacher is there to label them.
@@ -136,7 +144,7 @@ OWN_SEEDS = {"shared": "", EACH: ", and --views-seed each wants a store for ever
 
 
 def online(
-    cell: Cell,
+    cell: PlannedRun,
     options: Namespace,
     found: list[Teacher],
     benchmark: Benchmark,
@@ -149,13 +157,13 @@ def online(
     return labelling.OnlineLabels(plan, cell.images, cell.recipe.labelled, found, benchmark, accelerator)
 
 
-def label_plan(cell: Cell, options: Namespace, found: list[Teacher], accelerator: Accelerator) -> soft_labels.Plan:
+def label_plan(cell: PlannedRun, options: Namespace, found: list[Teacher], accelerator: Accelerator) -> soft_labels.StorePlan:
     """The soft_labels.Plan of the labels of the Teachers `found` for `cell`."""
-    return labelling.plan(cell.images, cell.recipe.labelled, found, cell.views_seed, accelerator.device,
+    return labelling.plan_store(cell.images, cell.recipe.labelled, found, cell.views_seed, accelerator.device,
                           options.forward_batch, options.label_dtype, options.shard_mb)  # fmt: skip
 
 
-def hub_store(cell: Cell, published: dict[str, HubFolder], options: Namespace) -> HubFolder | None:
+def hub_store(cell: PlannedRun, published: dict[str, HubFolder], options: Namespace) -> HubFolder | None:
     """Of the stores `published` {path: HubFolder}, the one for `cell`; None where it can be made here."""
     if len(published) == 1 and cell.arm == "distilled-soft" and cell.views != EACH:
         return next(iter(published.values()))  # loading says in what it differs
@@ -177,7 +185,7 @@ def hub_store(cell: Cell, published: dict[str, HubFolder], options: Namespace) -
 
 
 def made(
-    cell: Cell,
+    cell: PlannedRun,
     options: Namespace,
     found: list[Teacher],
     benchmark: Benchmark,
@@ -190,14 +198,14 @@ def made(
     `found` is a list in which Teachers are replaced by examined ones.
     """
     plan, recipe = label_plan(cell, options, found, accelerator), cell.recipe.labelled
-    where = soft_labels.folder(root, cell.images, plan.teachers_id, recipe, cell.views_seed)
+    where = soft_labels.store_folder(root, cell.images, plan.teachers_id, recipe, cell.views_seed)
     if not labelling.is_complete(where, plan):
         found[:] = [teachers.examined(teacher, benchmark, test(), accelerator) for teacher in found]
-        labelling.make(where, plan, cell.images, recipe, found, benchmark, test(), accelerator)
+        labelling.make_labels(where, plan, cell.images, recipe, found, benchmark, test(), accelerator)
     return where
 
 
-def stored(cell: Cell, options: Namespace, root: Path) -> Path:
+def stored(cell: PlannedRun, options: Namespace, root: Path) -> Path:
     """The folder of the one store for `cell` that is there under `root`; UserError says how to make or choose one."""
     images, recipe = cell.images, cell.recipe.labelled
     stores = soft_labels.candidates(root, images.identity, recipe, cell.views_seed)
@@ -216,7 +224,7 @@ def stored(cell: Cell, options: Namespace, root: Path) -> Path:
     )
 
 
-def command(cell: Cell, options: Namespace) -> str:
+def command(cell: PlannedRun, options: Namespace) -> str:
     """The generate_soft_labels.py command that makes the labels `cell` lacks."""
     given = options.distilled if cell.arm.startswith("distilled-") else None
     words = ["accelerate", "launch", "generate_soft_labels.py", "--benchmark", cell.benchmark]

@@ -41,7 +41,7 @@ GROUPS = {  # by the labels of the protocol itself; static ones are soft
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
+class PlannedRun:
     """One student to train: arm, images, protocol, recipe, student, seed."""
 
     benchmark: str
@@ -108,7 +108,7 @@ class Cell:
         }
 
 
-def names(text: str | None, kind: str) -> list[str]:
+def arm_names(text: str | None, kind: str) -> list[str]:
     """The arms that `--arms TEXT` asks for, groups expanded; without a text, distilled images with the protocol's labels.
 
     `kind` is that of the protocol's own labels.
@@ -135,7 +135,7 @@ def names(text: str | None, kind: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def plan(options: Namespace, benchmark: Benchmark, protocol: Protocol, students: Sequence[str]) -> list[Cell]:
+def plan(options: Namespace, benchmark: Benchmark, protocol: Protocol, students: Sequence[str]) -> list[PlannedRun]:
     """The cells of a command: every arm x images x student x seed, images loaded and recipes resolved.
 
     Random arms have `options.draws` image sets, or only that of `options.draw`, at the distilled set's IPC; `full-hard`
@@ -156,7 +156,7 @@ def plan(options: Namespace, benchmark: Benchmark, protocol: Protocol, students:
     def random(draw: int) -> ImageSet:
         return selections.select(f"random:ipc={distilled().nominal_ipc},seed={draw}", benchmark, train)
 
-    wanted, cells = names(options.arms, protocol.label_kind), []
+    wanted, cells = arm_names(options.arms, protocol.label_kind), []
     each = options.views_seed == EACH
     views = EACH if each else "shared"
     if options.full_hard == "cited":
@@ -181,7 +181,7 @@ def plan(options: Namespace, benchmark: Benchmark, protocol: Protocol, students:
                 recipe = of_arm.resolve(benchmark, student, images.nominal_ipc, len(images), labels)
                 check_learned(recipe, images)
                 cells += [
-                    Cell(
+                    PlannedRun(
                         benchmark.name, arm, images, of_arm, recipe, student, seed, views, seed if each else options.views_seed
                     )
                     for seed in options.seeds
@@ -214,7 +214,7 @@ def check_learned(recipe: Recipe, images: ImageSet) -> None:
         )
 
 
-def find_whitening(cells: Iterable[Cell], options: Namespace, benchmark: Benchmark) -> dict[float, Whitening | None]:
+def find_whitening(cells: Iterable[PlannedRun], options: Namespace, benchmark: Benchmark) -> dict[float, Whitening | None]:
     """{views.zca: Whitening of the train split, or None for 0} for all cells."""
     found: dict[float, Whitening | None] = {0.0: None}
     for eps in {cell.recipe.views.zca for cell in cells} - {0.0}:
@@ -223,7 +223,7 @@ def find_whitening(cells: Iterable[Cell], options: Namespace, benchmark: Benchma
     return found
 
 
-def describe(cells: Sequence[Cell], options: Namespace, precision: str) -> str:
+def dry_run(cells: Sequence[PlannedRun], options: Namespace, precision: str) -> str:
     """What `--dry-run` prints: for every arm, images and student the resolved recipe, sources, steps and bytes."""
     lines = [f"{len(cells)} students to train"]
     for cell in cells:

@@ -29,7 +29,7 @@ def run(options: Namespace) -> None:
     target = hub.Target(options.publish, "space", options.private) if options.publish else None
     if target:
         site.check_space(target)
-    site.check_new(options.out)
+    site.check_site_folder(options.out)
     repos = [repo for repo in (options.hub_repos or "").split(",") if repo]
     found = gather.gather(options.results, options.hub_tag, repos)
     files = site.build(found, options.out)
@@ -38,5 +38,5 @@ def run(options: Namespace) -> None:
     ranked, apart = sum(len(entry.runs) for entry in found.entries), len(found.apart) + found.left_out
     print(f"{len(found.entries)} entries of {ranked} Runs, {apart} files not ranked: {Path(options.out) / 'index.html'}")
     if target:
-        pushed = site.publish(target, files)
+        pushed = site.publish_site(target, files)
         print(f"{'pushed' if pushed.new else 'nothing to push, all is there:'} {pushed.url} at {pushed.commit}")

@@ -49,7 +49,7 @@ def run(options: Namespace) -> None:
 
 def of_lrs(options: Namespace) -> dict:
     """{"hlr", "ior", "alpha", "lrs", ...} of the options of `score lrs`."""
-    check(options, [name for name in LRS if value_of(options, name) is not None], "weight")
+    check_fractions(options, [name for name in LRS if value_of(options, name) is not None], "weight")
     soft, hard = (options.distilled_soft, options.random_soft), options.random_hard
     if (hard is None) == (None in soft) or (hard is not None and soft != (None, None)):
         raise UserError("give --distilled-soft and --random-soft, or --random-hard alone for a set with hard labels.")
@@ -57,17 +57,19 @@ def of_lrs(options: Namespace) -> dict:
     ior = scores.ior(*soft) if hard is None else scores.ior(options.distilled_hard, hard)
     alpha = scores.alpha(hlr, ior, options.weight)
     labels = "soft" if hard is None else "hard"
-    return shown({"hlr": hlr, "ior": ior, "alpha": alpha}, "lrs", alpha, {"weight": options.weight, "labels": labels}, options)
+    return as_json(
+        {"hlr": hlr, "ior": ior, "alpha": alpha}, "lrs", alpha, {"weight": options.weight, "labels": labels}, options
+    )
 
 
 def of_ars(options: Namespace) -> dict:
     """{"beta", "ars", ...} of the options of `score ars`."""
-    check(options, ARS, "gamma")
+    check_fractions(options, ARS, "gamma")
     beta = scores.beta(options.distilled_aug, options.random_aug, options.distilled_plain, options.random_plain, options.gamma)
-    return shown({"beta": beta}, "ars", beta, {"gamma": options.gamma}, options)
+    return as_json({"beta": beta}, "ars", beta, {"gamma": options.gamma}, options)
 
 
-def shown(parts: dict, name: str, exponent: scores.Values, stated: dict, options: Namespace) -> dict:
+def as_json(parts: dict, name: str, exponent: scores.Values, stated: dict, options: Namespace) -> dict:
     """The JSON of a score: fractions, or what the public code prints, in percentage points and without bounds."""
     if options.as_coded:
         parts = {key: 100 * value for key, value in parts.items()}
@@ -75,7 +77,7 @@ def shown(parts: dict, name: str, exponent: scores.Values, stated: dict, options
     return {**parts, name: scores.normalised(exponent), **stated}
 
 
-def check(options: Namespace, names: Iterable[str], weight: str) -> None:
+def check_fractions(options: Namespace, names: Iterable[str], weight: str) -> None:
     """UserError, in the words of the command line, for a value that is no fraction."""
     scores.check(**{f"--{name}": value_of(options, name) for name in (*names, weight)})
 

@@ -25,7 +25,7 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--report-only", action="store_true", help="write the report of what is there, and stop")
 
 
-def carried(text: str, folder: str, installed: str) -> Path:
+def or_carried(text: str, folder: str, installed: str) -> Path:
     """The path `text`, or the file of that name that comes with the project where nothing lies there."""
     path, own = Path(text), embedded.carried(folder, installed, Path(text).name)
     return own if not path.exists() and path.name == text and own.is_file() else path
@@ -46,16 +46,16 @@ def run(options: Namespace) -> None:
     if index >= count:
         raise UserError(f"--index {index} of --count {count}: parts are numbered from 0 to {count - 1}.")
     name = "single_gpu_bf16.yaml" if torch.cuda.is_available() else "cpu.yaml"
-    config_path = carried(options.config or name, "accelerate_configs", "accelerate_configs")
+    config_path = or_carried(options.config or name, "accelerate_configs", "accelerate_configs")
     config = devices.read_config(config_path)
-    read = studies.load(carried(options.study, "studies", "study_files"))
+    read = studies.load(or_carried(options.study, "studies", "study_files"))
     where = tables.data_dirs(options.data_dir, read.benchmarks), devices.precision_of(config), options.soft_labels
-    plan = planning.Plan(read, options.out, *where, devices.device_of(config))
+    plan = planning.StudyPlan(read, options.out, *where, devices.device_of(config))
     plan.facts = study_report.facts(plan.folder)
-    mine, failed = set(planning.share(plan.asked, index, count)), 0  # of all: sets may come while others train
+    mine, failed = set(planning.part_of_array(plan.asked, index, count)), 0  # of all: sets may come while others train
     chosen = [cell for cell in plan.cells if cell in mine]
     if not options.report_only:
-        progress.show(plan, plan.place(False, chosen), config_path.name)
+        progress.show_plan(plan, plan.place(False, chosen), config_path.name)
         if options.dry_run:
             return
         try:
@@ -70,7 +70,9 @@ def run(options: Namespace) -> None:
             "train some, or give the --out and --config of those that are."
         )
     facts = findings.image_facts(placed, study_report.facts(plan.folder), options.soft_labels)
-    text = study_report.write(plan.folder, plan.study, findings.findings(plan.study, placed, facts, plan.left_out), facts)
+    text = study_report.write_report(
+        plan.folder, plan.study, findings.findings(plan.study, placed, facts, plan.left_out), facts
+    )
     print(f"report {text}")
     if failed:
         raise UserError(f"{failed} of {len(chosen)} cells failed; the same command tries them again.")

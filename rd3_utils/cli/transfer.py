@@ -33,4 +33,4 @@ def run(options: Namespace) -> None:
     settings = options.train_per_class, options.neighbours, options.seed
     targets = [partial(transfer.target, bench, folders.get(bench.name), *settings) for bench in to]
     for found in transfer.transfer(options.students, options.against, targets, options.out):
-        transfer_report.say(*found)
+        transfer_report.say_transfer(*found)

@@ -8,7 +8,7 @@ from rd3_utils.errors import UserError, unknown
 from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.protocols.strict import build, read_toml
 
-FILE = Path(__file__).with_name("catalogue.toml")
+CATALOGUE = Path(__file__).with_name("catalogue.toml")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Publisher:
 
 def publishers() -> list[Publisher]:
     """All Publishers of the catalogue."""
-    return [build(Publisher, row, f"{FILE.name} [[publisher]]") for row in read_toml(FILE)["publisher"]]
+    return [build(Publisher, row, f"{CATALOGUE.name} [[publisher]]") for row in read_toml(CATALOGUE)["publisher"]]
 
 
 def repo(source: str, benchmark: Benchmark) -> str | None:

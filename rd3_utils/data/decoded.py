@@ -45,7 +45,9 @@ def key(table: Table, picked: np.ndarray) -> str:
     return sha.hexdigest()
 
 
-def entry(table: Table, picked: np.ndarray, fingerprint: Callable[[torch.Tensor], str]) -> tuple[torch.Tensor, str | None]:
+def cache_entry(
+    table: Table, picked: np.ndarray, fingerprint: Callable[[torch.Tensor], str]
+) -> tuple[torch.Tensor, str | None]:
     """(uint8 [n, 3, S, S] mapped from disk, its fingerprint) of rows `picked` of a Table, decoded if it is not there yet.
 
     `fingerprint(images)` computes the fingerprint, once: of an entry that is there it is believed, as is the file if it has
@@ -58,7 +60,7 @@ def entry(table: Table, picked: np.ndarray, fingerprint: Callable[[torch.Tensor]
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / ".lock"):
                 if kept(folder, shape) is None:
-                    write(table, picked, fingerprint, folder, shape)
+                    write_decoded(table, picked, fingerprint, folder, shape)
     except OSError as error:
         raise UserError(
             f"{table.name}: {len(picked)} decoded images cannot be kept in {FOLDER} ({hub.one_line(error)}); "
@@ -77,7 +79,7 @@ def kept(folder: Path, shape: tuple[int, ...]) -> str | None:
     return None
 
 
-def write(
+def write_decoded(
     table: Table, picked: np.ndarray, fingerprint: Callable[[torch.Tensor], str], folder: Path, shape: tuple[int, ...]
 ) -> None:
     """Decode into `folder`: pixels under a temporary name, renamed when whole; then the index."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
-FOLDER = PACKAGE / "embedded"
+EMBEDDED = PACKAGE / "embedded"
 
 
 def carried(folder: str, installed: str, name: str) -> Path:
@@ -14,4 +14,4 @@ def carried(folder: str, installed: str, name: str) -> Path:
 
 def image_sets() -> list[str]:
     """Names of the image sets that the package carries."""
-    return sorted(path.parent.name for path in FOLDER.glob("*/train-*.parquet"))
+    return sorted(path.parent.name for path in EMBEDDED.glob("*/train-*.parquet"))

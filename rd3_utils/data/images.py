@@ -132,7 +132,7 @@ def of_table(table: Table, picked: np.ndarray | None = None, name: str | None = 
         pixels = np.empty((len(picked), 3, table.size, table.size), np.uint8)
         table.decode(picked, pixels)
         return make(name or table.name, pixels, labels, *about, **own)
-    images, found = decoded.entry(table, picked, lambda pixels: fingerprint(pixels, labels, table.class_names))
+    images, found = decoded.cache_entry(table, picked, lambda pixels: fingerprint(pixels, labels, table.class_names))
     return make(name or table.name, images, labels, *about, **own, found=found)
 
 
@@ -165,8 +165,8 @@ def read(source: str, benchmark: Benchmark, workers: int | None = None) -> Image
     number of images in each class. UserError names what was found, what was wanted and what to do.
     """
     path = Path(source) if Path(source).exists() else None
-    if path is None and "/" not in source and (embedded.FOLDER / source).is_dir():
-        path = embedded.FOLDER / source
+    if path is None and "/" not in source and (embedded.EMBEDDED / source).is_dir():
+        path = embedded.EMBEDDED / source
     if path is None and (source.startswith((".", "/", "~")) or "/" not in source):
         raise UserError(
             f"no folder or file '{source}', and no embedded set of that name ({', '.join(embedded.image_sets())}); "

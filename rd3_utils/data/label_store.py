@@ -106,7 +106,7 @@ class SoftLabelStore:
         raise AssertionError("the last opening returns or raises")
 
 
-def load(
+def load_store(
     where: Path | str | HubFolder, images: ImageSet, recipe: Recipe, views_seed: int, teachers_id: str | None = None
 ) -> SoftLabelStore:
     """The SoftLabelStore in `where`, a local folder or a HubFolder, checked against what it is to label.
@@ -127,33 +127,33 @@ def load(
 
 def check_use(where: object, index: dict, images: ImageSet, recipe: Recipe, views_seed: int, teachers_id: str | None) -> None:
     """UserError, with both values, where the labels that `index` describes are not those that a training asks for."""
-    check(
+    check_same(
         where,
         "images",
         f"{index['images']['name']}@{index['images']['fingerprint'][:8]}",
         images.identity,
         same=index["images"]["fingerprint"] == images.fingerprint,
     )
-    check(where, "classes", list(index["class_names"])[:3], list(images.class_names)[:3],
+    check_same(where, "classes", list(index["class_names"])[:3], list(images.class_names)[:3],
           same=tuple(index["class_names"]) == images.class_names)  # fmt: skip
     wanted = stated(recipe.views)
     wanted = json.loads(json.dumps(wanted))
     different = [k for k in {**index["views"], **wanted} if wanted.get(k) != index["views"].get(k)]
-    check(
+    check_same(
         where,
         "views",
         {k: index["views"].get(k) for k in different} or index["views_digest"],
         {k: wanted.get(k) for k in different} or recipe.views_digest,
         same=index["views_digest"] == recipe.views_digest,
     )
-    check(where, "views seed", index["views_seed"], views_seed)
-    check(where, "a number of teachers of", len(index["teachers"]), recipe.labels.teachers)
+    check_same(where, "views seed", index["views_seed"], views_seed)
+    check_same(where, "a number of teachers of", len(index["teachers"]), recipe.labels.teachers)
     if recipe.labels.teachers > 1:
-        check(where, "ensemble rule", index["ensemble"], recipe.labels.ensemble)
-    check(where, "labels.teacher_bn", index.get("teacher_bn", "eval"), recipe.labels.teacher_bn)
+        check_same(where, "ensemble rule", index["ensemble"], recipe.labels.ensemble)
+    check_same(where, "labels.teacher_bn", index.get("teacher_bn", "eval"), recipe.labels.teacher_bn)
     check_architectures([teacher["architecture"] for teacher in index["teachers"]], recipe, f"the labels in {where} are of")
     if teachers_id is not None:
-        check(where, "teachers", index["teachers_id"][:8], teachers_id[:8], same=index["teachers_id"] == teachers_id)
+        check_same(where, "teachers", index["teachers_id"][:8], teachers_id[:8], same=index["teachers_id"] == teachers_id)
     if index["epochs"] < recipe.label_epochs:
         raise UserError(
             f"{where} labels {index['epochs']} epochs, the recipe needs {recipe.label_epochs}; run "
@@ -180,7 +180,7 @@ def intact(where: Path, index: dict) -> bool:
     return True
 
 
-def check(where: object, what: str, found: Any, wanted: Any, same: bool | None = None) -> None:
+def check_same(where: object, what: str, found: Any, wanted: Any, same: bool | None = None) -> None:
     if not (found == wanted if same is None else same):
         raise UserError(f"the soft labels in {where} are for {what} {found}, this run has {wanted}; make labels for it.")
 

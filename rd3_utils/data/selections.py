@@ -100,7 +100,7 @@ def image_set(source: str, benchmark: Benchmark, train: Callable[[], Table], wor
         if is_selection(source):
             return select(source, benchmark, train)
         match = re.fullmatch(r"(\w+):ipc=(\d+)", source)
-        if match and (embedded.FOLDER / (own := f"{benchmark.name}-{match[1]}-ipc{match[2]}")).is_dir():
+        if match and (embedded.EMBEDDED / (own := f"{benchmark.name}-{match[1]}-ipc{match[2]}")).is_dir():
             source = own
         source = catalogue.repo(source, benchmark) or source
     return images.read(source, benchmark, workers)

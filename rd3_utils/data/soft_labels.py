@@ -58,7 +58,7 @@ OPTIONAL = {  # key in a shard -> field of Views and type on disk, where a recip
 
 
 @dataclass(frozen=True)
-class Plan:
+class StorePlan:
     """What a store will hold: enough to name its folder, cut its shards and check them."""
 
     images: dict  # ImageSet.describe()
@@ -105,7 +105,7 @@ class Plan:
         return {"format": "rd3-soft-labels", "version": FORMAT, **stated, "temperature": 1.0}
 
 
-def fits_a_byte(plan: Plan) -> bool:
+def fits_a_byte(plan: StorePlan) -> bool:
     return plan.image_size + 2 * plan.border < 256
 
 
@@ -128,7 +128,7 @@ def planned_bytes(recipe: Recipe, label_dtype: str) -> int:
     return recipe.label_epochs * recipe.images * row
 
 
-def folder(root: Path | str, images: "ImageSet", teachers_id: str, recipe: Recipe, views_seed: int) -> Path:
+def store_folder(root: Path | str, images: "ImageSet", teachers_id: str, recipe: Recipe, views_seed: int) -> Path:
     """Where the store for these images, teachers and views lies under `root`."""
     return Path(root) / images.identity / f"{teachers_id[:8]}-{recipe.views_digest}-s{views_seed}"
 
@@ -145,7 +145,7 @@ def known_sha256(where: Path) -> dict[str, str]:
     return {entry["file"]: entry["sha256"] for entry in read_index(where)["shards"]}
 
 
-def is_written(path: Path, plan: Plan, first: int, stop: int, known: Mapping[str, str] | None = None) -> bool:
+def is_written(path: Path, plan: StorePlan, first: int, stop: int, known: Mapping[str, str] | None = None) -> bool:
     """Whether `path` is the complete shard of `plan` for epochs first..stop: its own header says so.
 
     If `known` ({file name: SHA-256}) names it, its bytes must also be those.
@@ -159,13 +159,13 @@ def is_written(path: Path, plan: Plan, first: int, stop: int, known: Mapping[str
         return False
 
 
-def shard_metadata(plan: Plan, first: int, stop: int) -> dict:
+def shard_metadata(plan: StorePlan, first: int, stop: int) -> dict:
     """Plain data, as JSON gives it back. Where weights came from stays out: a moved teacher is the same teacher."""
     teachers = [{key: t[key] for key in ("architecture", "sha256", "top1")} for t in plan.teachers]
     return json.loads(json.dumps({**plan.header, "teachers": teachers, "first_epoch": first, "stop_epoch": stop}))
 
 
-def write_shard(path: Path, plan: Plan, first: int, stop: int, views: "Sequence[Views]", logits: torch.Tensor) -> None:
+def write_shard(path: Path, plan: StorePlan, first: int, stop: int, views: "Sequence[Views]", logits: torch.Tensor) -> None:
     """Write epochs first..stop: `views` a list of Views, `logits` float32 [K, N, C]. The final name appears when it is whole.
 
     UserError where logits cannot be stored.
@@ -193,7 +193,7 @@ def write_shard(path: Path, plan: Plan, first: int, stop: int, views: "Sequence[
     os.replace(temporary, path)
 
 
-def packed(logits: torch.Tensor, plan: Plan, first: int, stop: int) -> dict[str, torch.Tensor]:
+def packed(logits: torch.Tensor, plan: StorePlan, first: int, stop: int) -> dict[str, torch.Tensor]:
     """The tensors that hold `logits` float32 [K, N, C] of epochs first..stop on disk.
 
     UserError where they are not finite or too large for half precision: such labels would train nothing.
@@ -219,7 +219,7 @@ def quantised(logits: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"logits_q": q, "logits_lo": lo, "logits_scale": scale}
 
 
-def finish(where: Path, plan: Plan, recognised: float) -> None:
+def finish(where: Path, plan: StorePlan, recognised: float) -> None:
     """Write index.json over the shards of `plan`, with the SHA-256 of each; UserError if one is missing.
 
     `recognised` is the share of the images that the teachers put into their own class.
@@ -276,7 +276,7 @@ def read_index(where: Path | Folder | HubFolder) -> dict:
         found = (index["format"], index["version"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no index of soft labels: {type(error).__name__} {error}.") from error
-    needed = [field.name for field in dataclasses.fields(Plan) if field.default is dataclasses.MISSING]
+    needed = [field.name for field in dataclasses.fields(StorePlan) if field.default is dataclasses.MISSING]
     lacking = [name for name in needed if name not in index]
     lacking += [key for key in ("epochs_per_shard", "shards") if key not in index]
     if found != ("rd3-soft-labels", FORMAT):

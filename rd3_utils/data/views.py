@@ -128,7 +128,7 @@ class Stream:
         return (self.bits(purpose, *shape) >> np.uint64(11)) * 2.0**-53
 
 
-def random_resized_boxes(views: knobs.Views | SimpleNamespace, n: int, size: int, stream: Stream) -> np.ndarray:
+def random_resized_boxes(views: knobs.ViewKnobs | SimpleNamespace, n: int, size: int, stream: Stream) -> np.ndarray:
     """int64 [N, 4]: torchvision's RandomResizedCrop.get_params for every row."""
     u = stream.uniform("crop", n, 10, 4)
     area = size * size * (views.crop_scale[0] + u[..., 0] * (views.crop_scale[1] - views.crop_scale[0]))
@@ -152,7 +152,7 @@ def random_resized_boxes(views: knobs.Views | SimpleNamespace, n: int, size: int
     return box.astype(np.int64)
 
 
-def draw_cutmix(views: knobs.Views, order: np.ndarray, size: int, stream: Stream) -> tuple[np.ndarray, np.ndarray]:
+def draw_cutmix(views: knobs.ViewKnobs, order: np.ndarray, size: int, stream: Stream) -> tuple[np.ndarray, np.ndarray]:
     """Partners int64 [N] and boxes int64 [N, 4]: permutations and boxes inside groups of `order`."""
     partner, u, share = draw_partners(views, order, stream)
     half = np.floor(size * np.sqrt(1 - share)) // 2
@@ -168,7 +168,7 @@ def draw_cutmix(views: knobs.Views, order: np.ndarray, size: int, stream: Stream
     return partner, by_row
 
 
-def draw_mixup(views: knobs.Views, order: np.ndarray, stream: Stream) -> tuple[np.ndarray, np.ndarray]:
+def draw_mixup(views: knobs.ViewKnobs, order: np.ndarray, stream: Stream) -> tuple[np.ndarray, np.ndarray]:
     """Partners int64 [N] and weights of the own image float32 [N]."""
     partner, u, share = draw_partners(views, order, stream)
     share = np.floor(share * 2**WEIGHT_BITS + 0.5) * 2.0**-WEIGHT_BITS
@@ -179,7 +179,7 @@ def draw_mixup(views: knobs.Views, order: np.ndarray, stream: Stream) -> tuple[n
     return partner, weight
 
 
-def draw_partners(views: knobs.Views, order: np.ndarray, stream: Stream) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def draw_partners(views: knobs.ViewKnobs, order: np.ndarray, stream: Stream) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Partners int64 [N] of rows, inside groups of `order`; for places in the order: numbers [N, 4], lambda [N].
 
     Permuted, or rolled by one as torchvision's reference (references/classification/transforms.py: `batch.roll(1, 0)`).

@@ -39,7 +39,7 @@ class Whitening:
             return torch.cat([rows @ matrix for rows in flat.split(ROWS)])[: len(x)].view_as(x)
 
 
-def fit(images: ImageSet, mean: Sequence[float], std: Sequence[float], eps: float) -> Whitening:
+def fit_whitening(images: ImageSet, mean: Sequence[float], std: Sequence[float], eps: float) -> Whitening:
     """The Whitening of an ImageSet by U (S + eps)^-1/2 U^T, where U S U^T is the covariance of its images in [0, 1].
 
     As kornia.enhance.ZCAWhitening(eps=0.1) in MTT and DATM, which do not normalise images before it
@@ -67,7 +67,7 @@ def fitted(images: ImageSet, mean: Sequence[float], std: Sequence[float], eps: f
         with FileLock(FOLDER / f".{key}.lock"):
             with contextlib.suppress(FileNotFoundError, SafetensorError):  # a damaged file is fitted again
                 return Whitening(**load_file(path))
-            whitening = fit(images, mean, std, eps)
+            whitening = fit_whitening(images, mean, std, eps)
             temporary = FOLDER / f".{key}.{os.getpid()}.partial"
             save_file({"centre": whitening.centre, "matrix": whitening.matrix.contiguous()}, temporary)
             temporary.chmod(0o644)  # safetensors writes 0600

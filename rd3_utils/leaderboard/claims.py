@@ -9,7 +9,7 @@ from rd3_utils.data import catalogue
 from rd3_utils.leaderboard.entries import Entry
 from rd3_utils.protocols.strict import build, read_toml
 
-FILE = Path(__file__).with_name("claims.toml")
+CLAIMS_FILE = Path(__file__).with_name("claims.toml")
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Claim:
 
 
 @lru_cache
-def table() -> tuple[dict[str, str], tuple[Claim, ...]]:
+def claims_table() -> tuple[dict[str, str], tuple[Claim, ...]]:
     """({method: its name for people}, (all Claims, `source` in words))."""
-    read = read_toml(FILE)
+    read = read_toml(CLAIMS_FILE)
     rows = [{**row, "source": read["sources"][row["source"]]} for row in read["claim"]]
-    return read["methods"], tuple(build(Claim, row, f"{FILE.name} [[claim]]") for row in rows)
+    return read["methods"], tuple(build(Claim, row, f"{CLAIMS_FILE.name} [[claim]]") for row in rows)
 
 
 @lru_cache
@@ -61,12 +61,12 @@ def method_of(entry: Entry) -> tuple[str, str] | tuple[None, None]:
     if images.commit and (group.benchmark, group.ipc, repo) in repos():
         return repos()[group.benchmark, group.ipc, repo], "the catalogue"
     named = re.fullmatch(rf"(?:{re.escape(group.benchmark)}-)?([a-z0-9-]+)-ipc{group.ipc}", images.name)
-    return (named[1], "the set's name") if named and named[1] in table()[0] else (None, None)
+    return (named[1], "the set's name") if named and named[1] in claims_table()[0] else (None, None)
 
 
 def title(method: str) -> str:
     """A method's name for people."""
-    return table()[0].get(method, method)
+    return claims_table()[0].get(method, method)
 
 
 def of(entry: Entry, method: str) -> list[tuple[Claim, float, float | None]]:
@@ -76,7 +76,7 @@ def of(entry: Entry, method: str) -> list[tuple[Claim, float, float | None]]:
     """
     group = entry.group
     found: list[tuple[Claim, float, float | None]] = []
-    for claim in table()[1]:
+    for claim in claims_table()[1]:
         same = (claim.method, claim.benchmark, claim.student) == (method, group.benchmark, group.student)
         if not same or str(group.ipc) not in claim.top1 or (method == "random" and claim.labels != group.labels):
             continue
@@ -89,7 +89,7 @@ def elsewhere(entry: Entry, method: str) -> list[tuple[Claim, float, float | Non
     """[(Claim, mean, std or None)] like `of`, of other students than that of `entry`."""
     group = entry.group
     found: list[tuple[Claim, float, float | None]] = []
-    for claim in table()[1]:
+    for claim in claims_table()[1]:
         same = (claim.method, claim.benchmark) == (method, group.benchmark) and claim.student != group.student
         if same and str(group.ipc) in claim.top1 and (method != "random" or claim.labels == group.labels):
             mean, *std = claim.top1[str(group.ipc)]

@@ -232,7 +232,9 @@ def local_files(folder: Path | str) -> Iterator[tuple[str, Path | Refused]]:
                 yield where.relative_to(folder).as_posix(), link
 
 
-def gather(folders: Iterable[Path | str], repos: Iterable[tuple[Origin, Iterable[tuple[str, Path | Refused]]]] = ()) -> Found:
+def gathered_entries(
+    folders: Iterable[Path | str], repos: Iterable[tuple[Origin, Iterable[tuple[str, Path | Refused]]]] = ()
+) -> Found:
     """The Found of `folders` (paths) and of `repos`, (Origin, files) with files as Gathering.add wants them.
 
     UserError for a folder that is not there or two of one name. Folders are whom the reader trusts: where origins disagree
@@ -254,7 +256,7 @@ def settled(found: Gathering) -> Found:
     kept = of_one_kind(found, kept, "test images", tested_on, lambda run: run.test.fingerprint)
     kept = of_one_kind(found, kept, "train split", lambda run: run.images.train and run.benchmark, split_of)
     kept = of_one_kind(found, kept, "real images", drawn_from, lambda run: run.images.fingerprint)
-    ordered = sorted(summarised(kept, found.about), key=order_of)
+    ordered = sorted(summarised_entry(kept, found.about), key=rank_order)
     return Found(tuple(ordered), tuple(found.apart), found.protocols, tuple(found.notes), found.more)
 
 
@@ -273,7 +275,7 @@ def drawn_from(run: Run) -> tuple[str, str] | None:
     return (run.benchmark, run.images.source) if run.images.source == "full" or run.draw is not None else None
 
 
-def identity(run: Run) -> tuple[str, str, int]:
+def run_identity(run: Run) -> tuple[str, str, int]:
     """What makes a Run another one within its origin: what it measured, its images and its seed."""
     return measure.kind(run), run.images.fingerprint, run.seed
 
@@ -287,7 +289,7 @@ def without_copies(found: Gathering) -> list[Listed]:
     """The Listed without copies; of one identity with two results in one origin, all are kept apart."""
     kept: list[Listed] = []
     holders: dict[tuple, Listed] = {}
-    for (same, origin), mine in run_files.grouped(found.runs, lambda one: (identity(one.run), one.origin)).items():
+    for (same, origin), mine in run_files.grouped(found.runs, lambda one: (run_identity(one.run), one.origin)).items():
         results = {same_result(one.run) for one in mine}
         if len(results) > 1:
             values = ", ".join(f"{one.run.top1:.4f}" for one in mine[:5])
@@ -329,7 +331,7 @@ def of_one_kind(
     return kept
 
 
-def group_of(run: Run) -> Group:
+def row_group(run: Run) -> Group:
     """The Group of a Run."""
     protocol, custom, full = run.protocol, vetting.is_custom(run), run.images.source == "full"
     changes = ", ".join(f"{key}={json.dumps(value)}" for key, value in sorted(protocol.overrides.items()))
@@ -351,13 +353,13 @@ def group_of(run: Run) -> Group:
     )
 
 
-def summarised(listed: list[Listed], about: dict[str, vetting.Made]) -> Iterator[Entry]:
+def summarised_entry(listed: list[Listed], about: dict[str, vetting.Made]) -> Iterator[Entry]:
     """An Entry for every origin and group of Runs that measured the same (measure.same_measure)."""
     for (origin, _), mine in run_files.grouped(listed, lambda one: (one.origin, measure.kind(one.run))).items():
         mine = sorted(mine, key=lambda one: (one.run.draw or 0, one.run.seed))
         for same in measure.alike(mine, run_of=lambda one: one.run):  # what older Runs do not state may tell them apart
             runs = tuple(one.run for one in same)
-            group, first = group_of(runs[0]), runs[0].images
+            group, first = row_group(runs[0]), runs[0].images
             name = "random real images" if runs[0].draw is not None else first.name
             name = "all real images" if group.full else name
             also = sorted({other for one in same for other in one.also})
@@ -366,7 +368,7 @@ def summarised(listed: list[Listed], about: dict[str, vetting.Made]) -> Iterator
             yield Entry(group, origin, runs[0].arm, name, runs, paths, run_files.summary(runs), known, tuple(also))
 
 
-def order_of(entry: Entry) -> tuple:
+def rank_order(entry: Entry) -> tuple:
     """Tables as people read them: ours first, few images first; in a table the best first."""
     g = entry.group
     released = (g.custom, g.protocol == TEACHER_PROTOCOL, g.protocol != "rd3-v1", g.protocol, g.digest)

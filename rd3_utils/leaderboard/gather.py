@@ -28,7 +28,7 @@ def gather(folders: Iterable[Path | str], tag: str | None = None, repos: Iterabl
         origin, files = of_repo(repo, revision, repo in known, room)
         room -= len(files)
         sources.append((origin, files))
-    found = entry_files.gather(folders, sources)
+    found = entry_files.gathered_entries(folders, sources)
     found = with_methods(found) if sources else found
     if more:
         note = f"More than {REPOS} repos have the tag {tag}; the others were not read."

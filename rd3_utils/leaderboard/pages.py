@@ -8,15 +8,15 @@ from markupsafe import Markup
 from rd3_utils.leaderboard import claims, pareto, vetting
 from rd3_utils.leaderboard import entries as entry_files
 from rd3_utils.leaderboard.entries import Entry, Found, Group
-from rd3_utils.leaderboard.rendering import csp, environment, script, style
+from rd3_utils.leaderboard.rendering import csp, jinja_environment, script, style
 from rd3_utils.leaderboard.reproduce import reproduce
 from rd3_utils.leaderboard.rows import (
     file_of,
     ipc_text,
     is_learned,
     notices,
-    plain,
     plain_rule,
+    plain_values,
     point,
     provenance,
     row_id,
@@ -79,7 +79,7 @@ class Board:
             for i, name in enumerate(self.benchmarks)
         ]
         text = (
-            environment()
+            jinja_environment()
             .get_template(template)
             .render(
                 up="../" * depth,
@@ -196,7 +196,7 @@ class Board:
         return {
             "entry": entry,
             "rank": self.rank(entry),
-            "interval": reports.interval(estimates.of_arm(entry.runs)),
+            "interval": reports.interval_text(estimates.of_arm(entry.runs)),
             "method": claims.title(method) if method else None,
             "why": why,
             **{key: summary[key] for key in ("mean", "std", "n", "seeds", "draws")},
@@ -267,7 +267,7 @@ class Board:
     def protocol_page(self, protocol: Protocol) -> bytes:
         """Every knob of a protocol."""
         known = protocols.load(protocol.name) if protocol.name in protocols.names() else protocol
-        sections = {name: plain(stated(getattr(protocol, name))) for name in SECTIONS}
+        sections = {name: plain_values(stated(getattr(protocol, name))) for name in SECTIONS}
         values = {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
         rows = [(key, value, known.sources.get(key, "its file is not part of the Run")) for key, value in values.items()]
         used = [group for group in self.tables if group.digest == protocol.digest and group in self.paged]
@@ -280,9 +280,9 @@ class Board:
             knobs=rows,
             used=used,
             released=protocol.name in protocols.names() and not protocol.overrides,
-            changes=plain(dict(protocol.overrides)),
+            changes=plain_values(dict(protocol.overrides)),
             rules=[plain_rule(rule) for rule in known.rules],
-            arms=plain(protocol.arms),
+            arms=plain_values(protocol.arms),
             ipc_text=ipc_text,
         )
 

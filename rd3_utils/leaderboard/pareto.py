@@ -59,13 +59,13 @@ def figure(points: Sequence[Point], series: list[str], x_label: str, name: str, 
         drawn = Figure(figsize=(5.6, 3.7), layout="constrained")
         drawn.patch.set_visible(False)
         axes = drawn.subplots()
-        draw(axes, points, series, x_label)
+        draw_pareto(axes, points, series, x_label)
         text = io.StringIO()
         drawn.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     return cleaned(text.getvalue(), points, name, prefix)
 
 
-def draw(axes: "Axes", points: Sequence[Point], series: list[str], x_label: str) -> None:
+def draw_pareto(axes: "Axes", points: Sequence[Point], series: list[str], x_label: str) -> None:
     """Points, the front as steps, and names: of all points where they are few, else of those on the front."""
     from matplotlib.ticker import FixedLocator, LogLocator
 

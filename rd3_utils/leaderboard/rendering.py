@@ -31,7 +31,7 @@ def csp(script: str, style: str) -> str:
 
 
 @lru_cache
-def environment() -> jinja2.Environment:
+def jinja_environment() -> jinja2.Environment:
     """The Jinja environment of the templates: everything is escaped."""
     found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),

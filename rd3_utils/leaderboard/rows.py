@@ -42,12 +42,12 @@ def signed(fraction: float | None, digits: int = 1) -> str:
     return "-" if fraction is None else f"{100 * fraction:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
-def plain(table: dict) -> dict:
+def plain_values(table: dict) -> dict:
     return json.loads(json.dumps(table))
 
 
 def plain_rule(rule: dict) -> dict:
-    return {"when": plain(rule["when"]), "set": plain(rule["set"]), "source": rule.get("source", "")}
+    return {"when": plain_values(rule["when"]), "set": plain_values(rule["set"]), "source": rule.get("source", "")}
 
 
 def ipc_text(group: Group) -> str:

@@ -32,7 +32,7 @@ def build(found: Found, out: Path | str) -> dict[str, bytes]:
 
     UserError where `out` holds something else.
     """
-    check_new(out)
+    check_site_folder(out)
     out, files = Path(out), assembled(found)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -45,7 +45,7 @@ def build(found: Found, out: Path | str) -> dict[str, bytes]:
     return files
 
 
-def check_new(out: Path | str) -> None:
+def check_site_folder(out: Path | str) -> None:
     """UserError where `out` exists and is neither empty nor a site of ours, all of whose files may be replaced."""
     out = Path(out)
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "data" / "site.json").is_file())):
@@ -84,7 +84,7 @@ def encoded(value: Any) -> bytes:
     return f"{text}\n".encode()
 
 
-def publish(target: hub.Target, files: dict[str, bytes]) -> hub.Pushed:
+def publish_site(target: hub.Target, files: dict[str, bytes]) -> hub.Pushed:
     """Make the static Space `target` hold `files` and nothing else, in one commit; a hub.Pushed."""
 
     def build(commit: str, there: dict[str, Any]) -> dict[str, Path | bytes | None]:

@@ -38,8 +38,8 @@ def vetted(data: bytes) -> tuple[Run, Protocol]:
         raise Refused(f"the knobs of its protocol are {len(knobs)} characters, wanted at most {MOST_KNOBS}")
     protocol = protocol_of(own.name, knobs, overrides)
     check_protocol(own, protocol)
-    check_images(run, bench)
-    recipe = check_recipe(run, protocol, bench)
+    check_run_images(run, bench)
+    recipe = check_run_recipe(run, protocol, bench)
     check_network(run)
     check_labels(run, recipe)
     check_score(run, bench)
@@ -83,8 +83,8 @@ def protocol_of(name: str, knobs: str, overrides: str) -> Protocol:
         arms = {
             arm: {key: check_knob(key, value, where) for key, value in changed.items()} for arm, changed in own["arms"].items()
         }
-        if not arms.keys() <= set(protocols.ARMS):
-            raise Refused(f"its protocol has arms {shown(sorted(arms))}, wanted some of {', '.join(protocols.ARMS)}")
+        if not arms.keys() <= set(protocols.ARM_LABELS):
+            raise Refused(f"its protocol has arms {shown(sorted(arms))}, wanted some of {', '.join(protocols.ARM_LABELS)}")
         pairs = tuple(sorted((key, check_knob(key, value, where)) for key, value in changes.items()))
         found = protocols.Protocol(name, name, "", "not stated", {}, **sections, arms=arms, rules=rules, overrides=pairs)
         for section in SECTIONS:
@@ -112,7 +112,7 @@ def check_protocol(stated: StatedProtocol, protocol: Protocol) -> None:
         raise Refused(f"says its protocol has {shown(stated.main_labels)} labels, it has {protocol.main_labels}")
 
 
-def check_images(run: Run, bench: Benchmark) -> None:
+def check_run_images(run: Run, bench: Benchmark) -> None:
     """Refused unless numbers of images agree with classes, IPC, selection and arm."""
     images, classes, side = run.images, len(bench.classes), run.arm.partition("-")[0]
     if images.ipc is not None and images.images != images.ipc * classes:
@@ -142,7 +142,7 @@ def check_network(run: Run) -> None:
         )
 
 
-def check_recipe(run: Run, protocol: Protocol, bench: Benchmark) -> Recipe:
+def check_run_recipe(run: Run, protocol: Protocol, bench: Benchmark) -> Recipe:
     """The Recipe that the protocol makes for this student and these images; Refused where the Run has another one."""
     images = run.images
     ipc = images.ipc or images.images // len(bench.classes)

@@ -15,7 +15,7 @@ from rd3_utils import hub
 from rd3_utils.errors import UserError
 from rd3_utils.protocols.knobs import STOCK
 
-KNOBS = {"drop_rate": "dropout", "drop_path_rate": "stochastic_depth"}  # timm's word -> the protocol's
+DROP_KNOBS = {"drop_rate": "dropout", "drop_path_rate": "stochastic_depth"}  # timm's word -> the protocol's
 
 
 class Draws(TorchDispatchMode):
@@ -71,7 +71,7 @@ def built(make: Callable[..., nn.Module], arch: str, dropout: float, stochastic_
                 raise none_of(arch, unknown, dropout if unknown == "drop_rate" else stochastic_depth) from error
 
 
-def check(network: nn.Module, arch: str, size: int, dropout: float, stochastic_depth: float) -> None:
+def check_drops(network: nn.Module, arch: str, size: int, dropout: float, stochastic_depth: float) -> None:
     """UserError where a training step of `network` would not draw what is stated."""
     if dropout == stochastic_depth == STOCK:
         return
@@ -83,18 +83,19 @@ def check(network: nn.Module, arch: str, size: int, dropout: float, stochastic_d
             "training.stochastic_depth at -1."
         ) from error
     for word, rate in (("drop_rate", dropout), ("drop_path_rate", stochastic_depth)):
-        if rate > 0 and not found[KNOBS[word]]:
+        if rate > 0 and not found[DROP_KNOBS[word]]:
             raise none_of(arch, word, rate)
-        if rate == 0 and found[KNOBS[word]]:
+        if rate == 0 and found[DROP_KNOBS[word]]:
+            knob = DROP_KNOBS[word]
             raise UserError(
-                f"student {arch} keeps a {KNOBS[word].replace('_', ' ')} of {max(found[KNOBS[word]]):g} that timm has no word "
-                f"for, and training.{KNOBS[word]} is 0; leave it at -1."
+                f"student {arch} keeps a {knob.replace('_', ' ')} of {max(found[knob]):g} that timm has no word for, and "
+                f"training.{knob} is 0; leave it at -1."
             )
 
 
 def none_of(arch: str, word: str, rate: float) -> UserError:
     """The UserError of a network without a place for the rate that timm calls `word`."""
-    knob = KNOBS[word]
+    knob = DROP_KNOBS[word]
     return UserError(
         f"student {arch} has no {knob.replace('_', ' ')} in it, and training.{knob} is {rate:g}; set it to -1 (as timm's "
         "network has it) or 0, or train another student."

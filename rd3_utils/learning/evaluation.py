@@ -18,7 +18,7 @@ from rd3_utils.learning.training import Diverged, check_finite
 from rd3_utils.protocols.benchmark import Benchmark
 
 METRIC = Path(__file__).parent / "topk"
-BATCH = 500  # test images of 32 px and less per forward pass; fewer of larger ones
+TEST_BATCH = 500  # test images of 32 px and less per forward pass; fewer of larger ones
 
 
 @torch.no_grad()
@@ -43,7 +43,7 @@ def predictions(
     network.eval()
     shift, scale = (torch.tensor(v, device=accelerator.device)[:, None, None] * 255 for v in (mean, std))
     best = []
-    for some in rows.split(min(BATCH, max(64, BATCH * 32**2 // images.shape[-1] ** 2))):
+    for some in rows.split(min(TEST_BATCH, max(64, TEST_BATCH * 32**2 // images.shape[-1] ** 2))):
         x = (images[some.to(images.device)].to(accelerator.device).float() - shift) / scale  # [B, 3, S, S]
         x = x if whitening is None else whitening(x)
         with contextlib.nullcontext() if exact else accelerator.autocast():

@@ -22,7 +22,7 @@ from rd3_utils.errors import UserError
 from rd3_utils.learning import students, teachers, training
 from rd3_utils.protocols.benchmark import Benchmark
 
-BATCH = 500  # images of 32 px and less per forward pass; fewer of larger ones
+FEATURE_BATCH = 500  # images of 32 px and less per forward pass; fewer of larger ones
 RUN = "run.json"  # the Run of a network, where it lies in the network's own folder
 
 
@@ -41,7 +41,7 @@ class Frozen:
     folder: Path | None = None  # where its files lie
 
 
-def load(source: str) -> Frozen:
+def load_frozen(source: str) -> Frozen:
     """The Frozen network that was saved at `source`: a folder, local-dir:FOLDER or hf-hub:OWNER/REPO[@REVISION].
 
     UserError for a folder without config.json or safetensors, files of another network, one that takes no square images of
@@ -64,7 +64,7 @@ def load(source: str) -> Frozen:
             f"student {source}: there is no such folder; give the seed folder that train_student.py keeps beside a Run "
             "(of the first seed, or of all with --keep-weights all), or hf-hub:OWNER/REPO."
         )
-    students.read_config(folder)  # says so where there is none
+    students.read_timm_config(folder)  # says so where there is none
     if not (folder / "model.safetensors").is_file():
         raise UserError(f"student {source} has no model.safetensors beside its config.json; give the whole folder.")
     try:
@@ -104,7 +104,7 @@ def frozen(
 
 
 @torch.no_grad()
-def extract(one: Frozen, images: torch.Tensor, device: torch.device | str, batch: int = BATCH) -> torch.Tensor:
+def extract(one: Frozen, images: torch.Tensor, device: torch.device | str, batch: int = FEATURE_BATCH) -> torch.Tensor:
     """float32 [N, D]: the features of `images` uint8 [N, 3, S', S'] in order; what the classifier reads, bit for bit.
 
     Images of another size are `resized` to the network's. Eval mode and float32, no views. UserError for a network of

@@ -27,7 +27,7 @@ from rd3_utils.protocols.recipe import Recipe
 CHECKPOINT_SECONDS = 60  # a killed run loses at most this much, and the epoch it was in
 
 
-class Cell(typing.Protocol):
+class Trainable(typing.Protocol):
     """What is read of a cell here; arms.planned_runs.Cell is one."""
 
     @property
@@ -45,7 +45,7 @@ class Cell(typing.Protocol):
 
 
 def fit(
-    cell: Cell,
+    cell: Trainable,
     labels: LabelReader,
     whitening: Whitening | None,
     benchmark: Benchmark,
@@ -105,7 +105,7 @@ def fit(
             if average:
                 average.update_parameters(student)
         mean = accelerator.reduce(total, "mean").item() / recipe.steps_per_epoch
-        training.check_loss(mean, epoch, cell.full_name)
+        training.check_loss_value(mean, epoch, cell.full_name)
         history.append({"epoch": epoch, "loss": mean, "learning_rate": rate})
         if watch:
             watch(history[-1], student, average)
@@ -116,7 +116,7 @@ def fit(
 
 
 def score(
-    cell: Cell,
+    cell: Trainable,
     student: nn.Module,
     average: AveragedModel | None,
     test: ImageSet,

@@ -98,7 +98,7 @@ RULES: dict[str, Callable[[nn.Module], None]] = {  # timm's name -> the rule; `r
 }
 
 
-def draw(name: str, network: nn.Module) -> None:
+def draw_weights(name: str, network: nn.Module) -> None:
     """Draw the weights of `network`, which timm has just built as `name`, again where torchvision has a rule for it."""
     rule = RULES.get(name.partition(".")[0])
     if rule is not None:

@@ -16,7 +16,7 @@ from torch import nn
 
 from rd3_utils.data import label_store, soft_labels, views
 from rd3_utils.data.images import ImageSet
-from rd3_utils.data.soft_labels import Plan
+from rd3_utils.data.soft_labels import StorePlan
 from rd3_utils.errors import UserError
 from rd3_utils.launch import raise_on_all
 from rd3_utils.learning import evaluation, teachers
@@ -40,7 +40,7 @@ def load_teachers(sources: Sequence[str], recipe: Recipe, benchmark: Benchmark) 
     return found
 
 
-def plan(
+def plan_store(
     images: ImageSet,
     recipe: Recipe,
     found: Sequence[Teacher],
@@ -49,9 +49,9 @@ def plan(
     forward_batch: int = 100,
     label_dtype: str = "fp16",
     shard_mb: int = 256,
-) -> Plan:
+) -> StorePlan:
     """The soft_labels.Plan for labelling `images` under `recipe`."""
-    return Plan(
+    return StorePlan(
         images={key: value for key, value in images.describe().items() if key not in ("source", "train")},
         class_names=images.class_names,
         epochs=recipe.label_epochs,
@@ -73,7 +73,7 @@ def plan(
     )
 
 
-def is_complete(where: Path, plan: Plan) -> bool:
+def is_complete(where: Path, plan: StorePlan) -> bool:
     """Whether a finished, undamaged store with all epochs of `plan` lies in `where`.
 
     UserError if it holds another kind of labels.
@@ -90,9 +90,9 @@ def is_complete(where: Path, plan: Plan) -> bool:
     return index["epochs"] >= plan.epochs and label_store.intact(where, index)
 
 
-def make(
+def make_labels(
     where: Path,
-    plan: Plan,
+    plan: StorePlan,
     images: ImageSet,
     recipe: Recipe,
     found: Sequence[Teacher],
@@ -132,14 +132,14 @@ def make(
                 finished([where / name for name in whole])
 
     raise_on_all(accelerator, write_mine)
-    share = recognised(network, images, benchmark, accelerator)
+    share = share_recognised(network, images, benchmark, accelerator)
     if accelerator.is_main_process:
         soft_labels.finish(where, plan, share)
     accelerator.wait_for_everyone()
     return where
 
 
-def recognised(network: nn.Module, images: ImageSet, benchmark: Benchmark, accelerator: Accelerator) -> float:
+def share_recognised(network: nn.Module, images: ImageSet, benchmark: Benchmark, accelerator: Accelerator) -> float:
     """Share of the `images`, as they are, that the Ensemble `network` puts into their own class; batch norm in eval mode.
 
     Images that a teacher takes for other classes have soft labels that speak of those: it is what such labels are worth.
@@ -153,7 +153,7 @@ def label(
     network: nn.Module,
     pixels: torch.Tensor,
     recipe: Recipe,
-    plan: Plan,
+    plan: StorePlan,
     first: int,
     stop: int,
     drawn: dict[int, views.Views],
@@ -168,7 +168,7 @@ def in_stream(
     network: nn.Module,
     pixels: torch.Tensor,
     recipe: Recipe,
-    plan: Plan,
+    plan: StorePlan,
     first: int,
     stop: int,
     drawn: dict[int, views.Views],
@@ -199,7 +199,7 @@ def in_groups(
     network: nn.Module,
     pixels: torch.Tensor,
     recipe: Recipe,
-    plan: Plan,
+    plan: StorePlan,
     first: int,
     stop: int,
     drawn: dict[int, views.Views],
@@ -229,7 +229,7 @@ class OnlineLabels:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: StorePlan,
         images: ImageSet,
         recipe: Recipe,
         found: Sequence[Teacher],
@@ -240,7 +240,7 @@ class OnlineLabels:
         self.network = teachers.Ensemble(found, benchmark, plan.ensemble).to(self.device)
         self.pixels = on_device(images.images, self.device)
         self.teachers = teachers.described(found, plan.ensemble)
-        self.origin = {"recognised": recognised(self.network, images, benchmark, accelerator)}
+        self.origin = {"recognised": share_recognised(self.network, images, benchmark, accelerator)}
         self.at: int | None = None
         self.last: tuple[views.Views, torch.Tensor] | None = None
 

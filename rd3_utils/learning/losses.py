@@ -11,12 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rd3_utils.protocols.knobs import Loss
+from rd3_utils.protocols.knobs import LossKnobs
 
 SMOOTHING = 0.1  # of the class in GIFT's labels
 
 
-def kl(student: Tensor, teacher: Tensor, classes: Tensor, partner_classes: Tensor, own_share: Tensor, loss: Loss) -> Tensor:
+def kl(
+    student: Tensor, teacher: Tensor, classes: Tensor, partner_classes: Tensor, own_share: Tensor, loss: LossKnobs
+) -> Tensor:
     """KL(teacher || student) of softmax(logits / T), times T^2 if `t_squared`; batchmean over rows.
 
     Hinton et al., arXiv 1503.02531; without T^2 as VILA-Lab/SRe2L SRe2L/validate/train_FKD.py:216,248-251. In float64: at
@@ -31,7 +33,7 @@ def kl(student: Tensor, teacher: Tensor, classes: Tensor, partner_classes: Tenso
 
 
 def soft_ce(
-    student: Tensor, teacher: Tensor, classes: Tensor, partner_classes: Tensor, own_share: Tensor, loss: Loss
+    student: Tensor, teacher: Tensor, classes: Tensor, partner_classes: Tensor, own_share: Tensor, loss: LossKnobs
 ) -> Tensor:
     """Cross-entropy of softmax(student / T) with softmax(teacher / T) as target, times T^2 if `t_squared`."""
     t = loss.temperature
@@ -39,7 +41,9 @@ def soft_ce(
     return rows * t**2 if loss.t_squared else rows
 
 
-def mse_gt(student: Tensor, teacher: Tensor, classes: Tensor, partner_classes: Tensor, own_share: Tensor, loss: Loss) -> Tensor:
+def mse_gt(
+    student: Tensor, teacher: Tensor, classes: Tensor, partner_classes: Tensor, own_share: Tensor, loss: LossKnobs
+) -> Tensor:
     """Mean squared error of the logits plus `hard_weight` times the hard term (by default of the own class, mixed or not).
 
     shaoshitong/G_VBSM_Dataset_Condensation Branch_full_ImageNet_1k/train/train_FKD_parallel.py; EDC, arXiv 2404.13733.
@@ -49,14 +53,16 @@ def mse_gt(student: Tensor, teacher: Tensor, classes: Tensor, partner_classes: T
 
 
 def joint_ce(
-    student: Tensor, teacher: Tensor, classes: Tensor, partner_classes: Tensor, own_share: Tensor, loss: Loss
+    student: Tensor, teacher: Tensor, classes: Tensor, partner_classes: Tensor, own_share: Tensor, loss: LossKnobs
 ) -> Tensor:
     """`soft_ce` plus `hard_weight` times the hard term, which has no temperature."""
     soft = soft_ce(student, teacher, classes, partner_classes, own_share, loss)
     return soft + loss.hard_weight * hard_term(student, classes, partner_classes, own_share, loss)
 
 
-def cosine(student: Tensor, teacher: Tensor, classes: Tensor, partner_classes: Tensor, own_share: Tensor, loss: Loss) -> Tensor:
+def cosine(
+    student: Tensor, teacher: Tensor, classes: Tensor, partner_classes: Tensor, own_share: Tensor, loss: LossKnobs
+) -> Tensor:
     """1 - cosine of the student's logits and the label: the teacher's logits plus `hard_weight` of the smoothed own class.
 
     GIFT (Shang et al., ICLR 2025, arXiv 2405.14736), LINs-lab/GIFT ec9503e validate/losses_benchmark.py: logits and the
@@ -68,21 +74,21 @@ def cosine(student: Tensor, teacher: Tensor, classes: Tensor, partner_classes: T
     return 1 - F.cosine_similarity(student, label, dim=1)
 
 
-def hard_term(student: Tensor, classes: Tensor, partner_classes: Tensor, own_share: Tensor, loss: Loss) -> Tensor:
+def hard_term(student: Tensor, classes: Tensor, partner_classes: Tensor, own_share: Tensor, loss: LossKnobs) -> Tensor:
     """Cross-entropy with the class of the image or, where `hard_target` is "mixed", with both of a mixed one."""
     of = ce_mixed if loss.hard_target == "mixed" else ce
     return of(student, None, classes, partner_classes, own_share, loss)
 
 
 def ce(
-    student: Tensor, teacher: Tensor | None, classes: Tensor, partner_classes: Tensor, own_share: Tensor, loss: Loss
+    student: Tensor, teacher: Tensor | None, classes: Tensor, partner_classes: Tensor, own_share: Tensor, loss: LossKnobs
 ) -> Tensor:
     """Cross-entropy with the class of the image."""
     return F.cross_entropy(student, classes, reduction="none")
 
 
 def ce_mixed(
-    student: Tensor, teacher: Tensor | None, classes: Tensor, partner_classes: Tensor, own_share: Tensor, loss: Loss
+    student: Tensor, teacher: Tensor | None, classes: Tensor, partner_classes: Tensor, own_share: Tensor, loss: LossKnobs
 ) -> Tensor:
     """Cross-entropy with both classes of a mixed image, weighted by their share of pixels (Yun et al., ICCV 2019)."""
     own, other = (F.cross_entropy(student, c, reduction="none") for c in (classes, partner_classes))

@@ -36,7 +36,7 @@ def held_out(train: Table, images: ImageSet) -> ImageSet:
             f"training.learning_rates: {images.name} leaves too few of the {len(train)} train images to hold some out; "
             "state one training.learning_rate and training.learning_rates=[]."
         )
-    seen = {fingerprint(image) for image in images.images.numpy()}
+    seen = {held_out_fingerprint(image) for image in images.images.numpy()}
     picked = [unseen(train, rows, per_class, seen) for rows in selections.shuffled(train, ORDER)]
     least = min(map(len, picked))
     if least == 0:
@@ -52,13 +52,13 @@ def unseen(train: Table, rows: np.ndarray, wanted: int, seen: set[bytes]) -> np.
         some = rows[start : start + wanted]
         pixels = np.empty((len(some), 3, train.size, train.size), np.uint8)
         train.decode(some, pixels)
-        found += [row for row, image in zip(some, pixels) if fingerprint(image) not in seen]
+        found += [row for row, image in zip(some, pixels) if held_out_fingerprint(image) not in seen]
         if len(found) >= wanted:
             break
     return np.array(found[:wanted], np.int64)
 
 
-def fingerprint(image: np.ndarray) -> bytes:
+def held_out_fingerprint(image: np.ndarray) -> bytes:
     return hashlib.sha256(np.ascontiguousarray(image).data).digest()
 
 

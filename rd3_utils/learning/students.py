@@ -143,7 +143,7 @@ def register(name: str, build: Callable[..., nn.Module], **arguments: Any) -> No
     register_model(entrypoint)
 
 
-def untrained(first_conv: str, classifier: str, fixed_input_size: bool) -> dict:
+def untrained_cfg(first_conv: str, classifier: str, fixed_input_size: bool) -> dict:
     """timm's description of an architecture without weights; the benchmark's size and normalisation come when it is saved."""
     return {
         "url": "", "num_classes": 10, "input_size": (3, 32, 32), "pool_size": None, "crop_pct": 1.0, "license": None,
@@ -154,9 +154,9 @@ def untrained(first_conv: str, classifier: str, fixed_input_size: bool) -> dict:
 
 default_cfgs = generate_default_cfgs(
     {
-        **{f"{name}.untrained": untrained("features.0", "classifier", True) for name in CONVNETS},
-        **{f"{name}.untrained": untrained("conv1", "fc", False) for name in RESNETS},
-        **{f"{name}.untrained": untrained("patch_embed.proj", head, True) for name, (_, head) in BUILDERS.items()},
+        **{f"{name}.untrained": untrained_cfg("features.0", "classifier", True) for name in CONVNETS},
+        **{f"{name}.untrained": untrained_cfg("conv1", "fc", False) for name in RESNETS},
+        **{f"{name}.untrained": untrained_cfg("patch_embed.proj", head, True) for name, (_, head) in BUILDERS.items()},
     }
 )
 __all__: list[str] = []  # timm's register_model appends the architectures
@@ -210,7 +210,7 @@ def create(name: str, benchmark: Benchmark, seed: int, dropout: float = STOCK, s
     try:
         with torch.random.fork_rng(devices=[]):
             network = dropping.built(make, arch, dropout, stochastic_depth)
-            initialisation.draw(arch, network)
+            initialisation.draw_weights(arch, network)
         with torch.no_grad():
             shape = tuple(network.eval()(torch.zeros(2, 3, size, size)).shape)
     except MISFITS as error:
@@ -220,12 +220,12 @@ def create(name: str, benchmark: Benchmark, seed: int, dropout: float = STOCK, s
         ) from error
     if shape != (2, classes):
         raise UserError(f"student {arch} answers two images with shape {shape}, wanted (2, {classes}): it is no classifier.")
-    dropping.check(network, arch, size, dropout, stochastic_depth)
+    dropping.check_drops(network, arch, size, dropout, stochastic_depth)
     flat = all(p.ndim < 5 for p in network.parameters())  # channels-last is for kernels of two dimensions
     return network.to(memory_format=torch.channels_last) if flat and has_batch_norm(network) else network
 
 
-def describe(name: str, network: nn.Module) -> dict:
+def describe_network(name: str, network: nn.Module) -> dict:
     """What a Run records of its network: enough to tell it from others of the same name, and to build it again.
 
     `dropout` and `stochastic_depth` are the largest probabilities in it; `parameters` are numbers, all of them.
@@ -284,7 +284,7 @@ def is_saved(folder: Path | str) -> bool:
     return (Path(folder) / "config.json").is_file()
 
 
-def read_config(folder: Path | str) -> dict:
+def read_timm_config(folder: Path | str) -> dict:
     """config.json of a saved student; UserError when the folder holds none."""
     path = Path(folder) / "config.json"
     try:

@@ -118,7 +118,7 @@ def from_timm(source: str, benchmark: Benchmark) -> tuple[nn.Module, str | None]
                 f"accelerate launch train_student.py --benchmark {benchmark.name} --distilled full --arms full-hard, "
                 "then give --teacher local-dir:FOLDER, the seed0 folder of its results."
             )
-        students.read_config(path)  # says so where there is none
+        students.read_timm_config(path)  # says so where there is none
         name = f"local-dir:{path}"
     elif kind == "hf-hub":
         repo, revision, _ = hub.parse(rest)

@@ -22,7 +22,7 @@ from rd3_utils import launch
 from rd3_utils.data.images import ImageSet
 from rd3_utils.errors import UserError
 from rd3_utils.learning.students import has_batch_norm
-from rd3_utils.protocols.knobs import Training
+from rd3_utils.protocols.knobs import TrainingKnobs
 from rd3_utils.protocols.recipe import Recipe
 
 
@@ -30,7 +30,7 @@ class Diverged(UserError):
     """A network whose loss, weights or outputs are no numbers any more, or images that are none."""
 
 
-def check_loss(mean: float, epoch: int, whose: str) -> None:
+def check_loss_value(mean: float, epoch: int, whose: str) -> None:
     """Diverged unless the epoch's loss is a finite number."""
     if not math.isfinite(mean):
         raise Diverged(f"{whose}: the loss is {mean} in epoch {epoch}; the training diverged.")
@@ -51,7 +51,7 @@ def check_finite(network: nn.Module, whose: str) -> None:
         raise Diverged(f"{whose}: its weights are no finite numbers (the first in {name}); it diverged and tells nothing.")
 
 
-def check_images(x: torch.Tensor, method: str) -> None:
+def check_finite_images(x: torch.Tensor, method: str) -> None:
     """Diverged unless the images x [B, 3, S, S] that `method` optimised are finite numbers: eight bits would hide it."""
     if not bool(x.isfinite().all()):
         raise Diverged(f"{method}: the images are no finite numbers any more; take a smaller learning rate or another network.")
@@ -84,15 +84,15 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return t.learning_rate * min(1.0, warm) * SCHEDULES[t.schedule](t, e, n)
 
 
-def cosine(t: Training, e: float, n: int) -> float:
+def cosine(t: TrainingKnobs, e: float, n: int) -> float:
     return (1 + math.cos(math.pi * e / (t.zeta * n))) / 2
 
 
-def ssrs(t: Training, e: float, n: int) -> float:
+def ssrs(t: TrainingKnobs, e: float, n: int) -> float:
     return cosine(t, e, n) if e <= 5 * n / 6 else cosine(t, 5 * n / 6, n) * (n - e) / n
 
 
-SCHEDULES: dict[str, Callable[[Training, float, int], float]] = {
+SCHEDULES: dict[str, Callable[[TrainingKnobs, float, int], float]] = {
     "cosine": cosine,
     "linear": lambda t, e, n: 1 - e / (t.zeta * n),
     "ssrs": ssrs,

@@ -100,7 +100,7 @@ SHARE = (lambda value: value == STOCK or 0 <= value < 1, "-1 (as timm's network 
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingKnobs:
     """How the student learns."""
 
     epochs: int = knob("passes over the images", above=0)
@@ -152,7 +152,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Views:
+class ViewKnobs:
     """How a random view is drawn of every image in every epoch."""
 
     crop: str = knob("which part of an image is seen", choices=("none", "random_resized", "pad"), plain="none")
@@ -225,7 +225,7 @@ class Views:
 
 
 @dataclass(frozen=True)
-class Labels:
+class LabelKnobs:
     """What the student is told about a view."""
 
     kind: str = knob(
@@ -244,7 +244,7 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Loss:
+class LossKnobs:
     """What the student minimises; see learning/losses.py."""
 
     name: str = knob("which loss", choices=("kl", "soft_ce", "mse_gt", "joint_ce", "cosine", "ce", "ce_mixed"))
@@ -276,15 +276,15 @@ LOSSES = {
     "ce": LossReads("cross-entropy with the class of the image", teacher=False, mixed=False),
     "ce_mixed": LossReads("cross-entropy with both classes of a mixed image, by their share of pixels", teacher=False),
 }
-SECTIONS = {"training": Training, "views": Views, "labels": Labels, "loss": Loss}
+SECTIONS = {"training": TrainingKnobs, "views": ViewKnobs, "labels": LabelKnobs, "loss": LossKnobs}
 KNOBS = {f"{name}.{field.name}": field for name, section in SECTIONS.items() for field in dataclasses.fields(section)}
 NEUTRAL = {  # knobs that came later: what older files mean by not stating them
     key: field.default for key, field in KNOBS.items() if field.default is not dataclasses.MISSING
 }
 PLAIN = {  # views that leave images as they are
-    field.name: field.metadata["plain"] for field in dataclasses.fields(Views) if field.metadata["plain"] is not None
+    field.name: field.metadata["plain"] for field in dataclasses.fields(ViewKnobs) if field.metadata["plain"] is not None
 }
-COLUMNS = [column for field in dataclasses.fields(Views) for column in field.metadata["columns"]]
+COLUMNS = [column for field in dataclasses.fields(ViewKnobs) for column in field.metadata["columns"]]
 TAUGHT = ("soft", "static")  # kinds of labels that teachers make
 
 

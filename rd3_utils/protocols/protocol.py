@@ -20,10 +20,10 @@ from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.protocols.knobs import (
     NEUTRAL,
     SECTIONS,
-    Labels,
-    Loss,
-    Training,
-    Views,
+    LabelKnobs,
+    LossKnobs,
+    TrainingKnobs,
+    ViewKnobs,
     all_knobs,
     check_knob,
     parse_value,
@@ -36,7 +36,7 @@ RELEASED = Path(__file__).parent / "released"
 TEACHER_PROTOCOL = "teacher-v1"  # of full-hard, whatever the protocol of the other arms
 CONDITION_TYPES = {"benchmark": tuple[str, ...], "student": tuple[str, ...], "ipc_min": int, "ipc_max": int,
                    "image_size_min": int, "image_size_max": int}  # fmt: skip
-ARMS = ("soft", "hard", "plain")
+ARM_LABELS = ("soft", "hard", "plain")
 CONDITIONS: dict[str, Callable[[Any, dict], bool]] = {  # what a rule's `when` may say -> does it hold?
     "benchmark": lambda value, case: any(fnmatchcase(case["benchmark"], pattern) for pattern in value),
     "student": lambda value, case: any(fnmatchcase(case["student"], pattern) for pattern in value),
@@ -56,10 +56,10 @@ class Protocol:
     description: str
     published_selection: str
     sources: dict
-    training: Training
-    views: Views
-    labels: Labels
-    loss: Loss
+    training: TrainingKnobs
+    views: ViewKnobs
+    labels: LabelKnobs
+    loss: LossKnobs
     arms: dict  # label kind of an arm (soft, hard, plain) -> {knob: value} it changes
     rules: tuple  # of {"when": {...}, "set": {knob: value}, "source": where the values come from}; older files have no source
     overrides: tuple = ()  # of (knob, value)
@@ -159,8 +159,8 @@ def load(name: Path | str) -> Protocol:
         if section in table:
             table[section] = build(cls, table[section], f"{where} [{section}]")
     for arm, changes in table.get("arms", {}).items():
-        if arm not in ARMS or not isinstance(changes, dict):
-            raise unknown(f"arm in {where} [arms]", arm, ARMS)
+        if arm not in ARM_LABELS or not isinstance(changes, dict):
+            raise unknown(f"arm in {where} [arms]", arm, ARM_LABELS)
     table["arms"] = {
         arm: {key: check_knob(key, value, f"{where} [arms.{arm}]") for key, value in changes.items()}
         for arm, changes in table.get("arms", {}).items()

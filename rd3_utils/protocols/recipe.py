@@ -8,7 +8,18 @@ from dataclasses import dataclass
 
 from rd3_utils import units
 from rd3_utils.errors import UserError
-from rd3_utils.protocols.knobs import LOSSES, NEUTRAL, PLAIN, SECTIONS, TAUGHT, Labels, Loss, Training, Views, stated
+from rd3_utils.protocols.knobs import (
+    LOSSES,
+    NEUTRAL,
+    PLAIN,
+    SECTIONS,
+    TAUGHT,
+    LabelKnobs,
+    LossKnobs,
+    TrainingKnobs,
+    ViewKnobs,
+    stated,
+)
 
 VIEWS_VERSION = 1  # of the code that draws and applies views: part of a label store's identity
 LARGEST_WHITENED = 64  # pixels: there, the matrix of views.zca has 12,288^2 numbers
@@ -20,10 +31,10 @@ AUGMENTATIONS = [key for key in NEUTRAL if key.startswith("views.") and key != "
 class Recipe:
     """Concrete numbers for one benchmark, student and image set: nothing left to decide."""
 
-    training: Training
-    views: Views
-    labels: Labels
-    loss: Loss
+    training: TrainingKnobs
+    views: ViewKnobs
+    labels: LabelKnobs
+    loss: LossKnobs
     images: int  # N
     image_size: int
     classes: int  # C
@@ -90,7 +101,7 @@ def check_recipe(recipe, name):
             f"{name}: views.mix={views.mix} mixes nothing with views.group={views.group} and views.mix_probability="
             f"{views.mix_probability}; set the rows to mix among (such as views.group=50) and a probability above 0."
         )
-    if views.randaugment_magnitude != Views.randaugment_magnitude and not views.randaugment:
+    if views.randaugment_magnitude != ViewKnobs.randaugment_magnitude and not views.randaugment:
         raise UserError(f"{name}: views.randaugment_magnitude={views.randaugment_magnitude} without views.randaugment.")
     if views.randaugment_kind == "timm" and not views.randaugment:
         raise UserError(f"{name}: views.randaugment_kind=timm without views.randaugment.")

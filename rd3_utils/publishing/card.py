@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from rd3_utils.arms.planned_runs import Cell, citations
+from rd3_utils.arms.planned_runs import PlannedRun, citations
 from rd3_utils.data import selections
 from rd3_utils.protocols import protocol as protocols
 from rd3_utils.protocols.benchmark import Benchmark
@@ -41,9 +41,9 @@ LABELS = {
 }
 
 
-def publish(
+def publish_cards(
     finished: list[Run],
-    cells: list[Cell],
+    cells: list[PlannedRun],
     labels: dict[tuple, Any],
     benchmark: Benchmark,
     protocol: Protocol,
@@ -62,19 +62,19 @@ def publish(
     main = f"distilled-{cell.protocol.main_labels}"
     head = next((run for run in runs if run.arm == main), runs[0])  # its arm stands in the title
     weights = weights_section(runs, head, folder, options.out)
-    report, pictures = write(folder, runs, others, head, weights, cell, cells, labels, benchmark, options)
+    report, pictures = write_card(folder, runs, others, head, weights, cell, cells, labels, benchmark, options)
     kind = "hard" if protocol.label_kind == "learned" else protocol.main_labels  # that random images can have, too
     terminal.say(report, cell, folder, pictures, terminal.tips(report, benchmark, kind))
 
 
-def write(
+def write_card(
     folder: Path,
     runs: list[Run],
     others: list[Run],
     head: Run,
     weights: list[str],
-    cell: Cell,
-    cells: list[Cell],
+    cell: PlannedRun,
+    cells: list[PlannedRun],
     labels: dict[tuple, Any],
     benchmark: Benchmark,
     options: Namespace,
@@ -87,14 +87,14 @@ def write(
     cited = citations(benchmark, {run.student for run in runs}) if options.full_hard == "cited" else {}
     cited = {student: found for student, found in cited.items() if found}  # of others' Runs that lie here there may be none
     report = reports.report(runs, others, cited)
-    pictures = draw(runs, report, cell, cells, labels, folder)
+    pictures = draw_pictures(runs, report, cell, cells, labels, folder)
     text = card(runs, report, head, weights, cell, benchmark, pictures, options)
-    plots.write(folder / "report.json", f"{json.dumps(report, indent=1, allow_nan=False)}\n".encode())
-    plots.write(folder / "README.md", text.encode())
+    plots.write_picture(folder / "report.json", f"{json.dumps(report, indent=1, allow_nan=False)}\n".encode())
+    plots.write_picture(folder / "README.md", text.encode())
     return report, pictures
 
 
-def gather(finished: list[Run], cell: Cell, options: Namespace) -> tuple[list[Run], list[Run], list[str]]:
+def gather(finished: list[Run], cell: PlannedRun, options: Namespace) -> tuple[list[Run], list[Run], list[str]]:
     """(Runs the card of `cell` speaks of, all Runs of its benchmark and precision, [what was left out and why]), in order.
 
     To the card belong the arms of `cell`'s protocol on the same images or random ones of the same IPC, and full-hard of
@@ -129,7 +129,7 @@ def comparable(runs: list[Run], finished: list[Run]) -> tuple[list[Run], list[st
     kept: list[Run] = []
     for (student, arm), mine in groups.items():
         beside = next((run for run in finished if run.student == student), finished[0])
-        but = measure.ARMS | (measure.PROTOCOLS if "full-hard" in (arm, beside.arm) else set())
+        but = measure.OF_ARMS | (measure.PROTOCOLS if "full-hard" in (arm, beside.arm) else set())
         but |= measure.NETWORK if beside.student != student else measure.DROPPING
 
         def belongs(run: Run, beside: Run = beside, but: frozenset[str] = but) -> measure.Verdict:
@@ -161,8 +161,8 @@ def identity(run: Run) -> tuple:
     return run.student, arm, draw, run.seed, run.images.fingerprint, run.protocol.digest, run.views, run.protocol.name
 
 
-def draw(
-    runs: list[Run], report: dict, cell: Cell, cells: list[Cell], labels: dict[tuple, Any], folder: Path
+def draw_pictures(
+    runs: list[Run], report: dict, cell: PlannedRun, cells: list[PlannedRun], labels: dict[tuple, Any], folder: Path
 ) -> dict[str, list[tuple[str, str]]]:
     """Draw all pictures; {title: [(file below `folder`, caption)]} with those of earlier commands that still belong.
 
@@ -192,14 +192,14 @@ def card(
     report: dict,
     head: Run,
     weights: list[str],
-    cell: Cell,
+    cell: PlannedRun,
     benchmark: Benchmark,
     pictures: dict[str, list[tuple[str, str]]],
     options: Namespace,
 ) -> str:
     """The text of README.md: front matter and body."""
     top1 = reports.percent(report["arms"][head.student][head.arm]["mean"])
-    title = f"{cell.images.name} under {reports.protocol_of(head)}: {top1} % top-1 ({head.student})"
+    title = f"{cell.images.name} under {reports.protocol_text(head)}: {top1} % top-1 ({head.student})"
     embedded = {
         key: "\n\n".join(f"![{escape(caption)}]({quote(name)})" for name, caption in found) for key, found in pictures.items()
     }
@@ -222,7 +222,7 @@ def card(
     return "\n\n".join(parts) + "\n"
 
 
-def front_matter(report: dict, head: Run, cell: Cell, benchmark: Benchmark) -> ModelCardData:
+def front_matter(report: dict, head: Run, cell: PlannedRun, benchmark: Benchmark) -> ModelCardData:
     """The ModelCardData: the headline arm's mean top-1 as a fraction. It names no base model and no licence."""
     data, images, several, arm = benchmark.data, cell.images, len(report["arms"]) > 1, head.arm
     results = [
@@ -250,7 +250,7 @@ def front_matter(report: dict, head: Run, cell: Cell, benchmark: Benchmark) -> M
         pipeline_tag="image-classification",
         tags=[*tags, f"protocol-{custom}{cell.protocol.name}"],
         datasets=[learned_from] if learned_from else None,
-        model_name=f"{images.name} under {reports.protocol_of(head)}",
+        model_name=f"{images.name} under {reports.protocol_text(head)}",
         eval_results=results,
     )
 
@@ -310,7 +310,7 @@ def score_section(report: dict) -> list[str]:
     parts = ["## Scores"]
     for student, arms in report["arms"].items():
         of_student = {"arms": {student: arms}, "cited": report["cited"]}
-        parts += [f"**{escape(student)}**", table([row[1:] for row in reports.table(of_student)])]
+        parts += [f"**{escape(student)}**", table([row[1:] for row in reports.scores_table(of_student)])]
         named = reports.named_scores(report["scores"][student])
         parts += [escape(text) for text in reports.score_sentences(report, student)]
         parts += [table([["score", "value", "95 % interval", "std", "n", "what it is"], *named])] if named else []

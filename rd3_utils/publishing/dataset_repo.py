@@ -210,7 +210,7 @@ def image_files(
 
 def stated(source: str) -> dict:
     """distilled.json of the folder or embedded set `source`, or {}; UserError if it is no JSON object."""
-    for path in (Path(source) / "distilled.json", embedded.FOLDER / source / "distilled.json"):
+    for path in (Path(source) / "distilled.json", embedded.EMBEDDED / source / "distilled.json"):
         if path.is_file():
             try:
                 about = json.loads(path.read_text())

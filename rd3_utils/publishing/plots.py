@@ -59,7 +59,7 @@ def learning_curves(runs: list[Run], path: Path) -> None:
     for column, ((protocol, labels), mine) in zip(panels.T, columns.items()):
         loss = mine[0].recipe["loss"]
         temperature = "" if loss["name"].startswith("ce") else f", T = {loss['temperature']:g}"
-        column[0].set_title(plain(f"{protocol}, {labels} labels"), fontsize=10)
+        column[0].set_title(without_mathematics(f"{protocol}, {labels} labels"), fontsize=10)
         column[0].set(yscale="log", ylabel=f"training loss ({loss['name']}{temperature})")
         draw_lines(column[0], mine, "loss")
         column[0].legend(fontsize=8, frameon=False, reverse=True)
@@ -72,8 +72,8 @@ def learning_curves(runs: list[Run], path: Path) -> None:
             column[2].set_title("monitored, not the score", fontsize=9, style="italic")
         column[-1].set_xlabel("epoch")
     title = f"Learning curves of {runs[0].student}: thin, single runs; thick, the mean over runs and nearby epochs"
-    figure.suptitle(plain(title), fontsize=10)
-    save(figure, path)
+    figure.suptitle(without_mathematics(title), fontsize=10)
+    save_figure(figure, path)
 
 
 def draw_lines(axes: "Axes", runs: list[Run], key: str, factor: float = 1) -> None:
@@ -115,14 +115,14 @@ def scores(report: dict, runs: list[Run], path: Path) -> None:
             axes.annotate(plus_minus(summary), (1.02, place), **at_right)
         axes.set_yticks(range(len(arms)), arms, fontsize=9)
         axes.set_ylim(len(arms) - 0.4, -0.6)
-        title = f"{student} on {runs[0].benchmark} under {reports.protocol_of(runs[0])}"
-        axes.set_title(plain(title), fontsize=10, loc="left")
+        title = f"{student} on {runs[0].benchmark} under {reports.protocol_text(runs[0])}"
+        axes.set_title(without_mathematics(title), fontsize=10, loc="left")
         axes.grid(axis="x", alpha=0.25, linewidth=0.5)
         axes.spines[["top", "right"]].set_visible(False)
     low, high = panels[-1].get_xlim()
     panels[-1].set_xlim(max(0, low), min(101, high))
     panels[-1].set_xlabel(f"top-1 (% of the {runs[0].images_scored} test images): mean, std, and single runs below")
-    save(figure, path)
+    save_figure(figure, path)
 
 
 def plus_minus(summary: dict) -> str:
@@ -242,7 +242,7 @@ def sheet(lines: list[tuple[str, list[tuple[np.ndarray, str]]]], title: str, pat
     axes.imshow(canvas, interpolation="nearest")  # one canvas pixel is one pixel of the file
     for x, y, text, style in texts:
         axes.text(x, y, text, parse_math=False, **style)
-    save(figure, path)
+    save_figure(figure, path)
 
 
 def short(text: str, most: int) -> str:
@@ -251,7 +251,7 @@ def short(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def plain(text: str) -> str:
+def without_mathematics(text: str) -> str:
     """`text` for matplotlib, which would read $...$ as mathematics."""
     return text.replace("$", r"\$")
 
@@ -263,7 +263,7 @@ def new_figure(width: float, height: float, **arguments: Any) -> "Figure":
     return Figure(figsize=(width, height), dpi=DPI, facecolor="white", **arguments)
 
 
-def save(figure: "Figure", path: Path) -> None:
+def save_figure(figure: "Figure", path: Path) -> None:
     """Write `figure` as a PNG of at most about MOST_BYTES, without a date."""
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=DPI)
@@ -273,10 +273,10 @@ def save(figure: "Figure", path: Path) -> None:
         (picture.quantize(colours) if colours else picture).save(coded, format="png", optimize=True)
         if coded.tell() <= MOST_BYTES:
             break
-    write(path, coded.getvalue())
+    write_picture(path, coded.getvalue())
 
 
-def write(path: Path, data: bytes) -> None:
+def write_picture(path: Path, data: bytes) -> None:
     """Write the bytes `data` to `path`: a temporary name, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")  # several cells may write one card

@@ -23,7 +23,7 @@ from huggingface_hub import EvalResultEntry, ModelCard, constants, eval_result_e
 from huggingface_hub.utils import yaml_dump
 
 from rd3_utils import hub, launch, units
-from rd3_utils.arms.planned_runs import Cell
+from rd3_utils.arms.planned_runs import PlannedRun
 from rd3_utils.errors import UserError
 from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.publishing import card
@@ -35,7 +35,9 @@ from rd3_utils.text import escape
 OURS = ("runs/", "plots/", ".eval_results/")  # folders of the repo that hold nothing but what is pushed here
 
 
-def check(target: hub.Target, cells: list[Cell], options: Namespace, precision: str, accelerator: Accelerator) -> Cell:
+def check_push(
+    target: hub.Target, cells: list[PlannedRun], options: Namespace, precision: str, accelerator: Accelerator
+) -> PlannedRun:
     """The cell whose network is to be pushed to `target`; UserError, in every process and before any work, if none may be.
 
     It is the first seed of the protocol's own distilled arm, else of another distilled arm, else of full-hard: never the
@@ -78,7 +80,7 @@ def check(target: hub.Target, cells: list[Cell], options: Namespace, precision: 
     return cell
 
 
-def kept(cells: list[Cell], options: Namespace, precision: str) -> list[Run]:
+def kept(cells: list[PlannedRun], options: Namespace, precision: str) -> list[Run]:
     """The Runs of all `cells`, for --push-only; UserError unless every one is there."""
     there = {cell: run_files.kept(cell.path(options.out, precision)) for cell in cells}
     found = {cell: run for cell, run in there.items() if run is not None}
@@ -98,17 +100,22 @@ def kept(cells: list[Cell], options: Namespace, precision: str) -> list[Run]:
 
 
 def prepared(
-    target: hub.Target, cells: list[Cell], benchmark: Benchmark, options: Namespace, precision: str, accelerator: Accelerator
+    target: hub.Target,
+    cells: list[PlannedRun],
+    benchmark: Benchmark,
+    options: Namespace,
+    precision: str,
+    accelerator: Accelerator,
 ) -> Callable[[list[Run]], None]:
     """`check`, before any work; the function that is returned pushes what was trained."""
-    cell = check(target, cells, options, precision, accelerator)
-    return lambda finished: push(target, cell, cells, finished, benchmark, options, precision)
+    cell = check_push(target, cells, options, precision, accelerator)
+    return lambda finished: push_student(target, cell, cells, finished, benchmark, options, precision)
 
 
-def push(
+def push_student(
     target: hub.Target,
-    cell: Cell,
-    cells: list[Cell],
+    cell: PlannedRun,
+    cells: list[PlannedRun],
     finished: list[Run],
     benchmark: Benchmark,
     options: Namespace,
@@ -131,7 +138,7 @@ def push(
                 return {**files, **stale, "README.md": with_licence(text, target, commit, there)}
 
             run = run_files.read(cell.path(options.out, precision))
-            pushed = hub.push(target, build, f"{cell.student}, {cell.arm} of {cell.images.name}, {reports.protocol_of(run)}")
+            pushed = hub.push(target, build, f"{cell.student}, {cell.arm} of {cell.images.name}, {reports.protocol_text(run)}")
     except Exception as error:
         said = str(error) if isinstance(error, UserError) else hub.one_line(error)
         words = launch.again(error, "--push-only")
@@ -144,8 +151,8 @@ def push(
 
 def assembled(
     target: hub.Target,
-    cell: Cell,
-    cells: list[Cell],
+    cell: PlannedRun,
+    cells: list[PlannedRun],
     finished: list[Run],
     benchmark: Benchmark,
     options: Namespace,
@@ -162,7 +169,7 @@ def assembled(
     for picture in drawn.glob("views_*.png"):  # the others are drawn anew, for this student alone
         shutil.copyfile(picture, folder / "plots" / picture.name)
     weights = weights_section(target, runs, head)
-    report, pictures = card.write(folder, runs, others, head, weights, cell, cells, {}, benchmark, options)
+    report, pictures = card.write_card(folder, runs, others, head, weights, cell, cells, {}, benchmark, options)
     shown = [folder / name for section in pictures.values() for name, _ in section]
     files: dict[str, Path | bytes] = {path.relative_to(folder).as_posix(): path for path in (folder / "report.json", *shown)}
     files["README.md"] = (folder / "README.md").read_bytes()
@@ -192,7 +199,7 @@ def weights_section(target: hub.Target, runs: list[Run], head: Run) -> list[str]
     return ["## Weights", escape(text), card.how_to_load(f"hf-hub:{target.repo}")]
 
 
-def eval_result(target: hub.Target, report: dict, head: Run, cell: Cell, benchmark: Benchmark) -> tuple[str, str]:
+def eval_result(target: hub.Target, report: dict, head: Run, cell: PlannedRun, benchmark: Benchmark) -> tuple[str, str]:
     """(name, text) of the file in .eval_results: the mean top-1 in percent under a task of this protocol and IPC.
 
     A benchmark that is not on the Hub goes by its name alone.

@@ -5,22 +5,22 @@ from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 
-from rd3_utils.arms.planned_runs import Cell
+from rd3_utils.arms.planned_runs import PlannedRun
 from rd3_utils.data.tables import without_machine
 from rd3_utils.learning import teachers as networks
 from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
-from rd3_utils.scoring.runs import Run, Teacher
+from rd3_utils.scoring.runs import Run, RunTeacher
 from rd3_utils.text import listed
 
 
 def say(
-    report: dict, cell: Cell, folder: Path, pictures: dict[str, list[tuple[str, str]]], tips: list[tuple[str, str]]
+    report: dict, cell: PlannedRun, folder: Path, pictures: dict[str, list[tuple[str, str]]], tips: list[tuple[str, str]]
 ) -> None:
     """Print scores, where the card lies, and what to try next."""
     print(f"\n{cell.images.name} under {cell.protocol.label}")
-    show_table(reports.table(report), names=2)
+    show_table(reports.scores_table(report), names=2)
     for student, scores in report["scores"].items():
         if scores:
             named = [(name, value, between) for name, value, between, *_ in reports.named_scores(scores)]
@@ -87,7 +87,7 @@ def commands(runs: list[Run], options: Namespace | SimpleNamespace, benchmark: B
     lines = []
     for (student, seeds, draw), mine in same_commands(runs).items():
         draws = [run.draw for run in mine if run.arm.startswith("random-") and run.draw is not None]
-        teachers: tuple[Teacher, ...] = next((run.teachers for run in mine if run.teachers), ())
+        teachers: tuple[RunTeacher, ...] = next((run.teachers for run in mine if run.teachers), ())
         known = {
             "arms": listed((run.arm for run in mine), ","),
             "seeds": seeds,

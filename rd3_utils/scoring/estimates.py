@@ -21,11 +21,11 @@ ENOUGH_DRAWS = 3  # of random images; a score of fewer says so
 
 def of_arm(runs: Sequence[Run]) -> dict:
     """The summary of `runs` (runs.summary), all of one arm, with the interval of their mean: {..., "low", "high"}."""
-    low, high = interval(resampled(runs))
+    low, high = interval(resampled_means(runs))
     return {**run_files.summary(runs), "low": low, "high": high}
 
 
-def resampled(runs: Sequence[Run]) -> np.ndarray | None:
+def resampled_means(runs: Sequence[Run]) -> np.ndarray | None:
     """[R]: the mean top-1 in every resample of `runs`, all of one arm; None of a single Run.
 
     Widening can carry a mean near 0 or 1 beyond it; there it ends, as accuracies do.
@@ -77,7 +77,7 @@ def of_scores(arms: dict[str, list[Run]], cited: Citation | None = None) -> dict
         ),
         "ars": (four, scores.ars, {"gamma": scores.WEIGHT}),
     }
-    samples = {arm: resampled(runs) for arm, runs in arms.items()}
+    samples = {arm: resampled_means(runs) for arm, runs in arms.items()}
     for name, (needed, score, stated) in wanted.items():
         if set(needed) <= there:
             found[name] = {**estimate(needed, score, arms, samples, cited if "full-hard" in needed else None), **stated}

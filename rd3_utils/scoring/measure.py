@@ -81,13 +81,13 @@ UNKNOWN = {  # what older Runs do not state: then nothing is said against them
     "dropout of the network", "stochastic depth of the network", "number of parameters", "views per teacher pass",
     "label dtype",
 }  # fmt: skip
-LABELS = frozenset(list(FACTS)[list(FACTS).index("kind of labels") :])
+OF_LABELS = frozenset(list(FACTS)[list(FACTS).index("kind of labels") :])
 TOLD = frozenset({"views seed", "teachers", "rule of the ensemble", "batch norm of the teachers"})  # arms of one kind share it
-IMAGES = frozenset({"images", "train split"})
+OF_IMAGES = frozenset({"images", "train split"})
 DROPPING = frozenset({"dropout of the network", "stochastic depth of the network"})
 NETWORK = frozenset({"student", "initialisation of the network", "number of parameters"}) | DROPPING
-PROTOCOLS = frozenset({"protocol", "protocol digest", "recipe"}) | LABELS | DROPPING
-ARMS = frozenset({"arm", "images", "number of images per class", "recipe"}) | LABELS  # on one card; of one train split
+PROTOCOLS = frozenset({"protocol", "protocol digest", "recipe"}) | OF_LABELS | DROPPING
+OF_ARMS = frozenset({"arm", "images", "number of images per class", "recipe"}) | OF_LABELS  # on one card; of one train split
 
 
 def same_measure(a: Run, b: Run, but: Collection[str] = ()) -> Verdict:

@@ -41,7 +41,7 @@ def report(runs: Sequence[Run], others: Sequence[Run] = (), cited: dict[str, lis
         "cited": {student: [dataclasses.asdict(one) for one in cited[student]] for student in students if student in cited},
         "students": estimates.across(arms),
         "comparison": {
-            student: comparison([r for r in runs if r.student == student], [r for r in others if r.student == student])
+            student: recipe_or_data([r for r in runs if r.student == student], [r for r in others if r.student == student])
             for student in students
         },
         "interval": {"confidence": bootstrap.CONFIDENCE, "method": bootstrap.METHOD, "resamples": bootstrap.RESAMPLES},
@@ -56,7 +56,7 @@ def order_of(arm: str) -> tuple[int, str]:
     return (ORDER.index(arm), arm) if arm in ORDER else (len(ORDER), arm)
 
 
-def comparison(runs: Sequence[Run], others: Iterable[Run]) -> dict | None:
+def recipe_or_data(runs: Sequence[Run], others: Iterable[Run]) -> dict | None:
     """How much is recipe and how much is data, as differences of means in a table images x protocols; None without one.
 
     {"protocols": [a, b], "cells": {"distilled": {a: mean, b: mean}, "random": {...}}, "recipe", "data"}: `recipe` is the
@@ -96,7 +96,7 @@ def both_sides(runs: Iterable[Run]) -> dict[str, list[float]] | None:
     Labels of other teachers or views seeds are another measurement: of several the one with the most Runs counts.
     """
     tables = []
-    for same in measure.alike(runs, measure.ARMS - measure.TOLD):
+    for same in measure.alike(runs, measure.OF_ARMS - measure.TOLD):
         sides = run_files.grouped(same, lambda run: run.arm.partition("-")[0])
         if len(sides) == 2:
             tables.append((len(same), min(map(measure.kind, same)), {side: [r.top1 for r in sides[side]] for side in sides}))
@@ -127,7 +127,7 @@ def recipe_key(run: Run) -> RecipeKey:
     return RecipeKey(protocol.main_labels != "hard", own, protocol.name, changed, protocol.digest)
 
 
-def protocol_of(run: Run) -> str:
+def protocol_text(run: Run) -> str:
     """The protocol as outputs name it; a custom one carries its digest."""
     return recipe_key(run).label(())
 
@@ -160,8 +160,8 @@ def named_scores(scores: dict) -> list[tuple[str, str, str, str, str, str]]:
     for key, (name, factor, unit, meaning) in SCORES.items():
         if key in scores:
             of, digits = scores[key], 2 if unit else 3
-            value, std = (show(of[part], factor, digits) for part in ("value", "std"))
-            found.append((name, f"{value}{unit}", interval(of, factor, digits), std, str(of["n"]), meaning))
+            value, std = (shown_value(of[part], factor, digits) for part in ("value", "std"))
+            found.append((name, f"{value}{unit}", interval_text(of, factor, digits), std, str(of["n"]), meaning))
     return found
 
 
@@ -219,13 +219,13 @@ def few(estimate: dict) -> str:
     return f" It rests on {draws} of random images; a score should have at least {estimates.ENOUGH_DRAWS}."
 
 
-def interval(estimate: dict, factor: float = 100, digits: int = 2) -> str:
+def interval_text(estimate: dict, factor: float = 100, digits: int = 2) -> str:
     """ "25.13 to 26.02", or a dash where there is none."""
     low, high = estimate["low"], estimate["high"]
-    return "-" if low is None else f"{show(low, factor, digits)} to {show(high, factor, digits)}"
+    return "-" if low is None else f"{shown_value(low, factor, digits)} to {shown_value(high, factor, digits)}"
 
 
-def show(value: float | None, factor: float = 100, digits: int = 2) -> str:
+def shown_value(value: float | None, factor: float = 100, digits: int = 2) -> str:
     """A number times `factor` for a person, or a dash."""
     return "-" if value is None else f"{factor * value:.{digits}f}"
 
@@ -237,16 +237,16 @@ def points(fraction: float) -> str:
 
 def percent(fraction: float | None, digits: int = 2) -> str:
     """A fraction as percent for a person, or a dash."""
-    return show(fraction, 100, digits)
+    return shown_value(fraction, 100, digits)
 
 
-def table(report: dict) -> list[list[str]]:
+def scores_table(report: dict) -> list[list[str]]:
     """The arms as rows of text: header, then one row per student and arm; accuracies in percent."""
     rows = [["student", "arm", "top-1 %", "95 % interval", "std", "n", "std over seeds", "std over draws"]]
     for student, arms in report["arms"].items():
         for arm, s in arms.items():
             spreads = percent(s["std"]), str(s["n"]), percent(s["std_seeds"]), percent(s["std_draws"])
-            rows.append([student, arm, percent(s["mean"]), interval(s), *spreads])
+            rows.append([student, arm, percent(s["mean"]), interval_text(s), *spreads])
         if student in report["cited"]:
             rows.append([student, "full-hard, cited", percent(report["cited"][student][0]["top1"]), *["-"] * 5])
     return rows

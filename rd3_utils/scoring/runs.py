@@ -66,7 +66,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Images:
+class RunImages:
     """An image set, as ImageSet.describe states it."""
 
     name: str = stated(*A_TEXT)
@@ -112,7 +112,7 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Labels:
+class RunLabels:
     """What the student was told, as the reader of the labels describes it; None: not stated, or of no meaning for the kind."""
 
     kind: str = stated(is_name, "a name")
@@ -134,7 +134,7 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Teacher:
+class RunTeacher:
     """A teacher, as Teacher.describe states it."""
 
     source: str = stated(*A_TEXT)
@@ -168,13 +168,13 @@ class Run:
     student: str = stated(is_name, "a name of letters, digits, dots and dashes")
     seed: int = stated(*WHOLE_NUMBER)
     views_seed: int = stated(*WHOLE_NUMBER)
-    images: Images = part()
-    labels: Labels = part()
-    teachers: tuple[Teacher, ...] = part()
+    images: RunImages = part()
+    labels: RunLabels = part()
+    teachers: tuple[RunTeacher, ...] = part()
     top1: float = stated(*A_FRACTION)
     top5: float = stated(*A_FRACTION)
     images_scored: int = stated(is_count, "a number of images")
-    test: Images = part()
+    test: RunImages = part()
     monitored_test: bool = stated(*A_FLAG)
     history: list = stated(lambda value: isinstance(value, list), "a list")
     seconds: float = stated(is_seconds, "seconds")
@@ -227,7 +227,7 @@ def of(table: Any) -> Run:
         raise Refused("images lacks train, the split that random images were drawn from")
     if run.views == "each" and run.views_seed != run.seed:
         raise Refused(f"views_seed is {run.views_seed}, and a student with views of its own has those of its seed, {run.seed}")
-    check_recipe(run.recipe)
+    check_recipe_keys(run.recipe)
     for i, entry in enumerate(run.history):
         if not is_table(entry):
             raise Refused(f"epoch {i} of its history is {shown(entry)}, wanted a table")
@@ -241,7 +241,7 @@ def of(table: Any) -> Run:
     return run
 
 
-def check_recipe(recipe: dict) -> None:
+def check_recipe_keys(recipe: dict) -> None:
     """Refused unless a recipe has what is read of it, whoever wrote it; its other knobs are compared, never read alone."""
     for name, (check, wanted) in RECIPE.items():
         section, _, key = name.rpartition(".")

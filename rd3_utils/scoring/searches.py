@@ -5,7 +5,7 @@ from collections.abc import Collection
 from typing import Any
 
 from rd3_utils.scoring import runs, shapes
-from rd3_utils.scoring.runs import Images
+from rd3_utils.scoring.runs import RunImages
 from rd3_utils.scoring.shapes import Refused, is_fraction, is_number, is_table, shown
 
 
@@ -23,7 +23,7 @@ class Search:
 
     learning_rate: float = shapes.stated(is_number, "a finite number")
     candidates: tuple[Candidate, ...] = shapes.part()
-    images: Images = shapes.part()
+    images: RunImages = shapes.part()
 
 
 def check_search(table: Any, rates: Collection[float], test_fingerprint: str) -> Search:

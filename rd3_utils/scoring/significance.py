@@ -181,7 +181,7 @@ def comparison(runs: Sequence[Run], others: Sequence[Run]) -> dict:
 
 BETWEEN = {  # in what the sides of a comparison may differ
     "arm", "number of images per class", "recipe", "views digest", "views digest of students", "views seed", "teachers",
-    "label dtype", "views per teacher pass", *measure.IMAGES,
+    "label dtype", "views per teacher pass", *measure.OF_IMAGES,
 }  # fmt: skip
 
 

@@ -10,11 +10,11 @@ from rd3_utils.data import soft_labels
 from rd3_utils.errors import UserError
 from rd3_utils.protocols.recipe import digest
 from rd3_utils.studies.jobs import Job
-from rd3_utils.studies.planning import Placed, Plan, drawn, is_made, recorded
+from rd3_utils.studies.planning import Placed, StudyPlan, drawn, is_made, recorded
 from rd3_utils.studies.study import PROJECT, VIEWS_SEED
 
 
-def make_jobs(plan: Plan, placed: list[Placed]) -> dict[Path, Job]:
+def make_jobs(plan: StudyPlan, placed: list[Placed]) -> dict[Path, Job]:
     """A Job for each image set that `placed` cells need and the study can make: {folder: Job}."""
     jobs: dict[Path, Job] = {}
     for one in placed:
@@ -39,7 +39,7 @@ def make_jobs(plan: Plan, placed: list[Placed]) -> dict[Path, Job]:
 
 
 def train_jobs(
-    plan: Plan, placed: list[Placed], config: Path | str, everything: list[Placed] | None = None
+    plan: StudyPlan, placed: list[Placed], config: Path | str, everything: list[Placed] | None = None
 ) -> tuple[list[Job], dict[Job, Placed]]:
     """(Jobs, {Job: Placed}) for the cells of `placed` that have no Run: label stores first, each before the cells that need it.
 
@@ -78,7 +78,7 @@ def train_jobs(
     return jobs, of
 
 
-def train_job(plan: Plan, one: Placed, launch: list[str], after: list[Job]) -> Job:
+def train_job(plan: StudyPlan, one: Placed, launch: list[str], after: list[Job]) -> Job:
     """The Job that trains one cell."""
     assert one.path is not None  # its images were read
     command = [*launch, str(PROJECT / "train_student.py"), *what(plan, one), "--arms", one.arm, "--seeds", str(one.cell.seed)]
@@ -88,7 +88,7 @@ def train_job(plan: Plan, one: Placed, launch: list[str], after: list[Job]) -> J
     return Job(one.cell.name, command, one.path.is_file, one.path.with_suffix(".claim"), log, after)
 
 
-def label_job(plan: Plan, one: Placed, launch: list[str], identity: str) -> Job:
+def label_job(plan: StudyPlan, one: Placed, launch: list[str], identity: str) -> Job:
     """The Job that makes the label store of one cell."""
     assert one.labels_key is not None  # it reads one
     command = [*launch, str(PROJECT / "generate_soft_labels.py"), *what(plan, one), "--out", plan.soft_labels]
@@ -99,7 +99,7 @@ def label_job(plan: Plan, one: Placed, launch: list[str], identity: str) -> Job:
     return Job(text, command, lambda: has_store(plan, one, epochs), claim, log)
 
 
-def what(plan: Plan, one: Placed) -> list[str]:
+def what(plan: StudyPlan, one: Placed) -> list[str]:
     """The options that both scripts take."""
     cell = one.cell
     name = str(plan.study.folder / cell.protocol) if cell.protocol.endswith(".toml") else one.protocol.name
@@ -109,12 +109,12 @@ def what(plan: Plan, one: Placed) -> list[str]:
     return words + data_dir(plan, cell.benchmark)
 
 
-def data_dir(plan: Plan, benchmark: str) -> list[str]:
+def data_dir(plan: StudyPlan, benchmark: str) -> list[str]:
     """The option of a command for one benchmark."""
     return ["--data-dir", str(plan.data_dirs[benchmark])] if benchmark in plan.data_dirs else []
 
 
-def has_store(plan: Plan, one: Placed, epochs: int) -> bool:
+def has_store(plan: StudyPlan, one: Placed, epochs: int) -> bool:
     """Whether a finished store with `epochs` epochs labels the views of a cell with its teachers, as far as names tell."""
     wanted = teacher_names(one)
     for folder in soft_labels.candidates(plan.soft_labels, str(one.known.identity), one.recipe, VIEWS_SEED):

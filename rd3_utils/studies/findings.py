@@ -45,7 +45,7 @@ def findings(study: Study, placed: list[Placed], facts: dict[str, dict], left_ou
         groups.setdefault(key_of(one), []).append(one)
     for key, mine in groups.items():
         check_pooled(key, [one.run for one in mine if one.run])
-    entries = [entry(key, mine, facts, in_grid=key in main) for key, mine in groups.items()]
+    entries = [finding(key, mine, facts, in_grid=key in main) for key, mine in groups.items()]
     known = [e for e in entries if e["n"]]
     cells = {key: cell_of([one.run for one in mine if one.run]) for key, mine in groups.items()}
     cells = {key: found for key, found in cells.items() if found.values}
@@ -64,7 +64,7 @@ def findings(study: Study, placed: list[Placed], facts: dict[str, dict], left_ou
         "protocols": tau_protocols(grid),
         "students": tau_students(grid),
         "ablation": ablations(study, cells),
-        "recognised": recognised(placed, facts),
+        "recognised": recognised_rows(placed, facts),
         "notes": notes(placed, left_out),
     }
 
@@ -85,7 +85,7 @@ def check_pooled(key: Key, runs: list[Run]) -> None:
         )
 
 
-def entry(key: Key, mine: list[Placed], facts: dict[str, dict], in_grid: bool) -> dict:
+def finding(key: Key, mine: list[Placed], facts: dict[str, dict], in_grid: bool) -> dict:
     """One line of "cells"."""
     runs = [one.run for one in mine if one.run]
     named = dict(zip(("benchmark", "ipc", "student", "method", "protocol"), key))
@@ -112,14 +112,14 @@ def entry(key: Key, mine: list[Placed], facts: dict[str, dict], in_grid: bool) -
     }
 
 
-def cell_of(runs: list[Run]) -> ranking.Cell:
+def cell_of(runs: list[Run]) -> ranking.TableCell:
     """The ranking.Cell of the top-1 of `runs`."""
-    return ranking.Cell([run.top1 for run in runs], [run.images.identity for run in runs])
+    return ranking.TableCell([run.top1 for run in runs], [run.images.identity for run in runs])
 
 
-def places_of(cells: dict[Key, ranking.Cell]) -> dict[Place, dict[tuple[str, str], ranking.Cell]]:
+def places_of(cells: dict[Key, ranking.TableCell]) -> dict[Place, dict[tuple[str, str], ranking.TableCell]]:
     """{(benchmark, ipc, student): {(method, protocol): Cell}} of {key: Cell}."""
-    found: dict[Place, dict[tuple[str, str], ranking.Cell]] = {}
+    found: dict[Place, dict[tuple[str, str], ranking.TableCell]] = {}
     for (benchmark, ipc, student, method, protocol), one in cells.items():
         found.setdefault((benchmark, ipc, student), {})[method, protocol] = one
     return found
@@ -129,7 +129,7 @@ def named(place: Place) -> dict:
     return dict(zip(("benchmark", "ipc", "student"), place))
 
 
-def before_after(study: Study, grid: dict[Key, ranking.Cell]) -> list[dict]:
+def before_after(study: Study, grid: dict[Key, ranking.TableCell]) -> list[dict]:
     """Per place: each method under its own protocol and under the unified one, the change, and the spread of both.
 
     Spreads are over the methods that have both numbers, so that they compare the same methods.
@@ -156,7 +156,7 @@ def variant_of(means: dict[tuple[str, str], float], method: str, protocol: str) 
     return protocol if protocol in mine else next(iter(mine), None)
 
 
-def spreads(grid: dict[Key, ranking.Cell]) -> list[dict]:
+def spreads(grid: dict[Key, ranking.TableCell]) -> list[dict]:
     """Per place and protocol: the spread of the methods' means, best and worst."""
     found: list[dict] = []
     for place, cells in places_of(grid).items():
@@ -166,13 +166,13 @@ def spreads(grid: dict[Key, ranking.Cell]) -> list[dict]:
     return found
 
 
-def decompositions(grid: dict[Key, ranking.Cell]) -> list[dict]:
+def decompositions(grid: dict[Key, ranking.TableCell]) -> list[dict]:
     """Per place: ranking.decomposition over methods and protocols, where there are at least 2 x 2."""
     found = [(place, ranking.decomposition(cells)) for place, cells in places_of(grid).items()]
     return [{**named(place), **result} for place, result in found if result]
 
 
-def tau_protocols(grid: dict[Key, ranking.Cell]) -> list[dict]:
+def tau_protocols(grid: dict[Key, ranking.TableCell]) -> list[dict]:
     """Per place and pair of protocols: ranking.agreement of the methods' order, for pairs that share at least 3 methods."""
     found: list[dict] = []
     for place, cells in places_of(grid).items():
@@ -182,9 +182,9 @@ def tau_protocols(grid: dict[Key, ranking.Cell]) -> list[dict]:
     return found
 
 
-def tau_students(grid: dict[Key, ranking.Cell]) -> list[dict]:
+def tau_students(grid: dict[Key, ranking.TableCell]) -> list[dict]:
     """Per benchmark, ipc and protocol, and pair of students: ranking.agreement of the methods' order (at least 3)."""
-    groups: dict[tuple[str, int | None, str], dict[tuple[str, str], ranking.Cell]] = {}
+    groups: dict[tuple[str, int | None, str], dict[tuple[str, str], ranking.TableCell]] = {}
     found: list[dict] = []
     for (benchmark, ipc, student, method, protocol), one in grid.items():
         groups.setdefault((benchmark, ipc, protocol), {})[method, student] = one
@@ -196,7 +196,7 @@ def tau_students(grid: dict[Key, ranking.Cell]) -> list[dict]:
     return found
 
 
-def ablations(study: Study, cells: dict[Key, ranking.Cell]) -> list[dict]:
+def ablations(study: Study, cells: dict[Key, ranking.TableCell]) -> list[dict]:
     """Per place, method and [[ablation]]: base and variants with mean, std, n; a variant's change and its standard error.
 
     See `error_of`.
@@ -222,7 +222,7 @@ def ablations(study: Study, cells: dict[Key, ranking.Cell]) -> list[dict]:
     return found
 
 
-def recognised(placed: list[Placed], facts: dict[str, dict]) -> list[dict]:
+def recognised_rows(placed: list[Placed], facts: dict[str, dict]) -> list[dict]:
     """Per benchmark, ipc, method and teachers: the share of the images, mean over draws, that they put into their own class."""
     sets: dict[tuple[str, int | None, str, str], dict[str, float]] = {}
     for one in placed:
@@ -236,7 +236,7 @@ def recognised(placed: list[Placed], facts: dict[str, dict]) -> list[dict]:
     ]
 
 
-def error_of(cell: ranking.Cell, other: ranking.Cell) -> float | None:
+def error_of(cell: ranking.TableCell, other: ranking.TableCell) -> float | None:
     """Standard error of the difference of two Cells' means; None where one has a single unit.
 
     sqrt(s1^2 / n1 + s2^2 / n2) (Welch, Biometrika 1947), of the n means of draws where a cell has several; if both have the
@@ -323,8 +323,8 @@ def image_facts(placed: list[Placed], known: dict[str, dict], stores: Path | str
     measured, taught = cache(facts_of_files), {called(weights_of(one.run)) for one in placed if one.run and one.run.teachers}
     for one in placed:
         key, folder = fact_key(one.cell), one.folder
-        if folder is None and (embedded.FOLDER / one.source).is_dir():
-            folder = embedded.FOLDER / one.source
+        if folder is None and (embedded.EMBEDDED / one.source).is_dir():
+            folder = embedded.EMBEDDED / one.source
         if folder is not None and folder.exists():
             found[key] = found.get(key, {}) | measured(folder)
         elif key not in found:

@@ -21,7 +21,7 @@ from rd3_utils.protocols.recipe import Recipe
 from rd3_utils.scoring import measure
 from rd3_utils.scoring import runs as run_files
 from rd3_utils.scoring.runs import Run
-from rd3_utils.studies.study import FOLDER, VIEWS_SEED, Cell, Study, cells
+from rd3_utils.studies.study import FOLDER_STARTS, VIEWS_SEED, Cell, Study, cells
 
 QUICK = 2e8  # bytes of pixels up to which a dry run reads an image set to learn its fingerprint
 NEAR = 9  # kept Runs that tell what a student costs: few follow the load of a machine, all forget what starting up takes
@@ -67,7 +67,7 @@ class Placed:
         return self.recipe.training.epochs * self.recipe.images
 
 
-class Plan:
+class StudyPlan:
     """The Cells of a study against what lies under `out`.
 
     `data_dirs` {benchmark: --data-dir}; `precision` and `device` (its kind) of the launch. `asked` are all Cells; those of
@@ -198,7 +198,7 @@ class Plan:
     def located(self, cell: Cell) -> tuple[str, Path | None]:
         """(SOURCE as a command in this folder takes it, the set's Path or None)."""
         path = self.study.folder / Path(cell.source).expanduser()
-        if not (cell.make or cell.source.startswith(FOLDER) or path.exists()):
+        if not (cell.make or cell.source.startswith(FOLDER_STARTS) or path.exists()):
             return cell.source, None
         path = Path(os.path.normpath(path))
         return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path), path
@@ -318,7 +318,7 @@ def is_made(folder: Path) -> bool:
     return folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
 
 
-def share(found: list[Cell], index: int, count: int) -> list[Cell]:
+def part_of_array(found: list[Cell], index: int, count: int) -> list[Cell]:
     """The part number `index` (from 0) of `count` of a list: whole neighbourhoods, which share images and labels."""
     return found[index * len(found) // count : (index + 1) * len(found) // count]
 

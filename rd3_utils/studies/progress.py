@@ -11,12 +11,12 @@ from rd3_utils.errors import UserError
 from rd3_utils.scoring.report import percent
 from rd3_utils.studies import commands, devices, planning
 from rd3_utils.studies import jobs as work
-from rd3_utils.studies.planning import Placed, Plan
+from rd3_utils.studies.planning import Placed, StudyPlan
 from rd3_utils.studies.study import Cell
 from rd3_utils.units import duration
 
 
-def show(plan: Plan, placed: list[Placed], config_name: str) -> None:
+def show_plan(plan: StudyPlan, placed: list[Placed], config_name: str) -> None:
     """Print every cell of the plan, a line per set, protocol and student, with what is there, missing and its cost."""
     groups: dict[tuple[str, str, str, str], list[Placed]] = {}
     for one in placed:
@@ -45,7 +45,7 @@ def show(plan: Plan, placed: list[Placed], config_name: str) -> None:
     print(", ".join([f"to train: {len(placed) - there} students", *costs]), flush=True)
 
 
-def conduct(plan: Plan, chosen: list[Cell], workers: int, config: ClusterConfig, path_of_config: Path | str) -> int:
+def conduct(plan: StudyPlan, chosen: list[Cell], workers: int, config: ClusterConfig, path_of_config: Path | str) -> int:
     """Make and train what `chosen` cells lack; how many failed. Prints a line per job that ends.
 
     KeyboardInterrupt, also on SIGTERM, once the commands that ran are ended; what is finished is kept.
@@ -83,7 +83,7 @@ def conduct(plan: Plan, chosen: list[Cell], workers: int, config: ClusterConfig,
 class Lines:
     """What is printed while jobs run: a line for each that ends, with what is left."""
 
-    def __init__(self, plan: Plan, jobs: list[work.Job], of: dict[work.Job, Placed], workers: int) -> None:
+    def __init__(self, plan: StudyPlan, jobs: list[work.Job], of: dict[work.Job, Placed], workers: int) -> None:
         self.of, self.workers, self.started = of, workers, time.time()
         self.left, self.total, self.waited = list(jobs), len(jobs), False
         self.guess = {job: plan.seconds(one) for job, one in of.items()}

@@ -22,7 +22,7 @@ PARTS = ("method", "protocol", "interaction", "seed")
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """Accuracies of one cell's replicates; `sets` says which image set each trained on, None that all did on one.
 
     Units are what varies: where there are several image sets (draws of random images), each with its replicates, and else each
@@ -84,7 +84,7 @@ class Noise:
     variance: float  # what it adds to the variance of a replicate, summed over cells
 
 
-def decomposition(cells: dict[tuple[str, str], Cell]) -> dict | None:
+def decomposition(cells: dict[tuple[str, str], TableCell]) -> dict | None:
     """What share of the variance of accuracies is method, protocol, their interaction and seed; None without a 2 x 2 table.
 
     Two-way analysis of variance with replication (Fisher, Statistical Methods for Research Workers, 1925; Montgomery, Design
@@ -132,7 +132,7 @@ def decomposition(cells: dict[tuple[str, str], Cell]) -> dict | None:
     }
 
 
-def complete(cells: dict[tuple[str, str], Cell]) -> tuple[list[str], list[str]]:
+def complete(cells: dict[tuple[str, str], TableCell]) -> tuple[list[str], list[str]]:
     """(rows, columns) of the largest full table within `cells`, in order of appearance; of equal ones that of more rows."""
     rows = list(dict.fromkeys(row for row, _ in cells))
     columns = list(dict.fromkeys(column for _, column in cells))
@@ -157,7 +157,7 @@ def rank_of(rows: Sequence[str], columns: Sequence[str]) -> tuple[int, int, int]
     return min(len(rows), len(columns), 2), len(rows) * len(columns), len(rows)
 
 
-def moments(table: list[list[Cell]]) -> tuple[np.ndarray, ...]:
+def moments(table: list[list[TableCell]]) -> tuple[np.ndarray, ...]:
     """(means, variances with divisor n), both [I, J], of a table of Cells."""
     return tuple(np.array([[f(cell.values) for cell in line] for line in table]) for f in (np.mean, np.var))
 
@@ -174,7 +174,7 @@ def effects(means: np.ndarray) -> np.ndarray:
     return np.stack([of_row - overall + every, of_column - overall + every, means - of_row - of_column + overall])
 
 
-def noise(table: list[list[Cell]]) -> tuple[np.ndarray, float]:
+def noise(table: list[list[TableCell]]) -> tuple[np.ndarray, float]:
     """(what noise adds to the first three parts of a table of Cells, [3]; the variance of a replicate, mean over cells).
 
     The noise e of cell means adds E parts(e), which is the sum of parts() over the columns of any L with L L^T = cov(e), for
@@ -187,7 +187,7 @@ def noise(table: list[list[Cell]]) -> tuple[np.ndarray, float]:
     return parts(columns, np.zeros_like(columns))[:, :3].sum(0), sum(one.variance for one in found) / count
 
 
-def noises(table: list[list[Cell]]) -> list[Noise]:
+def noises(table: list[list[TableCell]]) -> list[Noise]:
     """[Noise] of a table of Cells: one of all replicates, and up to three per set of cells that share draws of images.
 
     A cell's replicates have its own variance and the pooled one in equal parts (simultaneous.shrunk). The pooled one leaves out
@@ -223,7 +223,7 @@ def noises(table: list[list[Cell]]) -> list[Noise]:
     return found
 
 
-def noises_of_draws(cells: list[Cell], i: int, where: list[int], shape: tuple[int, int]) -> list[Noise]:
+def noises_of_draws(cells: list[TableCell], i: int, where: list[int], shape: tuple[int, int]) -> list[Noise]:
     """[Noise] of the `cells` in row `i` and columns `where` of a table of `shape`, which have the same image sets."""
     spread = np.transpose([cell.influence for cell in cells])  # [K, len(where)]
     shared, freedom = spread.mean(1, keepdims=True), len(spread) - 1
@@ -241,7 +241,7 @@ def noises_of_draws(cells: list[Cell], i: int, where: list[int], shape: tuple[in
     return found + ([Noise(at(spread[:0]), free.sum(), inner.sum())] if free.sum() else [])
 
 
-def intervals(table: list[list[Cell]]) -> np.ndarray:
+def intervals(table: list[list[TableCell]]) -> np.ndarray:
     """(low, high), [4] each: 95 % intervals of the shares of PARTS that the true cell means and spread of a table have.
 
     Generalised confidence intervals (Weerahandi, JASA 1993): the truth, had each of RESAMPLES possible noises made the means
@@ -282,13 +282,13 @@ def behind(seen: np.ndarray, noise: np.ndarray) -> np.ndarray:
     return np.where(left > 0, np.sqrt(left.clip(min=0)) - a, 0).clip(min=0)
 
 
-def pooled(cells: list[Cell]) -> float:
+def pooled(cells: list[TableCell]) -> float:
     """The variance of a replicate, pooled over cells by their degrees of freedom."""
     free = np.array([len(cell.units) - 1 for cell in cells])
     return (free * [cell.variance for cell in cells]).sum() / free.sum()
 
 
-def together(line: list[Cell]) -> list[list[int]]:
+def together(line: list[TableCell]) -> list[list[int]]:
     """[[column, ...]]: which Cells of a row are drawn again together, those of the same image sets; others alone."""
     found: dict[tuple[str, ...] | int, list[int]] = {}
     for j, cell in enumerate(line):
@@ -302,7 +302,7 @@ def shares(values: np.ndarray) -> np.ndarray:
     return np.divide(values, total, out=np.full_like(values, np.nan), where=total > 0)
 
 
-def agreement(cells: dict[tuple[str, str], Cell], first: str, second: str) -> dict:
+def agreement(cells: dict[tuple[str, str], TableCell], first: str, second: str) -> dict:
     """Kendall's tau-b between the ranks of the rows' means in column `first` and in `second`, over rows that have both.
 
     {"tau", "low", "high", "methods": the rows}. 1: the same order, 0: no relation, -1: reversed. tau is None for fewer than two
@@ -327,7 +327,7 @@ def agreement(cells: dict[tuple[str, str], Cell], first: str, second: str) -> di
     return {**found, "tau": tau, "low": low, "high": high}
 
 
-def order_of(column: list[Cell]) -> np.ndarray:
+def order_of(column: list[TableCell]) -> np.ndarray:
     """[M, M]: the sign of Cell i's mean less Cell j's, 0 where it is open: p of Student's t above 0.05, or a single unit.
 
     That is 5 % for every pair, not for all: an interval of tau misses only if errors outnumber the open pairs that lie well.

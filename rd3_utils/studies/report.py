@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rd3_utils.publishing import plots
-from rd3_utils.publishing.plots import plain
+from rd3_utils.publishing.plots import without_mathematics
 from rd3_utils.scoring.report import percent
 from rd3_utils.studies.ranking import PARTS
 from rd3_utils.studies.study import Study
@@ -30,16 +30,16 @@ def facts(folder: Path) -> dict:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def write(folder: Path, study: Study, report: dict, images: dict) -> Path:
+def write_report(folder: Path, study: Study, report: dict, images: dict) -> Path:
     """Write report.md, report.json, images.json and plots/ into `folder`; the path of report.md."""
-    pictures = draw(folder / "plots", report)
-    plots.write(folder / "images.json", f"{json.dumps(images, indent=1)}\n".encode())
-    plots.write(folder / "report.json", f"{json.dumps(report, indent=1, allow_nan=False)}\n".encode())
-    plots.write(folder / "report.md", text(study, report, pictures).encode())
+    pictures = draw_figures(folder / "plots", report)
+    plots.write_picture(folder / "images.json", f"{json.dumps(images, indent=1)}\n".encode())
+    plots.write_picture(folder / "report.json", f"{json.dumps(report, indent=1, allow_nan=False)}\n".encode())
+    plots.write_picture(folder / "report.md", report_text(study, report, pictures).encode())
     return folder / "report.md"
 
 
-def text(study: Study, report: dict, pictures: dict[str, list[tuple[str, str]]]) -> str:
+def report_text(study: Study, report: dict, pictures: dict[str, list[tuple[str, str]]]) -> str:
     """report.md."""
     parts = [f"# {escape(report['title'])}"]
     parts += [escape(study.description)] if study.description else []
@@ -66,7 +66,7 @@ def plus_minus(entry: dict) -> str:
     return percent(entry["mean"]) + ("" if entry["std"] is None else f" +- {percent(entry['std'])}")
 
 
-def signed(fraction: float | None, digits: int = 2) -> str:
+def signed_points(fraction: float | None, digits: int = 2) -> str:
     """A difference of fractions in points, with its sign."""
     return "-" if fraction is None else f"{100 * fraction:+.{digits}f}"
 
@@ -78,7 +78,7 @@ def between(entry: dict, digits: int = 1, factor: float = 100) -> str:
     return f"[{factor * entry['low']:.{digits}f}, {factor * entry['high']:.{digits}f}]"
 
 
-def grouped(entries: list[dict], *keys: str) -> dict[tuple, list[dict]]:
+def by_keys(entries: list[dict], *keys: str) -> dict[tuple, list[dict]]:
     """{values of keys: [entries]} in order of appearance."""
     found: dict[tuple, list[dict]] = {}
     for entry in entries:
@@ -89,7 +89,7 @@ def grouped(entries: list[dict], *keys: str) -> dict[tuple, list[dict]]:
 def cells_section(report: dict) -> list[str]:
     """Mean and std per method and protocol, a table per place; then what the cells cost."""
     parts: list[str] = []
-    for mine in grouped(report["cells"], "benchmark", "ipc", "student").values():
+    for mine in by_keys(report["cells"], "benchmark", "ipc", "student").values():
         in_grid = [e["protocol"] for e in mine if e["grid"]]
         protocols = list(dict.fromkeys(in_grid or [e["protocol"] for e in mine]))
         at = {(e["method"], e["protocol"]): e for e in mine}
@@ -112,11 +112,13 @@ def before_after_section(report: dict) -> list[str]:
     for entry in report["before_after"]:
         rows = [["method", "its own protocol", "before", f"after: {entry['unified']}", "change in points"]]
         for row in entry["rows"]:
-            rows.append([row["method"], row["own"], percent(row["before"]), percent(row["after"]), signed(row["change"])])
+            rows.append(
+                [row["method"], row["own"], percent(row["before"]), percent(row["after"]), signed_points(row["change"])]
+            )
         spreads = [entry["spread"][when] for when in ("before", "after")]
         if all(spreads):
             change = spreads[1]["spread"] - spreads[0]["spread"]
-            rows.append(["spread (max - min)", "", *(percent(s["spread"]) for s in spreads), signed(change)])
+            rows.append(["spread (max - min)", "", *(percent(s["spread"]) for s in spreads), signed_points(change)])
         parts += [f"**{escape(place(entry))}**", table(rows)]
     return parts
 
@@ -212,7 +214,7 @@ def ablation_section(report: dict) -> list[str]:
         rows = [["changed", "top-1 %", "n", "change in points", "standard error"]]
         for row in entry["rows"]:
             error = percent(row["error"])
-            rows.append([row["what"], plus_minus(row), str(row["n"]), signed(row["change"]), error])
+            rows.append([row["what"], plus_minus(row), str(row["n"]), signed_points(row["change"]), error])
         parts += [f"**{escape(place(entry, entry['method'], 'around ' + entry['protocol']))}**", table(rows)]
     return parts
 
@@ -223,7 +225,7 @@ def cost_section(report: dict) -> list[str]:
              "student reads, views included. Synthesis: what distilled.json says, 0 for real images; no teacher is "
              "counted."]  # fmt: skip
     shown = [e for e in report["cells"] if e["grid"]] or report["cells"]
-    for mine in grouped(shown, "benchmark", "ipc", "student").values():
+    for mine in by_keys(shown, "benchmark", "ipc", "student").values():
         rows = [["method", "protocol", "top-1 %", "images", "labels", "together", "synthesis", "training of a student"]]
         for e in mine:
             total, images = size(e["image_bytes"] + e["label_bytes"]), size(e["image_bytes"])
@@ -262,10 +264,10 @@ SECTIONS = (  # title, key of the report, key of its pictures, its Markdown
 )
 
 
-def draw(folder: Path, report: dict) -> dict[str, list[tuple[str, str]]]:
+def draw_figures(folder: Path, report: dict) -> dict[str, list[tuple[str, str]]]:
     """Draw all pictures into `folder`; {key of SECTIONS: [(file, caption)]}. A method has one colour in all of them."""
     cells, found = [e for e in report["cells"] if e["grid"]], {}
-    methods = style(e["method"] for e in report["cells"])
+    methods = series_looks(e["method"] for e in report["cells"])
     if cells:
         draw_cells(cells, folder / "cells.png")
         draw_cost(cells, methods, lambda e: (e["image_bytes"] + e["label_bytes"]) / 1e6, "images + labels (MB)",
@@ -289,7 +291,7 @@ def draw(folder: Path, report: dict) -> dict[str, list[tuple[str, str]]]:
     return found
 
 
-def style(names: Iterable[str]) -> Looks:
+def series_looks(names: Iterable[str]) -> Looks:
     """{name: (colour, marker)}: colours first, then markers."""
     return {name: (PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(dict.fromkeys(names))}
 
@@ -301,8 +303,8 @@ def tidy(axes: "plots.Axes", axis: Literal["both", "x", "y"] = "both") -> None:
 
 def draw_cells(cells: list[dict], path: Path) -> None:
     """A panel per place: a row per method, a dot with its std per protocol."""
-    groups = grouped(cells, "benchmark", "ipc", "student")
-    looks = style(e["protocol"] for e in cells)
+    groups = by_keys(cells, "benchmark", "ipc", "student")
+    looks = series_looks(e["protocol"] for e in cells)
     methods = [list(dict.fromkeys(e["method"] for e in mine)) for mine in groups.values()]
     heights = [len(names) * (0.18 + 0.1 * len(looks)) + 0.55 for names in methods]
     figure = plots.new_figure(7.6, sum(heights) + 0.6 + 0.2 * len(looks), layout="constrained")
@@ -315,20 +317,23 @@ def draw_cells(cells: list[dict], path: Path) -> None:
             axes.errorbar(100 * e["mean"], at, xerr=100 * (e["std"] or 0), fmt=marker, color=colour, markersize=5, capsize=2)
         for i in range(1, len(names), 2):  # every other method on grey
             axes.axhspan(i - 0.5, i + 0.5, color="#000000", alpha=0.04, linewidth=0)
-        axes.set_yticks(range(len(names)), [plain(name) for name in names], fontsize=9)
+        axes.set_yticks(range(len(names)), [without_mathematics(name) for name in names], fontsize=9)
         axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_title(plain(place(mine[0])), fontsize=10, loc="left")
+        axes.set_title(without_mathematics(place(mine[0])), fontsize=10, loc="left")
         tidy(axes, "x")
     panels[-1].set_xlabel("top-1 (%): mean and standard deviation")
     legend(figure, looks)
-    plots.save(figure, path)
+    plots.save_figure(figure, path)
 
 
 def legend(figure: "plots.Figure", looks: Looks, where: str = "center", **more: Any) -> None:
     """One legend below all panels."""
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=c, marker=m, linestyle="", markersize=5, label=plain(n)) for n, (c, m) in looks.items()]
+    handles = [
+        Line2D([], [], color=c, marker=m, linestyle="", markersize=5, label=without_mathematics(n))
+        for n, (c, m) in looks.items()
+    ]
     columns = 1 if max(map(len, looks)) > 40 else min(3, len(looks))
     loc: Any = f"outside lower {where}"
     figure.legend(handles=handles, loc=loc, ncols=columns, fontsize=8, frameon=False, **more)
@@ -346,9 +351,11 @@ def draw_slopes(entries: list[dict], methods: Looks, path: Path) -> None:
             axes.plot(
                 [0, 1], [100 * row["before"], 100 * row["after"]], color=colour, marker=marker, linewidth=1.4, markersize=5
             )
-        axes.set_xticks([0, 1], ["own protocol", plain(entry["unified"])], fontsize=8)
+        axes.set_xticks([0, 1], ["own protocol", without_mathematics(entry["unified"])], fontsize=8)
         axes.set_xlim(-0.2, 1.2)
-        axes.set_title(plain(f"{entry['benchmark']}, {entry['student']}\n{place(entry).split(', ')[1]}"), fontsize=9)
+        axes.set_title(
+            without_mathematics(f"{entry['benchmark']}, {entry['student']}\n{place(entry).split(', ')[1]}"), fontsize=9
+        )
         tidy(axes, "y")
     for axes in panels[len(entries) :]:
         axes.set_axis_off()
@@ -356,7 +363,7 @@ def draw_slopes(entries: list[dict], methods: Looks, path: Path) -> None:
         axes.set_ylabel("top-1 (%)")
     shown = {row["method"] for entry in entries for row in entry["rows"]}
     legend(figure, {name: look for name, look in methods.items() if name in shown})
-    plots.save(figure, path)
+    plots.save_figure(figure, path)
 
 
 def draw_shares(entries: list[dict], path: Path) -> None:
@@ -376,13 +383,13 @@ def draw_shares(entries: list[dict], path: Path) -> None:
                 words = f"{share:.0f} {between(one, 0)}" if share >= 20 and one["low"] is not None else f"{share:.0f}"
                 axes.text(left[i] + share / 2, i, words, ha="center", va="center", fontsize=8, color=ink)
         left += shares
-    axes.set_yticks(range(len(entries)), [plain(place(e)) for e in entries], fontsize=8)
+    axes.set_yticks(range(len(entries)), [without_mathematics(place(e)) for e in entries], fontsize=8)
     axes.set_ylim(len(entries) - 0.5, -0.5)
     axes.set_xlim(0, 100)
     axes.set_xlabel("share of the variance of top-1 (%) without noise, with 95 % interval")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    plots.save(figure, path)
+    plots.save_figure(figure, path)
 
 
 def draw_ablation(entries: list[dict], path: Path) -> None:
@@ -396,13 +403,13 @@ def draw_ablation(entries: list[dict], path: Path) -> None:
         for i, row in enumerate(rows):
             axes.errorbar(100 * row["change"], i, xerr=100 * (row["error"] or 0), fmt="o", color=PALETTE[0], markersize=5,
                           capsize=2)  # fmt: skip
-        axes.set_yticks(range(len(rows)), [plain(row["what"]) for row in rows], fontsize=8)
+        axes.set_yticks(range(len(rows)), [without_mathematics(row["what"]) for row in rows], fontsize=8)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         base = f"{entry['protocol']}: {percent(entry['rows'][0]['mean'])} %"
-        axes.set_title(plain(place(entry, entry["method"], base)), fontsize=9, loc="left")
+        axes.set_title(without_mathematics(place(entry, entry["method"], base)), fontsize=9, loc="left")
         tidy(axes, "x")
     panels[-1].set_xlabel("change of top-1 in points, with standard error")
-    plots.save(figure, path)
+    plots.save_figure(figure, path)
 
 
 def draw_cost(cells: list[dict], methods: Looks, cost: Callable[[dict], float], label: str, path: Path) -> None:
@@ -412,8 +419,8 @@ def draw_cost(cells: list[dict], methods: Looks, cost: Callable[[dict], float], 
     """
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    groups = grouped(cells, "benchmark", "student")
-    protocols = style(e["protocol"] for e in cells)
+    groups = by_keys(cells, "benchmark", "student")
+    protocols = series_looks(e["protocol"] for e in cells)
     shown = {name: (look[0], "s") for name, look in methods.items() if name in {e["method"] for e in cells}}
     entries = max(-(-len(shown) // 3), -(-len(protocols) // 3) if max(map(len, protocols)) <= 40 else len(protocols))
     figure = plots.new_figure(7.6, 3.4 * len(groups) + 0.2 * entries + 0.3, layout="constrained")
@@ -440,9 +447,9 @@ def draw_cost(cells: list[dict], methods: Looks, cost: Callable[[dict], float], 
         axes.margins(y=0.1)
         axes.set(xlabel=label, ylabel="top-1 (%)")
         title = f"{mine[0]['benchmark']}, {mine[0]['student']}; numbers are images per class"
-        axes.set_title(plain(title), fontsize=10, loc="left")
+        axes.set_title(without_mathematics(title), fontsize=10, loc="left")
         tidy(axes)
     legend(figure, shown, "left", title="method", title_fontsize=8, alignment="left")
     marks = {name: ("#444444", marker) for name, (_, marker) in protocols.items()}
     legend(figure, marks, "right", title="protocol", title_fontsize=8, alignment="left")
-    plots.save(figure, path)
+    plots.save_figure(figure, path)

@@ -55,11 +55,11 @@ from rd3_utils.protocols import protocol as protocols
 from rd3_utils.protocols.strict import build, read_toml
 
 PROJECT = Path(__file__).parents[2]
-FOLDER = (".", "/", "~")  # how a source begins that is a folder whether it is there or not
+FOLDER_STARTS = (".", "/", "~")  # how a source begins that is a folder whether it is there or not
 
 
 @dataclass(frozen=True)
-class Images:
+class StudyImages:
     """The image sets of one method: `source` and `make` may hold {ipc}, {draw} and {benchmark}.
 
     Sets that are `optional` are folders that somebody may have: one that is not there is left out, where others are an error.
@@ -110,7 +110,7 @@ class Study:
     title: str
     benchmarks: tuple[str, ...]
     seeds: tuple[int, ...]
-    images: tuple[Images, ...]
+    images: tuple[StudyImages, ...]
     folder: Path
     description: str = ""
     grid: tuple[Grid, ...] = ()
@@ -159,7 +159,7 @@ def load(path: Path | str) -> Study:
     """The Study in the TOML file `path`; UserError names what is missing, unknown or of a wrong type."""
     path = Path(path)
     table, where = read_toml(path), f"study {path.name}"
-    for section, cls in {"images": Images, "grid": Grid, "ablation": Ablation}.items():
+    for section, cls in {"images": StudyImages, "grid": Grid, "ablation": Ablation}.items():
         rows = table.get(section, [])
         if not isinstance(rows, list):
             raise UserError(f"{where} [{section}] is one table, wanted [[{section}]], a list of them.")
@@ -180,7 +180,7 @@ def load(path: Path | str) -> Study:
             raise UserError(
                 f"{where}: '{images.source}' of {images.method} is one set for several ipc or draws; write {{ipc}}, {{draw}}."
             )
-        if images.optional and (images.make or not images.source.startswith(FOLDER)):
+        if images.optional and (images.make or not images.source.startswith(FOLDER_STARTS)):
             raise UserError(
                 f"{where}: '{images.source}' of {images.method} is optional: that is for folders (./, ../, /, ~) and without "
                 "a make."

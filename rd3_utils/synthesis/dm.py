@@ -67,7 +67,7 @@ def dm(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    training.check_images(synthetic, "dm")
+    training.check_finite_images(synthetic, "dm")
     pixels = (synthetic.detach() * std + mean).add(0.5).floor().clamp(0, 255).to(torch.uint8).cpu()
     about = {"iterations": iterations, "student": student, "dsa": dsa, "train_fingerprint": everything.fingerprint}
     return pixels, about

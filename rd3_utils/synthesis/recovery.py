@@ -34,7 +34,7 @@ CROP_RATIO = (3 / 4, 4 / 3)  # torchvision's default, which its crops leave as i
 
 
 @dataclass(frozen=True)
-class Recipe:
+class RecoveryRecipe:
     """How images are recovered.
 
     A step takes a crop of at least `min_crop` of the area, flips it with probability `flip`, and rolls it down and right by
@@ -54,15 +54,15 @@ class Recipe:
 
 # by image size: the recipe of the least size that is not below the image's, else of the largest
 SRE2L = {
-    32: Recipe(1000, 0.25, 0.01, 1.0, 0.0, (0, 4)),  # *small_dataset/recover_cifar.{sh,py}: CIFAR-100, no multi-crop
-    64: Recipe(4000, 0.1, 1.0, 0.08, 0.5, (-4, 4)),  # *small_dataset/recover_tiny.{sh,py}
-    224: Recipe(4000, 0.25, 0.01, 0.08, 0.5, (0, 32)),  # recover/recover.sh, data_synthesis.py
+    32: RecoveryRecipe(1000, 0.25, 0.01, 1.0, 0.0, (0, 4)),  # *small_dataset/recover_cifar.{sh,py}: CIFAR-100, no multi-crop
+    64: RecoveryRecipe(4000, 0.1, 1.0, 0.08, 0.5, (-4, 4)),  # *small_dataset/recover_tiny.{sh,py}
+    224: RecoveryRecipe(4000, 0.25, 0.01, 0.08, 0.5, (0, 32)),  # recover/recover.sh, data_synthesis.py
 }
 CDA = {
     # extrapolated, no CIFAR code of CDA is public: SRe2L's recipe for CIFAR with CDA's crops, which are the method
-    32: Recipe(1000, 0.25, 0.01, 0.08, 0.5, (0, 4), "cosine", 1.0),
-    64: Recipe(4000, 0.4, 0.05, 0.08, 0.5, (0, 4), "cosine", 1.0),  # CDA/README.md, recover_cda_tiny.py
-    224: Recipe(4000, 0.25, 0.01, 0.08, 0.5, (0, 32), "cosine", 1.0),  # CDA/README.md, recover_cda_in1k.py
+    32: RecoveryRecipe(1000, 0.25, 0.01, 0.08, 0.5, (0, 4), "cosine", 1.0),
+    64: RecoveryRecipe(4000, 0.4, 0.05, 0.08, 0.5, (0, 4), "cosine", 1.0),  # CDA/README.md, recover_cda_tiny.py
+    224: RecoveryRecipe(4000, 0.25, 0.01, 0.08, 0.5, (0, 32), "cosine", 1.0),  # CDA/README.md, recover_cda_in1k.py
 }
 
 
@@ -106,7 +106,7 @@ def cda(
 
 def recover(
     method: str,
-    recipes: dict[int, Recipe],
+    recipes: dict[int, RecoveryRecipe],
     train: Table,
     benchmark: Benchmark,
     ipc: int,
@@ -150,13 +150,13 @@ def recover(
             stream = views.Stream(seed, f"recovery {t} {int(some[0])}")
             x = noise(len(some), size, stream).to(device) if start is None else (start[some, t].to(device) / 255 - mean) / std
             x = optimised(x, some.to(device), loss, recipe, draws(recipe, size, stream), (-mean / std, (1 - mean) / std), bar)
-            training.check_images(x, method)
+            training.check_finite_images(x, method)
             made[some, t] = (x * std + mean).mul(255).add(0.5).floor().clamp(0, 255).to(torch.uint8).cpu()
     about = {"teacher": found.describe(), "init": init, "batch": batch, **asdict(recipe)}
     return made.flatten(0, 1), about
 
 
-def resolved(recipes: dict[int, Recipe], benchmark: Benchmark, changes: dict) -> Recipe:
+def resolved(recipes: dict[int, RecoveryRecipe], benchmark: Benchmark, changes: dict) -> RecoveryRecipe:
     """The Recipe of `recipes` for the benchmark's images, with `changes` that are not None; UserError for impossible ones.
 
     Below 32 px, which nobody has published, the jitter is an eighth of the side, as it is at 32 px. No flip where the
@@ -263,7 +263,7 @@ def optimised(
     x: torch.Tensor,
     labels: torch.Tensor,
     loss: TeacherLoss,
-    recipe: Recipe,
+    recipe: RecoveryRecipe,
     draws: Iterable[tuple],
     limits: tuple[torch.Tensor, torch.Tensor],
     bar: Any,
@@ -272,7 +272,7 @@ def optimised(
     x.requires_grad_()
     optimizer = torch.optim.Adam([x], betas=BETAS, eps=EPSILON)
     for i, draw in enumerate(draws):
-        optimizer.param_groups[0]["lr"] = learning_rate(recipe, i)
+        optimizer.param_groups[0]["lr"] = annealed_rate(recipe, i)
         cross_entropy, batch_norm = loss(seen(x, *draw), labels)
         optimizer.zero_grad()
         (cross_entropy + recipe.bn_weight * batch_norm).backward()
@@ -283,12 +283,12 @@ def optimised(
     return x.detach()
 
 
-def learning_rate(recipe: Recipe, i: int) -> float:
+def annealed_rate(recipe: RecoveryRecipe, i: int) -> float:
     """The learning rate of iteration i (from 0): cosine, without warm-up."""
     return recipe.learning_rate * (1 + math.cos(math.pi * i / recipe.iterations)) / 2
 
 
-def smallest_crop(recipe: Recipe, i: int) -> float:
+def smallest_crop(recipe: RecoveryRecipe, i: int) -> float:
     """The least share of the area that a crop of iteration i may have (CDA/recover_cda_in1k.py:51-66)."""
     ends = recipe.milestone * recipe.iterations
     return recipe.min_crop + (1 - recipe.min_crop) * CURRICULA[recipe.curriculum](i / ends) if i < ends else recipe.min_crop
@@ -301,7 +301,7 @@ CURRICULA: dict[str, Callable[[float], float]] = {  # from 1 at 0, of the part o
 }
 
 
-def draws(recipe: Recipe, size: int, stream: views.Stream) -> list[tuple]:
+def draws(recipe: RecoveryRecipe, size: int, stream: views.Stream) -> list[tuple]:
     """For every iteration (box, flip, roll): the crop's top, left, height and width; whether to mirror; pixels down and right.
 
     Boxes are torchvision's RandomResizedCrop.get_params.

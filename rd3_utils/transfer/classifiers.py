@@ -34,7 +34,7 @@ def linear_probe(x: np.ndarray, y: np.ndarray, test: np.ndarray, settings: dict)
     Of equals the strongest penalty. Then all train images are fitted with it; the test split takes no part in the choice.
     """
     x, test = x.astype(np.float64), test.astype(np.float64)
-    aside = held_out(y, settings["seed"])
+    aside = held_out_rows(y, settings["seed"])
     grid = []
     for c in tqdm(settings["grid"], desc="linear probe", unit="fit", leave=False, disable=x.size < LONG):
         predicted, found = regression(x[~aside], y[~aside], x[aside], c, settings)
@@ -57,7 +57,7 @@ def regression(x: np.ndarray, y: np.ndarray, test: np.ndarray, c: float, setting
     return model.predict(scaler.transform(test)), {"c": c, "steps": int(model.n_iter_.max()), "converged": converged}
 
 
-def held_out(labels: np.ndarray, seed: int) -> np.ndarray:
+def held_out_rows(labels: np.ndarray, seed: int) -> np.ndarray:
     """bool [N]: of every class one image in HELD_OUT, and at least one, in the order of a Philox stream keyed by `seed`."""
     key = np.random.Philox(key=[seed, 1]).random_raw(len(labels))
     aside = np.zeros(len(labels), bool)

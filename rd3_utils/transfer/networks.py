@@ -10,11 +10,11 @@ from rd3_utils.learning import features
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols.recipe import digest
 from rd3_utils.scoring import runs
-from rd3_utils.scoring.measure import ARMS, kind, same_measure
+from rd3_utils.scoring.measure import OF_ARMS, kind, same_measure
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
+class FrozenNetwork:
     """A frozen network and what it is: the checked part of its Run, or of the student that it is the start of."""
 
     frozen: features.Frozen
@@ -23,9 +23,9 @@ class Entry:
     run: runs.Run | None = None
 
 
-def entry(source: str) -> Entry:
+def frozen_network(source: str) -> FrozenNetwork:
     """The Entry of the network saved at `source`; UserError without a Run of it, beside the folder or in it."""
-    one = features.load(source)
+    one = features.load_frozen(source)
     assert one.folder is not None  # only untrained networks lie nowhere
     places = [one.folder / features.RUN] + ([one.folder.with_suffix(".json")] if one.commit is None else [])
     path = next((place for place in places if place.is_file()), None)
@@ -35,16 +35,16 @@ def entry(source: str) -> Entry:
             "from; train_student.py writes it, and pushes it with the network (for an older repo: --push-only)."
         )
     run = runs.read(path)
-    about = identity(run)
+    about = network_identity(run)
     if about["student"].partition(".")[0] != one.architecture:
         raise UserError(f"{source} is a network {one.architecture}, and {path.name} speaks of a {about['student']}.")
     size = benchmarks.load(about["benchmark"]).image.size
     if size != one.size:
         raise UserError(f"{source} takes images of {one.size} px, and {path.name} speaks of {about['benchmark']}: {size} px.")
-    return Entry(one, about, path, run)
+    return FrozenNetwork(one, about, path, run)
 
 
-def identity(run: runs.Run) -> dict:
+def network_identity(run: runs.Run) -> dict:
     """What a record says of the Run behind a network: plain data."""
     benchmarks.load(run.benchmark)
     images = {key: getattr(run.images, key) for key in ("name", "source", "commit", "fingerprint", "ipc", "images")}
@@ -67,22 +67,22 @@ def identity(run: runs.Run) -> dict:
     return about | {key: value for key, (value, first) in later.items() if value != first}
 
 
-def untrained(about: dict) -> Entry:
+def untrained_network(about: dict) -> FrozenNetwork:
     """The Entry of the network that the student `about` was before its training."""
     about = {"kind": "untrained", **{key: about[key] for key in ("benchmark", "student", "seed")}}
-    return Entry(features.untrained(about["student"], benchmarks.load(about["benchmark"]), about["seed"]), about)
+    return FrozenNetwork(features.untrained(about["student"], benchmarks.load(about["benchmark"]), about["seed"]), about)
 
 
-def entries(sources: Sequence[str], against: Sequence[str] = ()) -> list[Entry]:
+def entries(sources: Sequence[str], against: Sequence[str] = ()) -> list[FrozenNetwork]:
     """The Entries to measure: those of `sources`, random-images students of their recipes, and each one untrained.
 
     Random ones are those of `against`, each of which must fit a student; without them, those that lie with the student's
     results. UserError before anything is measured.
     """
-    given = distinct([entry(source) for source in sources])
+    given = distinct([frozen_network(source) for source in sources])
     students = [one for one in given if one.about["kind"] == "student"]
     if against:
-        random = [entry(source) for source in against]
+        random = [frozen_network(source) for source in against]
         for one, source in zip(random, against):
             misfits = [unlike(mine, one) for mine in students]
             if not misfits:
@@ -92,28 +92,28 @@ def entries(sources: Sequence[str], against: Sequence[str] = ()) -> list[Entry]:
             if all(misfits):
                 raise UserError(f"--against {source} is no random-images student to compare with: {misfits[0]}.")
     else:
-        random = [one for mine in students for one in beside(mine)]
+        random = [one for mine in students for one in random_beside(mine)]
     trained = distinct([*given, *random])
     for name, same in runs.grouped(trained, lambda one: name_of(one.about)).items():
         if len(same) > 1:
             sources = " and ".join(one.frozen.source for one in same)
             raise UserError(f"{sources} are two networks of one recipe, images and seed ({name}); give one of them.")
     starts = {tuple(one.about[key] for key in ("benchmark", "student", "seed")): one.about for one in trained}
-    return [*trained, *map(untrained, starts.values())]
+    return [*trained, *map(untrained_network, starts.values())]
 
 
-def distinct(found: Sequence[Entry]) -> list[Entry]:
+def distinct(found: Sequence[FrozenNetwork]) -> list[FrozenNetwork]:
     """The Entries without copies of earlier ones."""
     return list({(one.frozen.sha256, name_of(one.about)): one for one in reversed(found)}.values())[::-1]
 
 
-def unlike(student: Entry, random: Entry) -> str | None:
+def unlike(student: FrozenNetwork, random: FrozenNetwork) -> str | None:
     """Why the Entry `random` is no baseline of the Entry `student`, or None."""
     why = misfit(student.about, random.about)
     if why is not None:
         return why
     assert student.run is not None and random.run is not None  # both are trained
-    same = same_measure(student.run, random.run, but=ARMS)
+    same = same_measure(student.run, random.run, but=OF_ARMS)
     return None if same else f"it differs in {same}"
 
 
@@ -150,13 +150,13 @@ def per_class(about: dict) -> int:
     return about["images"]["ipc"] or about["images"]["images"] // len(benchmarks.load(about["benchmark"]).classes)
 
 
-def beside(one: Entry) -> list[Entry]:
+def random_beside(one: FrozenNetwork) -> list[FrozenNetwork]:
     """The Entries of the kept random-images students of the recipe of `one`, where its Run lies in a folder of results."""
     if one.path is None or one.frozen.commit is not None or one.path.name == features.RUN:
         return []
     student, protocol = one.path.parents[1].name, one.path.parents[3]
     folders = [file.parent for file in sorted(protocol.glob(f"random-ipc*/{student}/random-*/seed*/config.json"))]
-    found = [entry(str(folder)) for folder in folders if folder.with_suffix(".json").is_file()]
+    found = [frozen_network(str(folder)) for folder in folders if folder.with_suffix(".json").is_file()]
     return [other for other in found if unlike(one, other) is None]
 
 

@@ -30,7 +30,7 @@ from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.protocols.recipe import digest
 from rd3_utils.scoring import runs
 from rd3_utils.transfer.classifiers import CLASSIFIERS, GRID, HELD_OUT, STEPS, TOLERANCE, classify
-from rd3_utils.transfer.networks import Entry, entries, misfit, name_of, per_class
+from rd3_utils.transfer.networks import FrozenNetwork, entries, misfit, name_of, per_class
 
 SCHEMA = 1
 FEATURES = "what the network's last layer reads; eval mode, float32"
@@ -38,7 +38,7 @@ RESIZE = "PIL bilinear"
 
 
 @dataclass(frozen=True, eq=False)
-class Target:
+class TransferTarget:
     """A benchmark that features are carried to: real train images, the whole test split, and how they are classified."""
 
     benchmark: Benchmark
@@ -63,7 +63,7 @@ def target(
     neighbours: int,
     seed: int,
     workers: int | None = None,
-) -> Callable[[], Target]:
+) -> Callable[[], TransferTarget]:
     """A function that reads the Target; what can be wrong with it is checked here, before an image is decoded."""
     train, test = (tables.real(benchmark, split, data_dir, workers) for split in ("train", "test"))
     counts = np.bincount(train.labels, minlength=len(benchmark.classes))
@@ -90,9 +90,11 @@ def target(
         "resize": RESIZE,
     }
 
-    def read() -> Target:
+    def read() -> TransferTarget:
         source = f"random:ipc={train_per_class},seed={seed}" if train_per_class else "full"
-        return Target(benchmark, selections.select(source, benchmark, lambda: train), image_sets.of_table(test), settings)
+        return TransferTarget(
+            benchmark, selections.select(source, benchmark, lambda: train), image_sets.of_table(test), settings
+        )
 
     return read
 
@@ -100,7 +102,7 @@ def target(
 # --- one record per network
 
 
-def measure(one: Entry, to: Target, accelerator: Accelerator) -> dict:
+def measure(one: FrozenNetwork, to: TransferTarget, accelerator: Accelerator) -> dict:
     """The record of an Entry on a Target: plain data."""
     started, frozen = time.time(), one.frozen
     sets = to.train, to.test
@@ -140,27 +142,27 @@ def measure(one: Entry, to: Target, accelerator: Accelerator) -> dict:
     }
 
 
-def measured(one: Entry, to: Target, out: Path | str, accelerator: Accelerator) -> dict:
+def measured(one: FrozenNetwork, to: TransferTarget, out: Path | str, accelerator: Accelerator) -> dict:
     """The record of an Entry on a Target: the one that is there, or a new one, written."""
-    where = folder(out, to) / f"{name_of(one.about)}.json"
-    kept = read(where) if where.is_file() else None
+    where = records_folder(out, to) / f"{name_of(one.about)}.json"
+    kept = read_record(where) if where.is_file() else None
     if kept is not None and kept["network"]["sha256"] == one.frozen.sha256:
         stated = {**kept["network"], **one.about}
         if stated != kept["network"]:  # an older record, of the same network
             kept["network"] = stated
-            write(where, kept)
+            write_record(where, kept)
         return kept
     record = measure(one, to, accelerator)
-    write(where, record)
+    write_record(where, record)
     return record
 
 
-def folder(out: Path | str, to: Target) -> Path:
+def records_folder(out: Path | str, to: TransferTarget) -> Path:
     """Where the records of a Target lie."""
     return Path(out) / "transfer" / to.benchmark.name / to.identity
 
 
-def write(where: Path, data: dict) -> None:
+def write_record(where: Path, data: dict) -> None:
     """Write plain data: temporary name, renamed."""
     where.parent.mkdir(parents=True, exist_ok=True)
     temporary = where.with_name(f".{where.name}.{os.getpid()}.partial")
@@ -168,13 +170,13 @@ def write(where: Path, data: dict) -> None:
     os.replace(temporary, where)
 
 
-def read(where: Path) -> dict:
+def read_record(where: Path) -> dict:
     """The record at `where`; UserError if it is none."""
     try:
         record = json.loads(where.read_text())
         if record["schema"] != SCHEMA:
             raise ValueError(f"schema {record['schema']}, wanted {SCHEMA}")
-        group_of(record), [record["top1"][name] for name in CLASSIFIERS], record["network"]["sha256"], record["name"]
+        record_group(record), [record["top1"][name] for name in CLASSIFIERS], record["network"]["sha256"], record["name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{where} is no record of transfer ({type(error).__name__}: {error}); remove the file.") from error
     return record
@@ -183,14 +185,14 @@ def read(where: Path) -> dict:
 # --- what the records say
 
 
-def report(records: Sequence[dict]) -> dict:
+def records_report(records: Sequence[dict]) -> dict:
     """{"target", "settings", "groups"} over the records of one folder: a group is one recipe and one kind of images.
 
     Of every group the summary (`runs.summary`) of each classifier, and its gain in mean over the untrained networks and over
     the random-images students of the same recipe; None where there are none.
     """
-    groups, found = runs.grouped(sorted(records, key=group_of), group_of), []
-    summaries = {key: {name: summary(mine, name) for name in CLASSIFIERS} for key, mine in groups.items()}
+    groups, found = runs.grouped(sorted(records, key=record_group), record_group), []
+    summaries = {key: {name: records_summary(mine, name) for name in CLASSIFIERS} for key, mine in groups.items()}
     for key, mine in groups.items():
         head, probes = mine[0]["network"], [record["classifiers"]["linear_probe"] for record in mine]
         found.append(
@@ -213,13 +215,13 @@ def report(records: Sequence[dict]) -> dict:
     return {"target": about, "settings": records[0]["settings"], "groups": found}
 
 
-def summary(records: Sequence[dict], name: str) -> dict:
+def records_summary(records: Sequence[dict], name: str) -> dict:
     """`runs.summarised` of one classifier's top-1."""
     draws = [sources.draw_of(r["network"].get("images", {}).get("source", "")) for r in records]
     return runs.summarised([(draw and draw[1], r["network"]["seed"], r["top1"][name]) for draw, r in zip(draws, records)])
 
 
-def group_of(record: dict) -> str:
+def record_group(record: dict) -> str:
     """What records share that are seeds or draws of one thing, as text that sorts: students, random ones, untrained ones."""
     of = record["network"]
     key = [("student", "random", "untrained").index(of["kind"]), of["benchmark"], of["student"]]
@@ -232,7 +234,7 @@ def group_of(record: dict) -> str:
 
 def name_in_report(record: dict) -> str:
     """The "group" of a report that a record belongs to."""
-    return digest(group_of(record))
+    return digest(record_group(record))
 
 
 def gain(
@@ -272,11 +274,14 @@ def chosen(report: dict, wanted: Collection[str]) -> list[dict]:
 
 def records_of(folder: Path) -> list[dict]:
     """All records of one folder, in the order of their names."""
-    return [read(file) for file in sorted(folder.glob("*.json")) if file.name != "report.json"]
+    return [read_record(file) for file in sorted(folder.glob("*.json")) if file.name != "report.json"]
 
 
 def transfer(
-    sources: Sequence[str], against: Sequence[str], targets: Iterable[Callable[[], Callable[[], Target]]], out: Path | str
+    sources: Sequence[str],
+    against: Sequence[str],
+    targets: Iterable[Callable[[], Callable[[], TransferTarget]]],
+    out: Path | str,
 ) -> Iterator[tuple[Path, dict, list[dict]]]:
     """Measure all networks on all Targets (functions that read them); yields (folder, report of it, the groups measured)."""
     accelerator = launch.accelerator()
@@ -287,7 +292,7 @@ def transfer(
     for read_target in prepared:
         to = read_target()
         mine = {name_in_report(measured(one, to, out, accelerator)) for one in everything}
-        where = folder(out, to)
-        found = report(records_of(where))
-        write(where / "report.json", found)
+        where = records_folder(out, to)
+        found = records_report(records_of(where))
+        write_record(where / "report.json", found)
         yield where, found, chosen(found, mine)

@@ -21,7 +21,7 @@ METHOD = (
 )
 
 
-def say(folder: Path, report: dict, groups: Sequence[dict]) -> None:
+def say_transfer(folder: Path, report: dict, groups: Sequence[dict]) -> None:
     """Print what was measured, the table, what to know of it, and where the files lie."""
     print(f"\n{intro(report, groups)}")
     found = rows(report, groups)
@@ -42,13 +42,13 @@ def say(folder: Path, report: dict, groups: Sequence[dict]) -> None:
 def section(runs: Sequence[Run], root: Path | str) -> list[str]:
     """The card's part on transfer of the networks of `runs`: of every target that has records under the results `root`."""
     folders = sorted(path.parent for path in (Path(root) / "transfer").glob("*/*/report.json"))
-    names = {networks.name_of(networks.identity(run)): run.top1 for run in runs} if folders else {}
+    names = {networks.name_of(networks.network_identity(run)): run.top1 for run in runs} if folders else {}
     parts = []
     for folder in folders:
         records = transfer.records_of(folder)
         mine = {transfer.name_in_report(r) for r in records if r["name"] in names and names[r["name"]] == r["network"]["top1"]}
         if mine:
-            report = transfer.report(records)
+            report = transfer.records_report(records)
             groups = transfer.chosen(report, mine)
             parts += [escape(intro(report, groups)), table(rows(report, groups))]
             parts += ["\n".join(f"- {escape(note)}" for note in notes(report, groups))] if notes(report, groups) else []
