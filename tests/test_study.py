@@ -21,7 +21,7 @@ from making_runs import drawn, made, table
 from rd3_utils.data import soft_labels, tables
 from rd3_utils.errors import UserError
 from rd3_utils.scoring import runs as run_files
-from rd3_utils.studies import commands, devices, findings, jobs, planning, progress, ranking
+from rd3_utils.studies import commands, devices, figures, findings, jobs, planning, progress, ranking
 from rd3_utils.studies import report as study_report
 from rd3_utils.studies import study as studies
 from rd3_utils.studies.ranking import TableCell
@@ -792,7 +792,7 @@ def test_a_method_has_the_same_colour_in_every_picture_and_ablations_are_drawn(s
     """What is drawn, from a report of two methods of which only the second has an own protocol."""
     seen = {}
     for name in ("draw_cost", "draw_slopes"):
-        monkeypatch.setattr(study_report, name, lambda *given, name=name: seen.setdefault(name, given[1]))
+        monkeypatch.setattr(figures, name, lambda *given, name=name: seen.setdefault(name, given[1]))
     place = {"benchmark": "digits", "ipc": 1, "student": "convnet3"}
     cell = {**place, "grid": True, "protocol": "p", "mean": 0.5, "std": None, "image_bytes": 1.0, "label_bytes": 0.0}
     cells = [{**cell, "method": name, "synthesis_seconds": seconds} for name, seconds in (("random", 0.0), ("dm", 60.0))]
@@ -800,7 +800,7 @@ def test_a_method_has_the_same_colour_in_every_picture_and_ablations_are_drawn(s
             {"what": "training.zeta=1.0", "mean": 0.6, "std": None, "n": 1, "change": 0.1, "error": None}]  # fmt: skip
     report = {"cells": cells, "before_after": [{**place, "rows": []}], "decomposition": [],
               "ablation": [{**place, "method": "dm", "protocol": "p", "rows": rows}]}  # fmt: skip
-    pictures = study_report.draw_figures(tmp_path, report)
+    pictures = figures.draw_figures(tmp_path, report)
     assert seen["draw_cost"] == seen["draw_slopes"] and list(seen["draw_cost"]) == ["random", "dm"]
     assert [file for shown in pictures.values() for file, _ in shown] == [
         "cells.png", "bytes.png", "synthesis.png", "before-after.png", "ablation.png"]  # fmt: skip

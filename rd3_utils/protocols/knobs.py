@@ -100,6 +100,29 @@ SHARE = (lambda value: value == STOCK or 0 <= value < 1, "-1 (as timm's network 
 
 
 @dataclass(frozen=True)
+class LossReads:
+    """What a loss is, for people, and what it reads beside the student's logits; the functions are in learning/losses.py."""
+
+    text: str
+    teacher: bool = True  # a teacher's logits, or learned ones; else classes alone
+    temperature: bool = False  # loss.temperature and loss.t_squared
+    hard_term: bool = False  # loss.hard_weight times a term of the class
+    hard_target: bool = False  # which may be that of both images of a mixed one, by loss.hard_target
+    mixed: bool = True  # it is right for images that are mixed
+
+
+LOSSES = {
+    "kl": LossReads("KL(teacher || student) of softmax(logits / T), times T^2 if `t_squared`", temperature=True),
+    "soft_ce": LossReads("cross-entropy of softmax(student / T) with softmax(teacher / T) as target", temperature=True),
+    "mse_gt": LossReads("mean squared error of the logits plus a hard term", hard_term=True, hard_target=True),
+    "joint_ce": LossReads("soft_ce plus a hard term", temperature=True, hard_term=True, hard_target=True),
+    "cosine": LossReads("1 - cosine of the student's logits and teacher's plus smoothed class", hard_term=True),
+    "ce": LossReads("cross-entropy with the class of the image", teacher=False, mixed=False),
+    "ce_mixed": LossReads("cross-entropy with both classes of a mixed image, by their share of pixels", teacher=False),
+}
+
+
+@dataclass(frozen=True)
 class TrainingKnobs:
     """How the student learns."""
 
@@ -247,7 +270,7 @@ class LabelKnobs:
 class LossKnobs:
     """What the student minimises; see learning/losses.py."""
 
-    name: str = knob("which loss", choices=("kl", "soft_ce", "mse_gt", "joint_ce", "cosine", "ce", "ce_mixed"))
+    name: str = knob("which loss", choices=tuple(LOSSES))
     temperature: float = knob("of both sides of a loss that has one", above=0)
     t_squared: bool = knob("multiply by temperature^2")
     hard_weight: float = knob("gamma of mse_gt, joint_ce and cosine: weight of the hard label", least=0)
@@ -255,27 +278,6 @@ class LossKnobs:
     image_weights: bool = knob("rows are weighted by the image set's own weights (mean 1 over the batch)", later=False)
 
 
-@dataclass(frozen=True)
-class LossReads:
-    """What a loss is, for people, and what it reads beside the student's logits; the functions are in learning/losses.py."""
-
-    text: str
-    teacher: bool = True  # a teacher's logits, or learned ones; else classes alone
-    temperature: bool = False  # loss.temperature and loss.t_squared
-    hard_term: bool = False  # loss.hard_weight times a term of the class
-    hard_target: bool = False  # which may be that of both images of a mixed one, by loss.hard_target
-    mixed: bool = True  # it is right for images that are mixed
-
-
-LOSSES = {
-    "kl": LossReads("KL(teacher || student) of softmax(logits / T), times T^2 if `t_squared`", temperature=True),
-    "soft_ce": LossReads("cross-entropy of softmax(student / T) with softmax(teacher / T) as target", temperature=True),
-    "mse_gt": LossReads("mean squared error of the logits plus a hard term", hard_term=True, hard_target=True),
-    "joint_ce": LossReads("soft_ce plus a hard term", temperature=True, hard_term=True, hard_target=True),
-    "cosine": LossReads("1 - cosine of the student's logits and teacher's plus smoothed class", hard_term=True),
-    "ce": LossReads("cross-entropy with the class of the image", teacher=False, mixed=False),
-    "ce_mixed": LossReads("cross-entropy with both classes of a mixed image, by their share of pixels", teacher=False),
-}
 SECTIONS = {"training": TrainingKnobs, "views": ViewKnobs, "labels": LabelKnobs, "loss": LossKnobs}
 KNOBS = {f"{name}.{field.name}": field for name, section in SECTIONS.items() for field in dataclasses.fields(section)}
 NEUTRAL = {  # knobs that came later: what older files mean by not stating them
