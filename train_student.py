@@ -55,7 +55,7 @@ def main(options: Namespace) -> None:
     push = student_repo.prepared(target, cells, benchmark, options, precision, accelerator) if target else None
     if options.push_only:
         if push and main_process:
-            push(student_repo.kept(cells, options, precision))
+            push(student_repo.kept_runs(cells, options, precision))
         return
     test = functools.cache(lambda size: image_sets.test_split(benchmark, options.data_dir, options.workers, size))
     labels = label_sources.find_labels(cells, options, benchmark, lambda: test(0), accelerator)  # the split is read when needed

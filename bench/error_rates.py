@@ -156,7 +156,7 @@ def table_of(generator, row):
             values = 0.5 + means[i, j] + spreads[i, j] * generator.standard_normal(size) + (lucky[which] if which else 0)
             cells[i, j] = ranking.TableCell(list(values), which)
             variances[i, j] += luck**2 if which else 0
-    true = np.append(ranking.parts(means, np.zeros_like(means))[:3], variances.mean())
+    true = np.append(ranking.variance_parts(means, np.zeros_like(means))[:3], variances.mean())
     return cells, true / true.sum()
 
 

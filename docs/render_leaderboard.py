@@ -26,7 +26,7 @@ VIEWS = {  # name -> (width, height, scale, colour scheme, name of the row that 
 
 def main(results, out):
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as play:
-        leaderboard.build(gather.gather([results]), Path(folder) / "site")
+        leaderboard.build_site(gather.gather([results]), Path(folder) / "site")
         browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for name, (width, height, scale, scheme, row) in VIEWS.items():
             page = browser.new_page(viewport={"width": width, "height": height}, device_scale_factor=scale, color_scheme=scheme)

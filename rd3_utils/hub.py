@@ -47,7 +47,7 @@ T = TypeVar("T")
 Files = Mapping[str, Path | bytes | None]  # what a repo is to hold: path -> source, or None for no such file
 Build = Callable[[str, dict[str, RepoFile]], Files]  # of a commit and its listing
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
+COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 RESOLVED = Path(constants.HF_HOME) / "rd3" / "commits"  # what names pointed to when last asked
 PASSING = {408, 429, 500, 502, 503, 504}  # answers that a later try may not get
@@ -56,7 +56,7 @@ WAITS = (1, 2, 4, 8)  # seconds before the next tries
 SILENCE = 60  # seconds without a byte after which a call counts as lost
 ANSWER = 10  # the same where only a name is looked up
 TRIES = 3  # downloads of a file whose bytes are wrong
-LONGEST = 60  # seconds: a Retry-After beyond that is not waited for
+LONGEST_PAUSE = 60  # seconds: a Retry-After beyond that is not waited for
 GATED = "{repo} is gated: accept its terms on its page and log in (hf auth login)."
 AT_ONCE = 8  # small files that are fetched at a time
 RECENT = 10  # pull requests in which equal files are looked for
@@ -90,7 +90,7 @@ def commit(repo: str, revision: str | None = None, repo_type: str = "dataset") -
         about: Callable[..., Any] = HfApi().repo_info
         return retried(lambda: about(repo, revision=revision, repo_type=repo_type, timeout=ANSWER), WAITS[:2]).sha
 
-    if revision and COMMIT.fullmatch(revision):
+    if revision and COMMIT_HASH.fullmatch(revision):
         if not (cache / "snapshots" / revision).is_dir():  # a dead Hub is noticed here in seconds, its clients try for long
             with asking(repo, revision, repo_type):
                 ask()
@@ -105,7 +105,7 @@ def commit(repo: str, revision: str | None = None, repo_type: str = "dataset") -
         # what this project asked last, else what another tool did
         said = (path for path in (known, cache / "refs" / (revision or "main")) if path.is_file())
         last = next((path.read_text().strip() for path in said), "")
-        if reachable or not COMMIT.fullmatch(last):
+        if reachable or not COMMIT_HASH.fullmatch(last):
             raise
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else one_line(cause)
         print(f"{repo}@{revision or 'main'} is taken as it last was, {last[:8]}: {why}", file=sys.stderr, flush=True)
@@ -205,7 +205,7 @@ def damaged(path: Path) -> bool:
     stated = Path(os.readlink(path)).name if path.is_symlink() else ""
     if re.fullmatch(r"[0-9a-f]{64}", stated):
         return file_sha256(path) != stated
-    return bool(COMMIT.fullmatch(stated)) and git_sha1(path.read_bytes()) != stated
+    return bool(COMMIT_HASH.fullmatch(stated)) and git_sha1(path.read_bytes()) != stated
 
 
 @contextlib.contextmanager
@@ -311,7 +311,7 @@ def may_push(target: Target, changes: bool = False) -> Any | None:
             if target.create_pr:
                 raise UserError(f"there is no {target.kind} repo '{repo}' to open a pull request on; leave out --create-pr.")
             if role != "write" or owner != me["name"]:
-                create(target)
+                create_repo(target)
             return None
         retried(lambda: api.auth_check(repo, repo_type=target.kind, write=not target.create_pr))
         if target.private and not about.private:
@@ -367,7 +367,7 @@ def file_sha256(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def difference(files: Files, there: Mapping[str, RepoFile]) -> Files:
+def changed_files(files: Files, there: Mapping[str, RepoFile]) -> Files:
     """What is to be done so that a repo that holds `there` holds `files`: {path: source, or None to remove it}."""
     return {
         path: source
@@ -385,14 +385,14 @@ def push(target: Target, build: Build, message: str) -> Pushed:
     """
     with writing(target):
         if not target.create_pr and info(target) is None:
-            create(target)
+            create_repo(target)
         pushed = pull_request(target, build, message) if target.create_pr else committed(target, build, message)
         if target.tag:
             set_tag(target, pushed.commit)
     return pushed
 
 
-def create(target: Target) -> None:
+def create_repo(target: Target) -> None:
     """Make the repo."""
     private = True if target.private else None  # None: as the owner's account has it
     sdk = "static" if target.kind == "space" else None
@@ -409,7 +409,7 @@ def committed(target: Target, build: Build, message: str) -> Pushed:
         if head != parent:
             moves += parent is not None
             there = listing(target, head)
-            todo = difference(build(head, there), there)
+            todo = changed_files(build(head, there), there)
             if not todo:
                 return Pushed(head, target.url, failed is not None)
             if target.tag and (at := tagged(target)):
@@ -449,7 +449,7 @@ def pull_request(target: Target, build: Build, message: str) -> Pushed:
     head = head_of(target)
     there = listing(target, head)
     files = build(head, there)
-    todo = difference(files, there)
+    todo = changed_files(files, there)
     seen: dict[int, str] = {}
     failed: Exception | None = None
     if not todo:
@@ -457,7 +457,7 @@ def pull_request(target: Target, build: Build, message: str) -> Pushed:
     operations = operations_for(todo)
     for wait in (*WAITS, WAITS[-1], None):
         for number, commit in pull_requests(target)[-RECENT:]:
-            if seen.get(number) != commit and not difference(files, listing(target, commit)):
+            if seen.get(number) != commit and not changed_files(files, listing(target, commit)):
                 return Pushed(commit, f"{target.url}/discussions/{number}", failed is not None)
             seen[number] = commit
         if wait is None:
@@ -533,7 +533,7 @@ def may_pass(error: BaseException | None) -> bool:
 def pause(error: Exception, wait: float) -> float:
     """Seconds to wait: what the Hub asks for (Retry-After), else `wait`."""
     asked = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) and status(error) else ""
-    return min(int(asked), LONGEST) if asked.isdigit() else wait
+    return min(int(asked), LONGEST_PAUSE) if asked.isdigit() else wait
 
 
 @contextlib.contextmanager

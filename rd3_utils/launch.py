@@ -26,10 +26,10 @@ T = TypeVar("T")
 
 OTHERS_WAIT = 5  # seconds
 NO = ("", "0", "no", "none", "false", "off")
-PRECISIONS = ("no", "fp32", "bf16", "fp16")
+LAUNCH_PRECISIONS = ("no", "fp32", "bf16", "fp16")
 # variable, of a launcher or set by hand, that changes what is computed -> values that change nothing
 ARITHMETIC: dict[str, tuple[str, ...]] = {
-    "ACCELERATE_MIXED_PRECISION": PRECISIONS,
+    "ACCELERATE_MIXED_PRECISION": LAUNCH_PRECISIONS,
     "ACCELERATE_DYNAMO_BACKEND": NO,
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("1",),
     **{f"ACCELERATE_USE_{plugin}": NO for plugin in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")},
@@ -39,7 +39,7 @@ ARITHMETIC: dict[str, tuple[str, ...]] = {
     "PYTORCH_MPS_FAST_MATH": NO,
 }
 CONFIG: dict[str, tuple[str, ...]] = {  # the same of a config file of accelerate
-    "mixed_precision": PRECISIONS,
+    "mixed_precision": LAUNCH_PRECISIONS,
     "distributed_type": ("no", "multi_cpu", "multi_gpu"),
     "downcast_bf16": NO,
     "dynamo_backend": NO,
@@ -93,7 +93,7 @@ def check_arithmetic(table: Mapping[str, tuple[str, ...]], stated: Mapping[str, 
     """
     for name, harmless in table.items():
         value = str(harmless[0] if stated.get(name) is None else stated[name])
-        known = value if harmless is PRECISIONS else value.lower()  # accelerate computes "BF16" in float32
+        known = value if harmless is LAUNCH_PRECISIONS else value.lower()  # accelerate computes "BF16" in float32
         if known not in harmless:
             wanted = "leave it out" if harmless is NO else f"use {' or '.join(filter(None, harmless))}"
             raise UserError(f"{where}{name} is {value[:60]}: it changes what is computed, and no Run would say so; {wanted}.")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 PROJECT = "rd3"
-KNOBS = "knobs"  # of the protocol: the recipe is what it makes of them
+PROTOCOL_KNOBS = "knobs"  # of the protocol: the recipe is what it makes of them
 
 
 def arguments(log_with: str | None, folder: Path | str) -> dict[str, str]:
@@ -28,11 +28,11 @@ def begin(accelerator: "Accelerator", path: Path, about: dict) -> None:
 
     Steps of a run never go back, so that no tracker drops the curve of a second student. `about` is what the Run records.
     """
-    end(accelerator)
+    end_tracking(accelerator)
     if not accelerator.log_with:
         return
     name, group = path.as_posix(), path.parent.as_posix()
-    about = {**about, "protocol": {key: value for key, value in about["protocol"].items() if key != KNOBS}}
+    about = {**about, "protocol": {key: value for key, value in about["protocol"].items() if key != PROTOCOL_KNOBS}}
     config = json.loads(json.dumps(about))
     if str(accelerator.log_with[0]) == "tensorboard":  # a folder for each run, and no tables in tables
         accelerator.init_trackers(f"{PROJECT}/{name}", flat_config(config))
@@ -41,7 +41,7 @@ def begin(accelerator: "Accelerator", path: Path, about: dict) -> None:
         accelerator.init_trackers(PROJECT, config, {"wandb": own, "trackio": own})
 
 
-def end(accelerator: "Accelerator") -> None:
+def end_tracking(accelerator: "Accelerator") -> None:
     """End the runs that go on, if any, and nothing else: processes stay together."""
     for tracker in accelerator.trackers:
         tracker.finish()

@@ -84,7 +84,6 @@ rd3_utils publish digits-dm-ipc1 bad..name
 rd3_utils transfer nothing --to digits
 rd3_utils transfer nothing --to digit
 rd3_utils leaderboard --out site
-rd3_utils leaderboard --results MEASURED --out site
 rd3_utils leaderboard --results nothing --out site
 """.strip().splitlines()
 PLACES = {

@@ -172,11 +172,11 @@ def by_hand(name, image, u):
 
 
 @pytest.mark.parametrize("size", [8, 14])
-@pytest.mark.parametrize("name", augmentation.DSA)
+@pytest.mark.parametrize("name", augmentation.DSA_OPERATIONS)
 def test_every_dsa_operation_is_its_formula_pixel_by_pixel(name, size):
     generator = torch.Generator().manual_seed(3)
     x, u = torch.randn(12, 3, size, size, generator=generator), torch.rand(12, 3, generator=generator)
-    ours = augmentation.dsa(x, torch.full((12,), 1 + list(augmentation.DSA).index(name)), u)
+    ours = augmentation.dsa(x, torch.full((12,), 1 + list(augmentation.DSA_OPERATIONS).index(name)), u)
     for i in range(12):
         assert np.allclose(ours[i], by_hand(name, x[i].double().numpy(), u[i].double().numpy()), atol=2e-5)
 
@@ -186,7 +186,7 @@ def test_a_group_shares_the_operation_and_every_row_has_its_own_numbers(sized):
     for group in v.order.split(16):
         assert len(v.dsa[group].unique()) == 1 and len(v.dsa_numbers[group].unique(dim=0)) == 16
     seen = torch.cat([views.draw(sized(64, 8, *PLAIN, "views.dsa=crop_rotate", "views.group=1"), 0, e).dsa for e in range(3)])
-    assert set(seen.tolist()) == {1 + list(augmentation.DSA).index(name) for name in ("crop", "rotate")}
+    assert set(seen.tolist()) == {1 + list(augmentation.DSA_OPERATIONS).index(name) for name in ("crop", "rotate")}
 
 
 def test_dsa_operations_are_drawn_evenly_with_three_independent_uniform_numbers(sized):
@@ -207,7 +207,7 @@ def test_dsa_does_not_mirror_where_the_benchmark_forbids_it(digits):
     def strategy(text):
         return protocol.load("rd3-v1").override([f"views.dsa={text}"]).resolve(digits, "convnet3", 1, 10, "soft").views.dsa
 
-    assert set(DSA) == set(augmentation.DSA)
+    assert set(DSA) == set(augmentation.DSA_OPERATIONS)
     assert (strategy("color_flip_scale"), strategy("flip"), strategy("none")) == ("color_scale", "none", "none")
 
 
@@ -355,7 +355,7 @@ def test_whitened_data_has_the_covariance_of_the_formula(train, digits):
 
 
 def test_whitening_is_fitted_once_and_keyed_by_the_data(train, ten, digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(whitening, "FOLDER", tmp_path)
+    monkeypatch.setattr(whitening, "FITTED", tmp_path)
     first = whitening.fitted(train, MEAN, STD, 0.1)
     fit = whitening.fit_whitening
     monkeypatch.setattr(whitening, "fit_whitening", None)
@@ -381,7 +381,7 @@ def test_a_view_is_whitened_between_normalisation_and_dsa(sized, train, digits):
 
 def test_a_student_learns_and_is_scored_on_whitened_images(script, tmp_path, monkeypatch):
     """Whitening the training images alone would score at chance."""
-    monkeypatch.setattr(whitening, "FOLDER", tmp_path / "zca")
+    monkeypatch.setattr(whitening, "FITTED", tmp_path / "zca")
     done = script("train_student", "--protocol", "hard-label-v1", "--distilled", "random:ipc=10,seed=0", "--set",
                   "views.zca=0.1", "--set", "training.epochs=60")  # fmt: skip
     assert done.code == 0, done.err

@@ -57,7 +57,7 @@ def test_running_statistics_move_once_per_group_in_order_as_in_one_process(recip
     batches = torch.arange(40).split([20, 16, 4])[:2]
     alone = network(momentum)
     for batch in batches:
-        for rows in training.grouped(batch, 5):
+        for rows in training.batch_norm_groups(batch, 5):
             alone(x[rows])
     wanted = dict(alone.named_buffers())
     found = stepped(r, processes, batches, x, monkeypatch, momentum)

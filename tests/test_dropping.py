@@ -38,9 +38,9 @@ def test_a_training_step_draws_the_masks_of_torchvisions_network(ours, theirs, d
     """The probability of every mask, in order, under rded-v2; timm's own under rded-v1."""
     imagenet = benchmarks.load("imagenet-1k")
     with torch.device("meta"):
-        wanted = dropping.drawn(torchvision.models.get_model(theirs, weights=None), 224)
-    assert dropping.drawn(network(ours, imagenet, "rded-v2"), 224) == wanted
-    older = dropping.drawn(network(ours, imagenet, "rded-v1"), 224)
+        wanted = dropping.drop_probabilities(torchvision.models.get_model(theirs, weights=None), 224)
+    assert dropping.drop_probabilities(network(ours, imagenet, "rded-v2"), 224) == wanted
+    older = dropping.drop_probabilities(network(ours, imagenet, "rded-v1"), 224)
     assert max(older["dropout"], default=0) == dropout and max(older["stochastic_depth"], default=0) == depth
 
 
@@ -55,7 +55,7 @@ def test_masks_are_told_apart_by_what_they_leave_out():
             return torchvision.ops.stochastic_depth(x, 0.125, "row", self.training)
 
     net = Net().eval()
-    assert dropping.drawn(net, 8) == {"dropout": [0.25, 0.5], "stochastic_depth": [0.125]} and not net.training
+    assert dropping.drop_probabilities(net, 8) == {"dropout": [0.25, 0.5], "stochastic_depth": [0.125]} and not net.training
     with pytest.raises(UserError, match="student net keeps a dropout of 0.5 .* and training.dropout is 0"):
         dropping.check_drops(net, "net", 8, 0.0, dropping.STOCK)
 
@@ -63,7 +63,7 @@ def test_masks_are_told_apart_by_what_they_leave_out():
 def test_looking_at_the_masks_of_a_network_leaves_it_as_it_is(digits):
     net = students.create("convnet2_bn", digits, 0)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    assert dropping.drawn(net, 8) == {"dropout": [], "stochastic_depth": []}
+    assert dropping.drop_probabilities(net, 8) == {"dropout": [], "stochastic_depth": []}
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
@@ -77,7 +77,9 @@ def test_a_student_starts_with_the_same_weights_whatever_it_leaves_out(digits):
 def test_a_rate_of_zero_switches_off_what_timm_has_and_is_allowed_where_there_is_none(name, depth):
     """VGG does not know the word drop_path_rate, the ConvNets know neither."""
     cifar = benchmarks.load("cifar10")
-    found = dropping.drawn(network(name, cifar, "rd3-v1", "training.dropout=0", f"training.stochastic_depth={depth}"), 32)
+    found = dropping.drop_probabilities(
+        network(name, cifar, "rd3-v1", "training.dropout=0", f"training.stochastic_depth={depth}"), 32
+    )
     assert found["dropout"] == [] and max(found["stochastic_depth"], default=0) == depth
 
 

@@ -59,7 +59,7 @@ _tree_cache._IN_MEMORY_TREE_CACHE.clear()
 digits = benchmark.load("digits")
 found = images.read("bench/pull-images@v1", digits).fingerprint
 print(found, teachers.load("hf-hub:bench/pull-teacher@v1", digits).sha256)
-(files,) = shards.on_hub("bench/pull-labels@v1", 0).values()
+(files,) = shards.stores_on_hub("bench/pull-labels@v1", 0).values()
 store = label_store.SoftLabelStore(files, soft_labels.read_index(files), 16)
 print(sum(float(store.epoch(epoch)[1].double().sum()) for epoch in range(16)))
 """
@@ -269,8 +269,8 @@ digits = benchmark.load("digits")
 tries = {
     "images": lambda: images.read("bench/any", digits),
     "images at a commit": lambda: images.read("bench/any@" + "1" * 40, digits),
-    "labels": lambda: shards.on_hub("bench/any"),
-    "labels at a commit": lambda: shards.on_hub("bench/any@" + "1" * 40),
+    "labels": lambda: shards.stores_on_hub("bench/any"),
+    "labels at a commit": lambda: shards.stores_on_hub("bench/any@" + "1" * 40),
     "teacher at a commit": lambda: teachers.load("hf-hub:bench/any@" + "1" * 40, digits),
     "push": lambda: hub.push(hub.Target("bench/any", "model"), lambda commit, there: {"a": b"a"}, "x"),
 }
@@ -308,7 +308,7 @@ from huggingface_hub import HfApi
 commit = os.environ.get("COMMIT") or HfApi().dataset_info("bench/labels-and-images").sha
 print(commit, images.read(f"bench/labels-and-images@{commit}", benchmark.load("digits")).fingerprint[:8], flush=True)
 if "COMMIT" in os.environ:
-    shards.on_hub(f"bench/labels-and-images@{commit}")
+    shards.stores_on_hub(f"bench/labels-and-images@{commit}")
 """
 
 
@@ -341,13 +341,13 @@ from rd3_utils.protocols import benchmark, protocol
 digits = benchmark.load("digits")
 found = images.read("digits-dm-ipc1", digits)
 recipe = protocol.load("rd3-v1").override(["training.epochs=16"]).resolve(digits, "convnet3", 1, 10, "soft")
-(files,) = shards.on_hub("bench/pull-labels").values()
+(files,) = shards.stores_on_hub("bench/pull-labels").values()
 index = json.loads(files.index().read_text())
 for name in ("..", "", "../../secret", "labels-00000-of-00016.safetensors/..", "/etc/passwd"):
     index["shards"][3]["file"] = name
     path = files.where + "/index.json"
     hub.push(hub.Target("bench/outside", "dataset"), lambda commit, there: {path: json.dumps(index).encode()}, "x")
-    (other,) = shards.on_hub("bench/outside").values()
+    (other,) = shards.stores_on_hub("bench/outside").values()
     try:
         label_store.load_store(other, found, recipe, 0)
     except UserError as error:
@@ -362,7 +362,7 @@ def test_an_index_that_names_a_file_elsewhere_is_refused(hub, pulled):  # noqa: 
 
 DROPPED = """
 from rd3_utils.data import label_store, shards, soft_labels
-(files,) = shards.on_hub("bench/pull-labels", 0).values()
+(files,) = shards.stores_on_hub("bench/pull-labels", 0).values()
 store = label_store.SoftLabelStore(files, soft_labels.read_index(files), 16)
 honest, times = shards.file_sha256, [2]
 def robbed(path):

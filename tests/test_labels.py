@@ -194,8 +194,8 @@ def test_grouped_labels_do_not_depend_on_who_makes_which_epoch(digits, second, t
     found = labelling.load_teachers([second], r, digits)
     plan = labelling.plan_store(ten, r, found, 0, torch.device("cpu"))
     network = teachers.Ensemble(found, digits)
-    whole = labelling.label(network, ten.images, r, plan, 0, 4, {}, "cpu")
-    apart = [labelling.label(network, ten.images, r, plan, e, e + 1, {}, "cpu") for e in (3, 1, 0, 2)]
+    whole = labelling.label_epochs(network, ten.images, r, plan, 0, 4, {}, "cpu")
+    apart = [labelling.label_epochs(network, ten.images, r, plan, e, e + 1, {}, "cpu") for e in (3, 1, 0, 2)]
     assert torch.equal(whole, torch.cat([apart[2], apart[1], apart[3], apart[0]]))
 
 

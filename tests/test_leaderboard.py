@@ -56,7 +56,7 @@ def measured(tmp_path_factory):
 @pytest.fixture(scope="module")
 def site(measured):
     """{path: text} of the site of the measured Runs."""
-    return {path: data.decode() for path, data in leaderboard.assembled(measured).items()}
+    return {path: data.decode() for path, data in leaderboard.site_files(measured).items()}
 
 
 @pytest.fixture
@@ -168,13 +168,13 @@ def test_hlr_and_lrs_appear_where_the_arms_are_there(run, folder):
     assert scores["hlr"]["value"] == pytest.approx(0.85 - 0.4)
     assert scores["ior"]["value"] == pytest.approx(run["top1"] - 0.47)
     assert 0 < scores["lrs"]["value"] < 1 and not scores["lrs"]["cited"]
-    assert f"{scores['lrs']['value']:.3f}" in leaderboard.assembled(found)["index.html"].decode()
+    assert f"{scores['lrs']['value']:.3f}" in leaderboard.site_files(found)["index.html"].decode()
     del files["d/seed0.json"]
     found = entries.gathered_entries([folder({**files}, "cited")])
     [row] = [entry for entry in found.entries if entry.arm == "distilled-soft"]
     scores, _ = entries.Related(found.entries).scores(row)
     assert scores["hlr"]["value"] == pytest.approx(0.848 - 0.4) and "DATM" in scores["hlr"]["cited"]
-    assert "DATM" in leaderboard.assembled(found)["index.html"].decode()
+    assert "DATM" in leaderboard.site_files(found)["index.html"].decode()
 
 
 def test_a_custom_protocol_never_stands_under_the_released_name(run, folder):
@@ -191,7 +191,7 @@ def test_a_custom_protocol_never_stands_under_the_released_name(run, folder):
     found = entries.gathered_entries([folder({"a/seed0.json": run, "b/seed1.json": custom})])
     assert found.apart == () and len(found.entries) == 2
     assert [e.group.label for e in found.entries] == ["rd3-v1", "custom, based on rd3-v1 (loss.temperature=4.0)"]
-    page = leaderboard.assembled(found)[f"protocols/rd3-v1-{changed_protocol.digest}.html"].decode()
+    page = leaderboard.site_files(found)[f"protocols/rd3-v1-{changed_protocol.digest}.html"].decode()
     assert "custom, based on rd3-v1" in page and "the digest is the released one" not in page
 
 
@@ -204,7 +204,7 @@ def test_precisions_are_never_in_one_row_or_table(run, folder):
 
 def test_a_run_that_watched_the_test_split_says_so(run, folder):
     watched = changed(run, monitored_test=True)
-    page = leaderboard.assembled(entries.gathered_entries([folder({"a/seed0.json": watched})]))["index.html"].decode()
+    page = leaderboard.site_files(entries.gathered_entries([folder({"a/seed0.json": watched})]))["index.html"].decode()
     assert "watched the test split" in page
 
 
@@ -305,7 +305,7 @@ def test_is_kept_apart_with_its_reason(what, run, folder, tmp_path):
     assert [(one.path, words in one.reason) for one in found.apart] == [("bad/seed0.json", True)], reasons(found)
     assert len(found.apart[0].reason) < 400 and "\n" not in found.apart[0].reason
     assert [entry.summary["n"] for entry in found.entries] == [1]  # the good one is ranked, alone
-    page = leaderboard.assembled(found)["not-ranked.html"].decode()
+    page = leaderboard.site_files(found)["not-ranked.html"].decode()
     assert "bad/seed0.json" in page
 
 
@@ -378,14 +378,14 @@ def test_more_runs_than_the_limit_are_left_out_and_said(folder, run, monkeypatch
     found = entries.gathered_entries([folder({f"a/seed{k}.json": changed(run, seed=k) for k in range(7)})])
     assert [entry.summary["n"] for entry in found.entries] == [3]
     assert "only its first 3 Run files were read" in found.notes[0]
-    assert "only its first 3 Run files were read" in leaderboard.assembled(found)["index.html"].decode()
+    assert "only its first 3 Run files were read" in leaderboard.site_files(found)["index.html"].decode()
 
 
 def test_more_false_files_than_the_limit_are_counted(folder, run, monkeypatch):
     monkeypatch.setattr(entries, "MOST_APART", 2)
     found = entries.gathered_entries([folder({f"a/seed{k}.json": "no" for k in range(7)})])
     assert (len(found.apart), found.left_out) == (2, 5)
-    assert "5 further files are not named here" in leaderboard.assembled(found)["not-ranked.html"].decode()
+    assert "5 further files are not named here" in leaderboard.site_files(found)["not-ranked.html"].decode()
 
 
 def many(run, names, seeds=1):
@@ -404,7 +404,7 @@ def many(run, names, seeds=1):
 
 def test_a_flood_of_rows_makes_small_pages(run):
     found = many(run, [f"set {i} {HOSTILE}" for i in range(8_000)])
-    files = leaderboard.assembled(found)
+    files = leaderboard.site_files(found)
     assert max(len(data) for path, data in files.items() if path.endswith(".html")) < 1_500_000
     assert f"{8_000 - pages.ROWS} of 8000 rows are not shown here" in files["index.html"].decode()
     parts = json.loads(files["data/site.json"])["files"]
@@ -418,7 +418,7 @@ def test_many_tables_fit_a_page(run):
     for i, entry in enumerate(found.entries):
         group = entries.replace(entry.group, student=f"student{i % 150}")
         spread.append(entries.replace(entry, group=group))
-    page = leaderboard.assembled(entries.replace(found, entries=tuple(spread)))["index.html"]
+    page = leaderboard.site_files(entries.replace(found, entries=tuple(spread)))["index.html"]
     assert len(page) < 1_500_000 and page.count(b'<section class="table"') == pages.PAGE_TABLES
     assert b"Further tables" in page
 
@@ -449,7 +449,7 @@ def test_names_of_strangers_are_text_and_nothing_else(run, folder):
         entries.gathered_entries([], [(origin, list(entries.local_files(where)))]),
     ):
         assert len(found.entries) == 1 and len(found.apart) == 1
-        for path, data in leaderboard.assembled(found).items():
+        for path, data in leaderboard.site_files(found).items():
             text = data.decode()
             if path.endswith(".json"):
                 assert "<" not in text and json.loads(text) is not None
@@ -461,7 +461,7 @@ def test_names_of_strangers_are_text_and_nothing_else(run, folder):
             for tag, attributes in page.tags:
                 assert not any(name.startswith("on") for name in attributes) and "style" not in attributes, (path, tag)
                 assert not attributes.get("href", "").strip().lower().startswith("javascript")
-        page = Tags(leaderboard.assembled(found)["index.html"].decode())
+        page = Tags(leaderboard.site_files(found)["index.html"].decode())
         assert any(HOSTILE in text for text in page.texts)  # shown as it is
 
 
@@ -469,7 +469,7 @@ def test_names_of_strangers_are_text_and_nothing_else(run, folder):
 
 
 def test_the_same_runs_give_the_same_bytes(measured, site):
-    assert {path: data.decode() for path, data in leaderboard.assembled(measured).items()} == site
+    assert {path: data.decode() for path, data in leaderboard.site_files(measured).items()} == site
 
 
 def test_no_page_asks_for_anything_from_elsewhere(site):
@@ -508,14 +508,14 @@ def test_every_knob_of_a_protocol_stands_with_its_source(site):
 
 
 def test_a_former_site_is_replaced_and_anything_else_is_not(measured, tmp_path):
-    leaderboard.build(measured, tmp_path / "site")
+    leaderboard.build_site(measured, tmp_path / "site")
     (tmp_path / "site/old.html").write_text("old")
-    leaderboard.build(measured, tmp_path / "site")
+    leaderboard.build_site(measured, tmp_path / "site")
     assert not (tmp_path / "site/old.html").exists() and (tmp_path / "site/index.html").is_file()
     (tmp_path / "other").mkdir()
     (tmp_path / "other/thesis.tex").write_text("mine")
     with pytest.raises(UserError, match="no leaderboard of ours"):
-        leaderboard.build(measured, tmp_path / "other")
+        leaderboard.build_site(measured, tmp_path / "other")
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.tex"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "site"]  # nothing half-written
 
@@ -655,7 +655,7 @@ def test_names_of_points_that_lie_close_together_do_not_cover_one_another():
     places = re.findall(r'<text x="([\d.]+)" y="([\d.]+)"[^>]*>set \d+', drawn)
     lines = sorted(float(y) for _, y in places)
     assert len(lines) == len(points) and len({x for x, _ in places}) == 1
-    assert min(b - a for a, b in zip(lines, lines[1:])) > pareto.SMALL
+    assert min(b - a for a, b in zip(lines, lines[1:])) > pareto.NAME_SIZE
 
 
 @pytest.mark.parametrize(

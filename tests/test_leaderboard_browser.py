@@ -46,7 +46,7 @@ def site(tmp_path_factory):
             where.write_text(json.dumps(changed(run, **more)))
     (home / "more/c").mkdir()
     (home / "more/c/seed0.json").write_text(json.dumps(changed(run, top1=1.7)))
-    leaderboard.build(entries.gathered_entries([selection(home), home / "more"]), home / "site")
+    leaderboard.build_site(entries.gathered_entries([selection(home), home / "more"]), home / "site")
     return home / "site"
 
 

@@ -81,9 +81,9 @@ def test_the_correction_finds_no_interaction_where_there_is_none():
     generator, excess = np.random.default_rng(0), []
     for _ in range(400):
         table = [[TableCell(0.1 * i + 0.2 * j + 0.05 * generator.standard_normal(4)) for j in range(3)] for i in range(4)]
-        point = ranking.parts(*ranking.moments(table))
+        point = ranking.variance_parts(*ranking.moments(table))
         pooled = np.mean([cell.values.var(ddof=1) for line in table for cell in line])
-        added, spread = ranking.noise(table)
+        added, spread = ranking.noise_of_parts(table)
         assert added == pytest.approx(pooled / 4 * np.array([3, 2, 6]) / 12) and spread == pytest.approx(pooled)
         excess.append(point[:3] - added)
     truth = [0.1**2 * np.var(range(4)), 0.2**2 * np.var(range(3)), 0]
@@ -165,7 +165,9 @@ def test_the_intervals_of_equal_cells_are_those_of_noncentral_chi_square():
     generator, count, (rows, columns, n) = np.random.default_rng(5), 4000, effects.shape + (3,)
     free, s2 = rows * columns * (n - 1), 0.01**2
     true = []
-    for part, degrees in zip(ranking.parts(*ranking.moments(table)), (rows - 1, columns - 1, (rows - 1) * (columns - 1))):
+    for part, degrees in zip(
+        ranking.variance_parts(*ranking.moments(table)), (rows - 1, columns - 1, (rows - 1) * (columns - 1))
+    ):
         sigma2 = s2 * free / generator.chisquare(free, count)
         x, level = part * rows * columns * n / sigma2, generator.random(count)
         beyond = special.chndtrinc(x, degrees, level.clip(1e-4, 1 - 1e-4))
@@ -196,7 +198,7 @@ def test_intervals_hold_the_true_shares_about_as_often_as_they_say(interaction, 
     for _ in range(times):
         effects = 0.02 * generator.standard_normal((5, 1)) + 0.02 * generator.standard_normal(4)
         effects = effects + interaction * generator.standard_normal((5, 4))
-        true = ranking.parts(effects, np.full_like(effects, seed**2))
+        true = ranking.variance_parts(effects, np.full_like(effects, seed**2))
         cells = {(i, j): TableCell(effects[i, j] + seed * generator.standard_normal(3)) for i in range(5) for j in range(4)}
         found = ranking.decomposition(cells)["parts"]
         wanted = zip(ranking.PARTS, true / true.sum())
@@ -348,7 +350,7 @@ def test_luck_of_draws_is_what_all_protocols_share_and_what_they_do_not():
 def test_luck_that_all_protocols_share_cancels_in_their_difference():
     cells = drawn(noise=1e-6)
     noise = ranking.noises([[cells[i, j] for j in range(2)] for i in range(3)])
-    of_rows, of_columns, _ = np.sum([ranking.parts(one.columns, one.columns)[:, :3].sum(0) for one in noise], 0)
+    of_rows, of_columns, _ = np.sum([ranking.variance_parts(one.columns, one.columns)[:, :3].sum(0) for one in noise], 0)
     assert of_rows > 1e-5 and of_columns < 1e-10
 
 
@@ -357,8 +359,8 @@ def test_luck_of_draws_is_taken_out_of_the_method():
     raw, left = [], []
     for cells in map(drawn, range(400)):
         table = [[cells[i, j] for j in range(2)] for i in range(3)]
-        raw.append(ranking.parts(*ranking.moments(table))[:3])
-        left.append(raw[-1] - ranking.noise(table)[0])
+        raw.append(ranking.variance_parts(*ranking.moments(table))[:3])
+        left.append(raw[-1] - ranking.noise_of_parts(table)[0])
     error = np.std(left, 0) / 400**0.5
     assert np.mean(raw, 0)[0] == pytest.approx(0.05**2 / 4 * 2 / 9, rel=0.2)
     assert (np.abs(np.mean(left, 0) - [0, 0.05**2, 0]) < 4 * error).all() and 8 * error[0] < np.mean(raw, 0)[0]
@@ -366,7 +368,7 @@ def test_luck_of_draws_is_taken_out_of_the_method():
 
 def test_a_replicates_variance_is_the_mean_over_cells_whatever_their_degrees_of_freedom():
     many, few = TableCell([0.1, 0.3, 0.2, 0.5, 0.4], [0, 1, 2, 3, 4]), TableCell([0.30, 0.31, 0.33])
-    _, replicate = ranking.noise([[many, many], [few, few]])
+    _, replicate = ranking.noise_of_parts([[many, many], [few, few]])
     assert replicate == pytest.approx((np.var(many.values, ddof=1) + np.var(few.values, ddof=1)) / 2)
-    _, replicate = ranking.noise([[many, many], [few, TableCell([0.3])]])  # of a single one: as the others of its kind
+    _, replicate = ranking.noise_of_parts([[many, many], [few, TableCell([0.3])]])  # of a single one: as the others of its kind
     assert replicate == pytest.approx((np.var(many.values, ddof=1) + np.var(few.values, ddof=1)) / 2)

@@ -236,7 +236,7 @@ def test_images_start_from_noise_real_images_or_rded(digits, table, teacher, sel
 def test_a_recipe_follows_the_size_of_the_images(digits):
     def at(size, recipes=recovery.SRE2L, mirror=True, **changes):
         image = dataclasses.replace(digits.image, size=size, mirror=mirror)
-        return recovery.resolved(recipes, dataclasses.replace(digits, image=image), changes)
+        return recovery.resolved_recipe(recipes, dataclasses.replace(digits, image=image), changes)
 
     assert [at(size) for size in (32, 64, 224, 256)] == [recovery.SRE2L[s] for s in (32, 64, 224, 224)]
     assert (at(8).jitter, at(16).jitter, at(48).jitter) == ((0, 1), (0, 2), (-4, 4))

@@ -295,7 +295,7 @@ def test_a_score_on_few_draws_or_of_a_cited_accuracy_says_so():
     for part in ("10.0 points better", "reaches 30.50 %", "reach 85.00 %", "cited (somebody, Table 1)", "no interval covers it",
                  "a single draw of random images", "at least 3"):  # fmt: skip
         assert part in sentence
-    assert report.citations(found, "convnet3")[1] == (0.86, "another")
+    assert report.cited_sentences(found, "convnet3")[1] == (0.86, "another")
     assert "full-hard, cited" in [row[1] for row in report.scores_table(found)]
     assert report.report(rows)["scores"]["convnet3"].keys() == {"ior"}
 

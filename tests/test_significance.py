@@ -250,5 +250,9 @@ def test_a_side_is_one_image_set():
 def test_an_interval_is_repeatable():
     a, b = one(normal(4)), one(normal(4))
     assert significance.difference(a, b) == significance.difference(a, b)
-    assert (bootstrap.drawn(3, bootstrap.generator("x", 1)) == bootstrap.drawn(3, bootstrap.generator("x", 1))).all()
-    assert (bootstrap.drawn(3, bootstrap.generator("x", 1)) != bootstrap.drawn(3, bootstrap.generator("y", 1))).any()
+    assert (
+        bootstrap.resample_indices(3, bootstrap.generator("x", 1)) == bootstrap.resample_indices(3, bootstrap.generator("x", 1))
+    ).all()
+    assert (
+        bootstrap.resample_indices(3, bootstrap.generator("x", 1)) != bootstrap.resample_indices(3, bootstrap.generator("y", 1))
+    ).any()

@@ -17,7 +17,7 @@ def seeds(k, n=3, spread=0.01, seed=0):
 @pytest.mark.parametrize("k, n", [(3, 3), (10, 3), (50, 3), (20, 10)])
 def test_with_pooled_variances_the_largest_step_is_the_studentized_range(k, n, monkeypatch):
     """Tukey: the range of k means over their standard error, sqrt(2) of the steps here."""
-    monkeypatch.setattr(simultaneous, "OWN", 1e9)
+    monkeypatch.setattr(simultaneous, "OWN_WEIGHT", 1e9)
     steps, with_draws = simultaneous.largest.__wrapped__((n,) * k, ())
     wanted = stats.studentized_range.isf([0.1, 0.05], k, k * (n - 1)) / 2**0.5
     assert with_draws is None and np.quantile(steps, [0.9, 0.95]) == pytest.approx(wanted, rel=0.015)

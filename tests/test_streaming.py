@@ -142,7 +142,7 @@ READ = """
 import time, torch
 from pathlib import Path
 from rd3_utils.data import label_store, shards, soft_labels
-(files,) = shards.on_hub("bench/large", 0).values()
+(files,) = shards.stores_on_hub("bench/large", 0).values()
 store = label_store.SoftLabelStore(files, soft_labels.read_index(files), 64)
 shard, most = max(entry["bytes"] for entry in store.index["shards"]), 0
 def memory(key):

@@ -372,7 +372,9 @@ def test_what_a_killed_command_had_started_is_waited_for_not_started_again(tmp_p
     command = "echo started >> NUMBER.starts; while [ ! -e go ]; do sleep 0.05; done; touch NUMBER.result"
     killed = worker(tmp_path, command, 2)
     until(
-        lambda: len(list(tmp_path.glob("*.starts"))) == 2 and all(jobs.read(c).get("group") for c in tmp_path.glob("*.claim"))
+        lambda: (
+            len(list(tmp_path.glob("*.starts"))) == 2 and all(jobs.read_claim(c).get("group") for c in tmp_path.glob("*.claim"))
+        )
     )
     killed.kill()
     killed.communicate()
@@ -388,11 +390,11 @@ def test_what_a_killed_command_had_started_is_waited_for_not_started_again(tmp_p
 def test_what_died_with_its_command_is_taken_over(tmp_path):
     command = "echo started >> NUMBER.starts; [ -e go ] || sleep 600; touch NUMBER.result"
     killed = worker(tmp_path, command, 1)
-    until(lambda: (tmp_path / "0.starts").exists() and jobs.read(tmp_path / "0.claim").get("group"))
-    os.killpg(jobs.read(tmp_path / "0.claim")["group"], signal.SIGSTOP)  # so that the killed one cannot see it end
+    until(lambda: (tmp_path / "0.starts").exists() and jobs.read_claim(tmp_path / "0.claim").get("group"))
+    os.killpg(jobs.read_claim(tmp_path / "0.claim")["group"], signal.SIGSTOP)  # so that the killed one cannot see it end
     killed.kill()
     killed.communicate()
-    os.killpg(jobs.read(tmp_path / "0.claim")["group"], signal.SIGKILL)
+    os.killpg(jobs.read_claim(tmp_path / "0.claim")["group"], signal.SIGKILL)
     (tmp_path / "go").touch()
     assert "job 0 done True" in worker(tmp_path, command, 1).communicate(timeout=60)[0]
     assert (tmp_path / "0.starts").read_text() == "started\n" * 2
@@ -430,7 +432,7 @@ def test_a_failure_stops_what_needs_it_and_nothing_else(tmp_path):
 def test_a_claim_holds_while_its_process_lives_and_is_fresh_on_another_host(tmp_path):
     claim, lock = tmp_path / "claim", tmp_path / "lock"
     assert jobs.take(claim, lock) and not jobs.take(claim, lock)  # we live
-    mine = jobs.read(claim)
+    mine = jobs.read_claim(claim)
     for changed, age, wanted in (
         ({"born": "an earlier process of this number"}, 0, False),
         ({"host": "elsewhere"}, 0, True),
@@ -444,7 +446,7 @@ def test_a_claim_holds_while_its_process_lives_and_is_fresh_on_another_host(tmp_
     claim.write_text("")  # its maker has not written it yet
     assert jobs.held(claim)
     os.utime(claim, (0, 0))
-    assert jobs.take(claim, lock) and jobs.read(claim)["host"] == socket.gethostname()
+    assert jobs.take(claim, lock) and jobs.read_claim(claim)["host"] == socket.gethostname()
     jobs.release(claim)
     assert not claim.exists()
 

@@ -46,7 +46,7 @@ def test_distribution_matching_brings_the_class_means_together(digits, table, tr
     assert distance(pixels) < 0.97 * distance(start.images)
 
 
-@pytest.mark.parametrize("operation", list(augmentation.DSA))
+@pytest.mark.parametrize("operation", list(augmentation.DSA_OPERATIONS))
 def test_siamese_augmentation_changes_real_and_synthetic_images_of_a_class_alike(digits, train, operation):
     """Images that are equal to begin with embed to equal means whatever is drawn; under other numbers they do not."""
     network = students.create("convnet2", digits, 0).requires_grad_(False)

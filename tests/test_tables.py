@@ -188,7 +188,7 @@ def test_only_selected_images_are_decoded(small, tmp_path, monkeypatch):
 def mapped(monkeypatch, tmp_path):
     """Every set counts as large: decoded once into a folder of this test."""
     monkeypatch.setattr(image_sets, "MAPPED", 0)
-    monkeypatch.setattr(decoded, "FOLDER", tmp_path / "cache")
+    monkeypatch.setattr(decoded, "DECODED", tmp_path / "cache")
     return tmp_path / "cache"
 
 
@@ -300,7 +300,7 @@ CELLS = {
 def test_a_bad_cell_is_named_whether_the_set_is_small_or_large(small, tmp_path, monkeypatch, large, cell, wanted):
     if large:
         monkeypatch.setattr(image_sets, "MAPPED", 0)
-        monkeypatch.setattr(decoded, "FOLDER", tmp_path / "cache")
+        monkeypatch.setattr(decoded, "DECODED", tmp_path / "cache")
     if cell and cell["path"]:
         cell = {**cell, "path": cell["path"].format(root=tmp_path)}
     bytes_of = [{"bytes": png(i), "path": None} for i in range(20)]

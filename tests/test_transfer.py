@@ -211,8 +211,10 @@ def test_a_probe_that_did_not_converge_says_so(cloud, carried):
     assert not about["converged"] and not about["tried"][0]["converged"] and about["steps"] == 2
     report = carried[2]
     late = [{**report["groups"][0], "probe_converged": False}]
-    assert transfer_report.notes(report, late)[0].startswith("Not converged after 1000 steps: the linear probe of convnet3")
-    assert not any("converged" in note for note in transfer_report.notes(report, report["groups"]))
+    assert transfer_report.report_notes(report, late)[0].startswith(
+        "Not converged after 1000 steps: the linear probe of convnet3"
+    )
+    assert not any("converged" in note for note in transfer_report.report_notes(report, report["groups"]))
 
 
 @pytest.mark.parametrize("counts", [(2, 2), (5, 9, 13), (100, 3)])

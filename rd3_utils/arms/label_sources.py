@@ -95,7 +95,7 @@ def published_stores(cells: Iterable[PlannedRun], options: Namespace) -> dict[st
     if not any(cell.recipe.labels.kind in TAUGHT for cell in cells):
         return {}
     limit = None if options.label_cache_gb is None else options.label_cache_gb * 1e9
-    return shards.on_hub(options.soft_labels, limit)
+    return shards.stores_on_hub(options.soft_labels, limit)
 
 
 def find_store(
@@ -120,7 +120,7 @@ def find_store(
         return where, teachers.teachers_id(found, labels.ensemble, labels.teacher_bn) if found else None
     root = Path("soft_labels") if given or published else root
     if found:
-        return made(cell, options, found, benchmark, test, root, accelerator), None
+        return made_store(cell, options, found, benchmark, test, root, accelerator), None
     return stored(cell, options, root), None
 
 
@@ -184,7 +184,7 @@ def hub_store(cell: PlannedRun, published: dict[str, HubFolder], options: Namesp
     return published[mine[0]] if mine else None
 
 
-def made(
+def made_store(
     cell: PlannedRun,
     options: Namespace,
     found: list[Teacher],

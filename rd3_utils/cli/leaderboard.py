@@ -32,7 +32,7 @@ def run(options: Namespace) -> None:
     site.check_site_folder(options.out)
     repos = [repo for repo in (options.hub_repos or "").split(",") if repo]
     found = gather.gather(options.results, options.hub_tag, repos)
-    files = site.build(found, options.out)
+    files = site.build_site(found, options.out)
     for note in found.notes:
         print(note, file=sys.stderr)
     ranked, apart = sum(len(entry.runs) for entry in found.entries), len(found.apart) + found.left_out

@@ -26,7 +26,7 @@ def run(options: Namespace) -> None:
     target = push_target(options, "dataset")
     assert target is not None  # OWNER/REPO is no option
     hub.may_push(target)
-    stated = dataset_repo.stated(options.source)
+    stated = dataset_repo.stated_record(options.source)
     bench = benchmark.load(options.benchmark or stated.get("benchmark", "digits"))
     images = selections.image_set(options.source, bench, lambda: tables.real(bench, "train", options.data_dir))
     dataset_repo.publish_images(target, images, dataset_repo.about_images(options.source, images), bench)

@@ -261,7 +261,14 @@ def resampled(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     return F.grid_sample(x, grid, align_corners=False)
 
 
-DSA = {"color": color, "crop": crop, "cutout": cutout, "flip": flip, "scale": scale, "rotate": rotate}  # protocol.DSA's names
+DSA_OPERATIONS = {
+    "color": color,
+    "crop": crop,
+    "cutout": cutout,
+    "flip": flip,
+    "scale": scale,
+    "rotate": rotate,
+}  # protocol.DSA's names
 
 
 def draw_dsa(stream: "Stream", strategy: str, order: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
@@ -270,7 +277,7 @@ def draw_dsa(stream: "Stream", strategy: str, order: np.ndarray, group: int) -> 
     groups = np.arange(n) // group
     chosen = np.floor(stream.uniform("dsa", n)[groups] * len(names)).astype(np.int64)
     kind = np.empty(n, np.int64)
-    kind[order] = np.array([1 + list(DSA).index(name) for name in names])[chosen]
+    kind[order] = np.array([1 + list(DSA_OPERATIONS).index(name) for name in names])[chosen]
     return kind, (np.floor(stream.uniform("dsa numbers", n, 3) * 2**24) * 2.0**-24).astype(np.float32)
 
 
@@ -279,5 +286,5 @@ def dsa(x: torch.Tensor, kind: torch.Tensor, numbers: torch.Tensor) -> torch.Ten
     x = x.clone()
     for k in kind.unique().tolist():
         rows = (kind == k).nonzero().flatten().to(x.device)
-        x[rows] = list(DSA.values())[k - 1](x[rows], numbers[rows.to(numbers.device)].to(x.device))
+        x[rows] = list(DSA_OPERATIONS.values())[k - 1](x[rows], numbers[rows.to(numbers.device)].to(x.device))
     return x

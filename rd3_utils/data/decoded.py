@@ -23,8 +23,8 @@ from rd3_utils import hub, units
 from rd3_utils.data.tables import Table
 from rd3_utils.errors import UserError
 
-FOLDER = Path(constants.HF_HOME) / "rd3" / "decoded"
-VERSION = 1  # of how files become pixels here
+DECODED = Path(constants.HF_HOME) / "rd3" / "decoded"
+DECODING_VERSION = 1  # of how files become pixels here
 DECODER = f"Pillow {PIL.__version__}, libjpeg {features.version('jpg')}"  # of how they do in Pillow
 
 
@@ -37,7 +37,7 @@ def key(table: Table, picked: np.ndarray) -> str:
             digests[place] = np.frombuffer(hashlib.sha256(table.content(cell, picked[place])).digest(), np.uint8)
 
     table.chunks(picked, digest)
-    rule = {"version": VERSION, "decoder": DECODER, "size": table.size, "shorter_side": table.shorter_side,
+    rule = {"version": DECODING_VERSION, "decoder": DECODER, "size": table.size, "shorter_side": table.shorter_side,
             "classes": list(table.class_names)}  # fmt: skip
     sha = hashlib.sha256(json.dumps(rule, sort_keys=True).encode())
     sha.update(table.labels[picked].astype("<i8").data)
@@ -54,22 +54,22 @@ def cache_entry(
     the right size. One process decodes, others on this machine wait for it.
     """
     shape = (len(picked), 3, table.size, table.size)
-    folder = FOLDER / key(table, picked)[:32]
+    folder = DECODED / key(table, picked)[:32]
     try:
-        if kept(folder, shape) is None:
+        if kept_entry(folder, shape) is None:
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / ".lock"):
-                if kept(folder, shape) is None:
+                if kept_entry(folder, shape) is None:
                     write_decoded(table, picked, fingerprint, folder, shape)
     except OSError as error:
         raise UserError(
-            f"{table.name}: {len(picked)} decoded images cannot be kept in {FOLDER} ({hub.one_line(error)}); "
+            f"{table.name}: {len(picked)} decoded images cannot be kept in {DECODED} ({hub.one_line(error)}); "
             "set HF_HOME to a folder that can be written."
         ) from error
-    return mapped(folder / "pixels.u8", shape), kept(folder, shape)
+    return mapped(folder / "pixels.u8", shape), kept_entry(folder, shape)
 
 
-def kept(folder: Path, shape: tuple[int, ...]) -> str | None:
+def kept_entry(folder: Path, shape: tuple[int, ...]) -> str | None:
     """The fingerprint of a whole entry, or None."""
     try:
         if (folder / "pixels.u8").stat().st_size == np.prod(shape):

@@ -15,7 +15,7 @@ from rd3_utils import hub, units
 from rd3_utils.errors import UserError
 from rd3_utils.hub import TRIES, file_sha256
 
-FOLDER = Path(constants.HF_HOME) / "rd3" / "labels"
+STREAMED = Path(constants.HF_HOME) / "rd3" / "labels"
 PATIENCE = 10  # seconds after which a waiting training says what it waits for
 
 
@@ -59,7 +59,7 @@ class Folder:
         return {}
 
 
-def on_hub(source: str, limit: float | None = None) -> "dict[str, HubFolder]":
+def stores_on_hub(source: str, limit: float | None = None) -> "dict[str, HubFolder]":
     """{path in the repo: HubFolder} of the label stores in OWNER/REPO[@REVISION][:PATH]; UserError where there is none."""
     repo, revision, path = hub.parse(source)
     commit = hub.commit(repo, revision)
@@ -80,8 +80,8 @@ class HubFolder:
 
     def __init__(self, repo: str, commit: str, where: str, limit: float | None = None) -> None:
         self.repo, self.commit, self.where, self.limit = repo, commit, where, limit
-        self.folder = None if limit is None else FOLDER / f"{repo.replace('/', '--')}@{commit[:8]}"
-        self.locks = FOLDER / "locks" / f"{repo.replace('/', '--')}@{commit[:8]}"
+        self.folder = None if limit is None else STREAMED / f"{repo.replace('/', '--')}@{commit[:8]}"
+        self.locks = STREAMED / "locks" / f"{repo.replace('/', '--')}@{commit[:8]}"
         self.pool = ThreadPoolExecutor(1)
         self.coming: dict[str, Future[Path]] = {}
         self.checked: set[Path] = set()

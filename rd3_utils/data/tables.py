@@ -32,7 +32,7 @@ LABEL_COLUMNS = ("label", "fine_label", "class_id", "labels")
 OWN_COLUMNS = {"soft_label": "soft_labels", "weight": "weights"}  # of a distilled set -> field of ImageSet
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 TEST_NAMES = ("validation", "valid", "val", "test")  # how local copies call the split that a benchmark tests on
-FOLDER = Path(constants.HF_HOME) / "rd3" / "splits"  # which files of a repo are a split, by commit
+SPLITS = Path(constants.HF_HOME) / "rd3" / "splits"  # which files of a repo are a split, by commit
 DOWNLOADS = 4  # files at once
 CHANGES = ("size", "mtime_ns", "ctime_ns", "ino")  # of a file's stat: one of them differs where other bytes lie at its path
 PROBED = 1_000  # images of a large split whose pixels are part of its fingerprint
@@ -228,7 +228,7 @@ def own_columns(table: datasets.Dataset, label_column: str, benchmark: Benchmark
     """
     found = {}
     if "soft_label" in table.column_names:
-        found["soft_labels"] = numbers(table, "soft_label", (len(benchmark.classes),), source)
+        found["soft_labels"] = number_column(table, "soft_label", (len(benchmark.classes),), source)
         feature = table.features[label_column]
         if isinstance(feature, datasets.ClassLabel):
             place = class_index(feature.names, benchmark, source, False)
@@ -239,13 +239,13 @@ def own_columns(table: datasets.Dataset, label_column: str, benchmark: Benchmark
                 )
             found["soft_labels"] = found["soft_labels"][:, np.argsort(place)]
     if "weight" in table.column_names:
-        found["weights"] = numbers(table, "weight", (), source)
+        found["weights"] = number_column(table, "weight", (), source)
         if found["weights"].min(initial=0) < 0 or not found["weights"].any():
             raise UserError(f"{source}: column 'weight' holds {found['weights'].min()}, wanted at least 0, and not only 0.")
     return found
 
 
-def numbers(table: datasets.Dataset, column: str, shape: tuple[int, ...], source: str) -> np.ndarray:
+def number_column(table: datasets.Dataset, column: str, shape: tuple[int, ...], source: str) -> np.ndarray:
     """float32 [N, *shape] of a column; UserError unless every row holds as many finite numbers."""
     wanted = f"{shape[0]} finite numbers" if shape else "a finite number"
     try:
@@ -334,7 +334,7 @@ def on_hub(repo: str, commit: str, config: str | None, split: str, revision: str
     """
     converted = (revision or "").startswith("refs/convert/")
     which = {"data_dir": config} if converted else {"name": config}
-    listing = FOLDER / f"{repo.replace('/', '--')}@{commit}" / f"{config or 'default'}-{split}.json".replace("/", "--")
+    listing = SPLITS / f"{repo.replace('/', '--')}@{commit}" / f"{config or 'default'}-{split}.json".replace("/", "--")
     with hub.asking(repo, commit, "dataset"):
         try:
             return read_split(repo, commit, which, split, listing)

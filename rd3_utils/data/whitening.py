@@ -18,10 +18,10 @@ from rd3_utils import hub
 from rd3_utils.data.images import ImageSet
 from rd3_utils.errors import UserError
 
-FOLDER = Path(constants.HF_HOME) / "rd3" / "zca"
-VERSION = 2  # of how it is fitted
+FITTED = Path(constants.HF_HOME) / "rd3" / "zca"
+FIT_VERSION = 2  # of how it is fitted
 CHUNK = 2000  # images per product
-ROWS = 64  # images per whitening product, always: the last bit of a product depends on how many there are
+PRODUCT_ROWS = 64  # images per whitening product, always: the last bit of a product depends on how many there are
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +34,9 @@ class Whitening:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """float32 [B, 3, S, S] -> the same shape; an image's result does not depend on the others."""
         centre, matrix = self.centre.to(x.device), self.matrix.to(x.device)
-        flat = F.pad(x.flatten(1) - centre, (0, 0, 0, -len(x) % ROWS))
+        flat = F.pad(x.flatten(1) - centre, (0, 0, 0, -len(x) % PRODUCT_ROWS))
         with torch.autocast(x.device.type, enabled=False):
-            return torch.cat([rows @ matrix for rows in flat.split(ROWS)])[: len(x)].view_as(x)
+            return torch.cat([rows @ matrix for rows in flat.split(PRODUCT_ROWS)])[: len(x)].view_as(x)
 
 
 def fit_whitening(images: ImageSet, mean: Sequence[float], std: Sequence[float], eps: float) -> Whitening:
@@ -60,18 +60,18 @@ def fit_whitening(images: ImageSet, mean: Sequence[float], std: Sequence[float],
 
 def fitted(images: ImageSet, mean: Sequence[float], std: Sequence[float], eps: float) -> Whitening:
     """`fit`, once for the same data and numbers: kept under the Hub's cache folder (HF_HOME); one process fits, others wait."""
-    key = hashlib.sha256(f"{VERSION} {images.fingerprint} {mean} {std} {eps}".encode()).hexdigest()[:32]
-    path = FOLDER / f"{key}.safetensors"
+    key = hashlib.sha256(f"{FIT_VERSION} {images.fingerprint} {mean} {std} {eps}".encode()).hexdigest()[:32]
+    path = FITTED / f"{key}.safetensors"
     try:
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        with FileLock(FOLDER / f".{key}.lock"):
+        FITTED.mkdir(parents=True, exist_ok=True)
+        with FileLock(FITTED / f".{key}.lock"):
             with contextlib.suppress(FileNotFoundError, SafetensorError):  # a damaged file is fitted again
                 return Whitening(**load_file(path))
             whitening = fit_whitening(images, mean, std, eps)
-            temporary = FOLDER / f".{key}.{os.getpid()}.partial"
+            temporary = FITTED / f".{key}.{os.getpid()}.partial"
             save_file({"centre": whitening.centre, "matrix": whitening.matrix.contiguous()}, temporary)
             temporary.chmod(0o644)  # safetensors writes 0600
             os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"the whitening matrix cannot be kept in {FOLDER} ({hub.one_line(error)}); set HF_HOME.") from error
+        raise UserError(f"the whitening matrix cannot be kept in {FITTED} ({hub.one_line(error)}); set HF_HOME.") from error
     return whitening

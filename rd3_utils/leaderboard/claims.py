@@ -69,7 +69,7 @@ def title(method: str) -> str:
     return claims_table()[0].get(method, method)
 
 
-def of(entry: Entry, method: str) -> list[tuple[Claim, float, float | None]]:
+def claims_of(entry: Entry, method: str) -> list[tuple[Claim, float, float | None]]:
     """[(Claim, mean, std or None)] for the method, benchmark, IPC and student of `entry`, the nearest recipe first.
 
     Nearest: made under the protocol of `entry`, then with its kind of labels. For random images the labels must be the same.

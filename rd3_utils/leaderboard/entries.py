@@ -199,7 +199,7 @@ class Gathering:
                     self.protocols.setdefault(run.protocol.digest, protocol)
                     self.runs.append(Listed(run, origin, path))
                 else:
-                    about = vetting.made(data)
+                    about = vetting.made_by(data)
                     self.about.setdefault(about.fingerprint, about)
             except Refused as refused:
                 if is_run or isinstance(where, Refused) or name == "distilled.json":

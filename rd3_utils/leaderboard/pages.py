@@ -183,7 +183,7 @@ class Board:
             or (self.related.of(entry, "random-hard") if kind == "soft" and is_learned(entry) else None)
         )
         method, why = claims.method_of(entry)
-        claimed = claims.of(entry, method) if method else []
+        claimed = claims.claims_of(entry, method) if method else []
         summary, std = entry.summary, entry.summary["std"] or 0
         others = [
             other

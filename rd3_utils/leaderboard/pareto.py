@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SERIES = 8  # colours that the style sheet has; further methods are drawn in the last one
-SMALL = 9  # size of names, in typographic points
-LABELS = 14  # points of the front that are named in the picture
-COLOURS = {"#010101": "ink", "#020202": "muted", "#030303": "line", "#040404": "paper"}
-COLOURS |= {f"#0505{10 + k}": f"series-{k}" for k in range(SERIES)}
-OF = {name: colour for colour, name in COLOURS.items()}
+NAME_SIZE = 9  # size of names, in typographic points
+NAMED_POINTS = 14  # points of the front that are named in the picture
+SERIES_COLOURS = {"#010101": "ink", "#020202": "muted", "#030303": "line", "#040404": "paper"}
+SERIES_COLOURS |= {f"#0505{10 + k}": f"series-{k}" for k in range(SERIES)}
+OF = {name: colour for colour, name in SERIES_COLOURS.items()}
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
 
@@ -101,7 +101,7 @@ def draw_pareto(axes: "Axes", points: Sequence[Point], series: list[str], x_labe
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(OF["line"])
     axes.tick_params(which="both", color=OF["line"], labelcolor=OF["muted"])
-    named = points if len(points) <= LABELS else best[:LABELS]
+    named = points if len(points) <= NAMED_POINTS else best[:NAMED_POINTS]
     for point, (x, y, side) in zip(named, beside(axes, named)):
         text = axes.annotate(
             point.label,
@@ -109,7 +109,7 @@ def draw_pareto(axes: "Axes", points: Sequence[Point], series: list[str], x_labe
             (x, y),
             textcoords="offset points",
             ha=side,
-            fontsize=SMALL,
+            fontsize=NAME_SIZE,
             color=OF["ink"],
             parse_math=False,
             annotation_clip=False,
@@ -131,12 +131,12 @@ def beside(axes: "Axes", points: Sequence[Point]) -> list[tuple[float, float, Li
     for i in sorted(range(len(points)), key=lambda i: -at[i][1]):
         x, y = at[i]
         to_left = x > first + 0.7 * (last - first)
-        width = 0.6 * SMALL * len(points[i].label)
+        width = 0.6 * NAME_SIZE * len(points[i].label)
         span = (x - 9 - width, x - 9) if to_left else (x + 7, x + 7 + width)
         base = y + (-3 if to_left else 5)
         for left, right, other in taken:  # from top to bottom
-            if left < span[1] and span[0] < right and abs(other - base) < SMALL + 1:
-                base = other - SMALL - 1
+            if left < span[1] and span[0] < right and abs(other - base) < NAME_SIZE + 1:
+                base = other - NAME_SIZE - 1
         taken = sorted([*taken, (*span, base)], key=lambda one: -one[2])
         found[i] = (-9 if to_left else 7, base - y, "right" if to_left else "left")
     return [found[i] for i in range(len(points))]
@@ -156,8 +156,8 @@ def cleaned(text: str, points: Sequence[Point], name: str, prefix: str) -> str:
         style = dict(part.split(":", 1) for part in element.attrib.pop("style", "").split(";") if ":" in part)
         for key, value in {**style, **{k: element.get(k, "") for k in ("fill", "stroke") if element.get(k)}}.items():
             key, value = key.strip(), value.strip()
-            if value in COLOURS:
-                classes.append(f"{key}-{COLOURS[value]}")
+            if value in SERIES_COLOURS:
+                classes.append(f"{key}-{SERIES_COLOURS[value]}")
                 element.attrib.pop(key, None)
             elif key == "font":
                 size = re.search(r"([\d.]+)px", value)

@@ -27,13 +27,13 @@ JSON_ENTRIES = 1000  # in one file of data/
 MARK = "rd3-leaderboard"  # tag of a Space that is ours to replace
 
 
-def build(found: Found, out: Path | str) -> dict[str, bytes]:
+def build_site(found: Found, out: Path | str) -> dict[str, bytes]:
     """Write the site of `found` into the folder `out`, which is made or, where it holds a site, replaced; {path: bytes} of it.
 
     UserError where `out` holds something else.
     """
     check_site_folder(out)
-    out, files = Path(out), assembled(found)
+    out, files = Path(out), site_files(found)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     for path, data in files.items():
@@ -52,7 +52,7 @@ def check_site_folder(out: Path | str) -> None:
         raise UserError(f"--out {out} exists and is no leaderboard of ours; give a new folder, nothing is overwritten.")
 
 
-def assembled(found: Found) -> dict[str, bytes]:
+def site_files(found: Found) -> dict[str, bytes]:
     """{path: bytes} of the site."""
     board = Board(found)
     files: dict[str, bytes] = {}

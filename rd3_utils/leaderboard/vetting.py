@@ -216,6 +216,6 @@ class Made:
     seconds: float | None = shapes.stated(shapes.or_none(is_seconds), "seconds", default=None)
 
 
-def made(data: bytes) -> Made:
+def made_by(data: bytes) -> Made:
     """The Made of the bytes of a distilled.json; Refused if it is none."""
     return shapes.read(Made, shapes.parse(data), runs.SCHEMA)

@@ -52,8 +52,8 @@ class RunningStatistics:
 
     def exchanged(self, rows: torch.Tensor) -> tuple[list[_BatchNorm], torch.Tensor]:
         """(the norms in the order of a forward pass, float32 [G, sum of 2 C]: what they saw of each group of the batch)."""
-        groups = len(training.grouped(rows, int(self.recipe.training.batch_norm.partition(":")[2])))
-        mine = training.part(groups, self.accelerator.process_index, self.accelerator.num_processes)
+        groups = len(training.batch_norm_groups(rows, int(self.recipe.training.batch_norm.partition(":")[2])))
+        mine = training.part_of_process(groups, self.accelerator.process_index, self.accelerator.num_processes)
         passes = torch.cat([seen for _, seen in self.seen]).view(mine.stop - mine.start, -1)
         table = passes.new_zeros(groups, passes.shape[1])
         table[mine] = passes

@@ -35,7 +35,7 @@ class Draws(TorchDispatchMode):
         return function(*arguments, **(named or {}))
 
 
-def drawn(network: nn.Module, size: int) -> dict[str, list[float]]:
+def drop_probabilities(network: nn.Module, size: int) -> dict[str, list[float]]:
     """{"dropout": [p, ...], "stochastic_depth": [p, ...]}: the probabilities of one training step, in order; 0 is none.
 
     A step on two images of `size` pixels, in shapes without numbers: nothing is computed, and the network stays as it is.
@@ -76,7 +76,7 @@ def check_drops(network: nn.Module, arch: str, size: int, dropout: float, stocha
     if dropout == stochastic_depth == STOCK:
         return
     try:
-        found = drawn(network, size)
+        found = drop_probabilities(network, size)
     except (RuntimeError, NotImplementedError) as error:
         raise UserError(
             f"student {arch}: what it leaves out at random cannot be told ({hub.one_line(error)}); leave training.dropout and "

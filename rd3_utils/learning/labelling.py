@@ -124,7 +124,7 @@ def make_labels(
     def write_mine() -> None:
         for name, first, stop in tqdm(mine, desc=f"labels {images.name}", unit="shard", leave=False):
             drawn: dict[int, views.Views] = {}
-            logits = label(network, pixels, recipe, plan, first, stop, drawn, accelerator.device)
+            logits = label_epochs(network, pixels, recipe, plan, first, stop, drawn, accelerator.device)
             epochs = [drawn[epoch] for epoch in range(first, stop)]
             soft_labels.write_shard(where / name, plan, first, stop, epochs, logits)
             if finished is not None and accelerator.is_main_process:
@@ -149,7 +149,7 @@ def share_recognised(network: nn.Module, images: ImageSet, benchmark: Benchmark,
 
 
 @torch.no_grad()
-def label(
+def label_epochs(
     network: nn.Module,
     pixels: torch.Tensor,
     recipe: Recipe,
@@ -256,7 +256,7 @@ class OnlineLabels:
         epoch %= self.plan.epochs
         if self.last is None or epoch != self.at:
             drawn: dict[int, views.Views] = {}
-            logits = label(self.network, self.pixels, self.recipe, self.plan, epoch, epoch + 1, drawn, self.device)
+            logits = label_epochs(self.network, self.pixels, self.recipe, self.plan, epoch, epoch + 1, drawn, self.device)
             stored = soft_labels.unpacked(soft_labels.packed(logits, self.plan, epoch, epoch + 1))
             self.at, self.last = epoch, (drawn[epoch], stored[0])
         return self.last

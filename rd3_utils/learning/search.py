@@ -20,8 +20,8 @@ from rd3_utils.protocols.recipe import Recipe
 
 SEED = 0  # of every candidate
 MOST = 5_000  # images held out
-SHARE = 10  # and at most a tenth of the train split
-ORDER = 10**18  # seed of the order in which images are held out: no selection random:ipc=K,seed=S has it
+MOST_SHARE = 10  # and at most a tenth of the train split
+ORDER_SEED = 10**18  # seed of the order in which images are held out: no selection random:ipc=K,seed=S has it
 
 
 def held_out(train: Table, images: ImageSet) -> ImageSet:
@@ -30,14 +30,14 @@ def held_out(train: Table, images: ImageSet) -> ImageSet:
     `train` is the Table of the train split. UserError where nothing of a class is left, as for the whole split itself.
     A patch of a train image, or an image optimised from one, is not recognised.
     """
-    per_class = min(len(train) // SHARE, MOST) // len(train.class_names)
+    per_class = min(len(train) // MOST_SHARE, MOST) // len(train.class_names)
     if per_class == 0 or len(images) + per_class * len(train.class_names) > len(train):
         raise UserError(
             f"training.learning_rates: {images.name} leaves too few of the {len(train)} train images to hold some out; "
             "state one training.learning_rate and training.learning_rates=[]."
         )
     seen = {held_out_fingerprint(image) for image in images.images.numpy()}
-    picked = [unseen(train, rows, per_class, seen) for rows in selections.shuffled(train, ORDER)]
+    picked = [unseen(train, rows, per_class, seen) for rows in selections.shuffled(train, ORDER_SEED)]
     least = min(map(len, picked))
     if least == 0:
         raise UserError(f"training.learning_rates: {images.name} holds every train image of a class; none is left to hold out.")

@@ -49,7 +49,7 @@ class ConvNet(nn.Module):
         **ignored: Any,
     ) -> None:
         super().__init__()
-        size = pixels(img_size)
+        size = image_side(img_size)
         self.depth, self.num_classes, self.in_chans = depth, num_classes, in_chans
         side = size // 2**depth
         if side < 1:
@@ -114,13 +114,13 @@ def small_image_swin_tiny(img_size: int | tuple[int, int] = 32, **arguments: Any
 
 def patch_side(img_size: int | tuple[int, int], across: int) -> int:
     """Pixels per side of a patch where `across` patches span the image; UserError where that is no whole number."""
-    size = pixels(img_size)
+    size = image_side(img_size)
     if size % across:
         raise UserError(f"this network cuts the image into {across}x{across} patches; {size} px is no multiple of {across}.")
     return size // across
 
 
-def pixels(img_size: int | tuple[int, int]) -> int:
+def image_side(img_size: int | tuple[int, int]) -> int:
     """The side of a square image, which timm gives as a number or as (height, width)."""
     return img_size if isinstance(img_size, int) else img_size[0]
 

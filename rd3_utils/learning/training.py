@@ -84,16 +84,16 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return t.learning_rate * min(1.0, warm) * SCHEDULES[t.schedule](t, e, n)
 
 
-def cosine(t: TrainingKnobs, e: float, n: int) -> float:
+def cosine_schedule(t: TrainingKnobs, e: float, n: int) -> float:
     return (1 + math.cos(math.pi * e / (t.zeta * n))) / 2
 
 
 def ssrs(t: TrainingKnobs, e: float, n: int) -> float:
-    return cosine(t, e, n) if e <= 5 * n / 6 else cosine(t, 5 * n / 6, n) * (n - e) / n
+    return cosine_schedule(t, e, n) if e <= 5 * n / 6 else cosine_schedule(t, 5 * n / 6, n) * (n - e) / n
 
 
 SCHEDULES: dict[str, Callable[[TrainingKnobs, float, int], float]] = {
-    "cosine": cosine,
+    "cosine": cosine_schedule,
     "linear": lambda t, e, n: 1 - e / (t.zeta * n),
     "ssrs": ssrs,
     "step": lambda t, e, n: t.drop ** sum(e >= milestone * n - 1e-9 for milestone in t.milestones),
@@ -158,10 +158,10 @@ def share(
     weight = processes / len(rows)
     kind, _, n = recipe.training.batch_norm.partition(":")
     if kind == "groups":  # whole ones
-        groups = grouped(rows, int(n))
-        mine = groups[part(len(groups), process, processes)]
+        groups = batch_norm_groups(rows, int(n))
+        mine = groups[part_of_process(len(groups), process, processes)]
     else:
-        mine = [rows[part(len(rows), process, processes)]]
+        mine = [rows[part_of_process(len(rows), process, processes)]]
     passes = [(some, torch.full((len(some),), weight)) for some in mine if len(some)]
     if image_weights is not None:
         mean = image_weights[rows].mean().clamp(min=1e-12)  # a batch of zeros weighs nothing
@@ -169,12 +169,12 @@ def share(
     return passes or [(rows[:1], torch.zeros(1))]
 
 
-def part(count: int, process: int, processes: int) -> slice:
+def part_of_process(count: int, process: int, processes: int) -> slice:
     """Which of `count` things, in order, one of the processes takes: a slice; as even as possible."""
     return slice(process * count // processes, (process + 1) * count // processes)
 
 
-def grouped(rows: torch.Tensor, n: int) -> list[torch.Tensor]:
+def batch_norm_groups(rows: torch.Tensor, n: int) -> list[torch.Tensor]:
     """`rows` [B] in groups of n for batch norm, the last smaller; a single row left over joins the group before it."""
     groups = list(rows.split(n))
     if len(groups) > 1 and len(groups[-1]) == 1:
@@ -207,7 +207,7 @@ def check_launch(recipe: Recipe, network: nn.Module, accelerator: Accelerator) -
             f"training.batch_norm is global, and {processes} CPU processes have no synchronised batch norm; "
             "use one process, GPUs, or a student without batch norm such as convnet3."
         )
-    least = len(grouped(torch.arange(last), int(n))) if kind == "groups" else last
+    least = len(batch_norm_groups(torch.arange(last), int(n))) if kind == "groups" else last
     if least < processes:
         raise UserError(
             f"the last batch has {least} {'groups' if kind == 'groups' else 'images'} for {processes} processes, and a "

@@ -96,7 +96,10 @@ def all_different(value: tuple[float, ...]) -> bool:
     return min(value, default=1) > 0 and len(set(value)) == len(value)
 
 
-SHARE = (lambda value: value == STOCK or 0 <= value < 1, "-1 (as timm's network has it) or a fraction from 0 to below 1")
+DROP_PROBABILITY = (
+    lambda value: value == STOCK or 0 <= value < 1,
+    "-1 (as timm's network has it) or a fraction from 0 to below 1",
+)
 
 
 @dataclass(frozen=True)
@@ -162,8 +165,8 @@ class TrainingKnobs:
         later=(),
         wanted=(all_different, "different numbers above 0"),
     )
-    dropout: float = knob("of the layers before the classifier", later=STOCK, wanted=SHARE)
-    stochastic_depth: float = knob("of the last block, growing from 0 at the first", later=STOCK, wanted=SHARE)
+    dropout: float = knob("of the layers before the classifier", later=STOCK, wanted=DROP_PROBABILITY)
+    stochastic_depth: float = knob("of the last block, growing from 0 at the first", later=STOCK, wanted=DROP_PROBABILITY)
     test_resize: int = knob(
         "pixels of a test image's shorter side before the centre crop; 0: as the benchmark has it", least=0, later=0
     )

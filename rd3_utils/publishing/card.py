@@ -32,7 +32,7 @@ from rd3_utils.text import escape, fenced, listed, show, table
 from rd3_utils.transfer import report as transfer_report
 
 IMAGES = {"distilled": "distilled images", "random": "random real images", "full": "real training images"}
-LABELS = {
+LABEL_KINDS = {
     "soft": "the soft labels of a teacher",
     "hard": "their classes as labels",
     "plain": "one teacher label per image and no augmentation",
@@ -56,7 +56,7 @@ def publish_cards(
     """
     cell = next((cell for cell in cells if cell.arm.startswith("distilled-")), cells[0])
     folder = run_files.card_folder(run_files.path_of(options.out, finished[0]))
-    runs, others, left_out = gather(finished, cell, options)
+    runs, others, left_out = gathered_runs(finished, cell, options)
     for line in left_out:
         print(line, file=sys.stderr)
     main = f"distilled-{cell.protocol.main_labels}"
@@ -94,7 +94,7 @@ def write_card(
     return report, pictures
 
 
-def gather(finished: list[Run], cell: PlannedRun, options: Namespace) -> tuple[list[Run], list[Run], list[str]]:
+def gathered_runs(finished: list[Run], cell: PlannedRun, options: Namespace) -> tuple[list[Run], list[Run], list[str]]:
     """(Runs the card of `cell` speaks of, all Runs of its benchmark and precision, [what was left out and why]), in order.
 
     To the card belong the arms of `cell`'s protocol on the same images or random ones of the same IPC, and full-hard of
@@ -272,7 +272,7 @@ def result(arms: dict[str, dict], student: str, head: Run, benchmark: Benchmark)
     spread = f"mean of {s['n']}, standard deviation {reports.percent(s['std'])}" if s["n"] > 1 else "one student"
     text = (
         f"{images.name}: a {student} trained from scratch on nothing but {images.images} {IMAGES[side]}, with "
-        f"{LABELS[labels]}, gets {reports.percent(s['mean'])} % of the {head.images_scored} test images of "
+        f"{LABEL_KINDS[labels]}, gets {reports.percent(s['mean'])} % of the {head.images_scored} test images of "
         f"{benchmark.title} right ({spread})."
     )
     if side == "distilled" and other:
@@ -314,7 +314,7 @@ def score_section(report: dict) -> list[str]:
         named = reports.named_scores(report["scores"][student])
         parts += [escape(text) for text in reports.score_sentences(report, student)]
         parts += [table([["score", "value", "95 % interval", "std", "n", "what it is"], *named])] if named else []
-        for place, (top1, source) in enumerate(reports.citations(report, student)):
+        for place, (top1, source) in enumerate(reports.cited_sentences(report, student)):
             also = "Others cite" if place else "full-hard is cited, not trained here, and no interval covers it:"
             parts.append(escape(f"{also} {reports.percent(top1)} %, {source}."))
     parts.append(

@@ -36,7 +36,7 @@ from rd3_utils.text import escape, fenced, show, table
 BATCH = 2e9  # bytes of label shards in one commit, so that a lost connection costs no more
 BEGIN = "<!-- rd3: from here to the end mark a command wrote this, and writes it again -->"
 END = "<!-- rd3: end -->"
-LABELS = "soft_labels/"
+LABELS_FOLDER = "soft_labels/"
 
 
 class LabelUpload:
@@ -78,7 +78,7 @@ class LabelUpload:
 
 def in_repo(where: Path) -> str:
     """The folder in a repo of the label store in the local folder `where`."""
-    return f"{LABELS}{where.parent.name}/{where.name}"
+    return f"{LABELS_FOLDER}{where.parent.name}/{where.name}"
 
 
 def push_shards(target: hub.Target, where: Path, paths: Sequence[Path]) -> None:
@@ -173,13 +173,13 @@ def building(
 def is_section(path: str, there: Iterable[str]) -> bool:
     """Whether a file of a repo is the card.md of a label store or an image set, and not one of its owner's."""
     folder = path.removesuffix("/card.md")
-    mine = folder.startswith(LABELS) or any(other.startswith(f"{folder}/train-") for other in there)
+    mine = folder.startswith(LABELS_FOLDER) or any(other.startswith(f"{folder}/train-") for other in there)
     return mine and folder != path
 
 
 def dataset_card(repo: str, old: str, sections: dict[str, str], tags: Iterable[str]) -> str:
     """README.md of a dataset repo: its `old` text with our part, the `sections` {path of card.md: text}, made anew."""
-    ours = sorted(sections, key=lambda path: (path.startswith(LABELS), path))
+    ours = sorted(sections, key=lambda path: (path.startswith(LABELS_FOLDER), path))
     body = "\n\n".join([BEGIN, *(sections[path].strip() for path in ours), END])
     before = DatasetCard(old or "---\n{}\n---\n", ignore_metadata_errors=True)
     front, text = before.data.to_dict(), before.text.strip()
@@ -187,7 +187,7 @@ def dataset_card(repo: str, old: str, sections: dict[str, str], tags: Iterable[s
         text = text[: text.index(BEGIN)] + body + text[text.index(END) + len(END) :]
     else:
         text = "\n\n".join([text or f"# {escape(repo.split('/')[1])}", body])
-    names = [path.removesuffix("/card.md") for path in ours if not path.startswith(LABELS)]
+    names = [path.removesuffix("/card.md") for path in ours if not path.startswith(LABELS_FOLDER)]
     configs = [entry for entry in front.get("configs") or [] if entry.get("config_name") not in names]
     configs += [{"config_name": name, "data_files": [{"split": "train", "path": f"{name}/train-*"}]} for name in names]
     front |= {"tags": sorted({*(front.get("tags") or []), *tags}), **({"configs": configs} if configs else {})}
@@ -208,7 +208,7 @@ def image_files(
     return files
 
 
-def stated(source: str) -> dict:
+def stated_record(source: str) -> dict:
     """distilled.json of the folder or embedded set `source`, or {}; UserError if it is no JSON object."""
     for path in (Path(source) / "distilled.json", embedded.EMBEDDED / source / "distilled.json"):
         if path.is_file():
@@ -225,11 +225,11 @@ def about_images(source: str, images: ImageSet) -> dict:
 
     UserError where it speaks of other images.
     """
-    about = stated(source)
+    about = stated_record(source)
     if about and about.get("fingerprint") != images.fingerprint:
         found = str(about.get("fingerprint"))[:12]
         raise UserError(f"distilled.json of {source} speaks of other images ({found}) than lie beside it; remove it.")
-    own = stated(images.name)  # METHOD:ipc=K
+    own = stated_record(images.name)  # METHOD:ipc=K
     return about or (own if own.get("fingerprint") == images.fingerprint else {})
 
 
@@ -276,7 +276,7 @@ def label_section(index: dict, store: str, benchmark: Benchmark, words: list[str
     """The part of a dataset card on one label store."""
     images, size = index["images"], sum(entry["bytes"] for entry in index["shards"])
     rows = [
-        ["", store.removeprefix(LABELS)],
+        ["", store.removeprefix(LABELS_FOLDER)],
         ["images", f"{images['name']}, {images['images']} of them, fingerprint {images['fingerprint']}"],
         ["images from", f"commit {images['commit']}" if images.get("commit") else "not on the Hub when they were labelled"],
         ["benchmark", f"{benchmark.name}: {benchmark.title}"],

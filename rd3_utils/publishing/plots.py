@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 150_000  # of one file; a larger picture gets a palette of fewer colours
 DPI = 100
-COLUMNS = 10
+GRID_COLUMNS = 10
 PIXELS = 120_000  # different pixels that a sheet of images may show, so that noise too stays below MOST_BYTES
 COLOURS = {  # Okabe & Ito, distinct for colour-blind readers: https://jfly.uni-koeln.de/color
     "distilled-soft": "#0072B2",
@@ -112,7 +112,7 @@ def scores(report: dict, runs: list[Run], path: Path) -> None:
             axes.errorbar(100 * summary["mean"], place, xerr=100 * (summary["std"] or 0), fmt="o", markersize=7,
                           color=COLOURS[arm], capsize=4, linewidth=1.6)  # fmt: skip
             at_right = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 9}
-            axes.annotate(plus_minus(summary), (1.02, place), **at_right)
+            axes.annotate(mean_plus_minus(summary), (1.02, place), **at_right)
         axes.set_yticks(range(len(arms)), arms, fontsize=9)
         axes.set_ylim(len(arms) - 0.4, -0.6)
         title = f"{student} on {runs[0].benchmark} under {reports.protocol_text(runs[0])}"
@@ -125,7 +125,7 @@ def scores(report: dict, runs: list[Run], path: Path) -> None:
     save_figure(figure, path)
 
 
-def plus_minus(summary: dict) -> str:
+def mean_plus_minus(summary: dict) -> str:
     """ "82.33 ± 0.46  (n = 3)" in percent."""
     std = f" ± {reports.percent(summary['std'])}" if summary["std"] is not None else ""
     return f"{reports.percent(summary['mean'])}{std}  (n = {summary['n']})"
@@ -141,15 +141,15 @@ def image_grid(images: ImageSet, path: Path) -> None:
     each = max(1, most // len(classes))
     rows = {k: (images.labels == k).nonzero().flatten() for k in classes}
     shown = sum(len(mine[:each]) for mine in rows.values())
-    tiles, size_text = shrunk(images.images, {k: mine[:each] for k, mine in rows.items()}, shown)
+    tiles, size_text = shrunk_images(images.images, {k: mine[:each] for k, mine in rows.items()}, shown)
     if max(len(mine) for mine in tiles.values()) == 1:
-        flat = [(tile, short(images.class_names[k], 16)) for k, mine in tiles.items() for tile in mine]
-        lines = [("", flat[i : i + COLUMNS]) for i in range(0, len(flat), COLUMNS)]
+        flat = [(tile, shortened(images.class_names[k], 16)) for k, mine in tiles.items() for tile in mine]
+        lines = [("", flat[i : i + GRID_COLUMNS]) for i in range(0, len(flat), GRID_COLUMNS)]
     else:
         lines = [
-            (images.class_names[k] if i == 0 else "", [(tile, "") for tile in mine[i : i + COLUMNS]])
+            (images.class_names[k] if i == 0 else "", [(tile, "") for tile in mine[i : i + GRID_COLUMNS]])
             for k, mine in tiles.items()
-            for i in range(0, len(mine), COLUMNS)
+            for i in range(0, len(mine), GRID_COLUMNS)
         ]
     parts = [f"all {shown} images" if shown == len(images) else f"{shown} of {len(images)} images"]
     per_class = images.nominal_ipc
@@ -164,14 +164,14 @@ def view_grid(images: ImageSet, views: Views, logits: torch.Tensor | None, recip
     That is the teacher's two likeliest classes at temperature 1; with hard labels (`logits` None) the class, or both
     classes and their shares where labels are mixed with the images.
     """
-    chosen = torch.tensor(evenly(len(images), 2 * COLUMNS))
+    chosen = torch.tensor(evenly(len(images), 2 * GRID_COLUMNS))
     x = view_sets.apply(images.images, views, chosen, recipe.mean, recipe.std)  # [b, 3, S, S]
     mean, std = (torch.tensor(value)[:, None, None] for value in (recipe.mean, recipe.std))
     pixels = (255 * (x * std + mean)).round().clamp(0, 255).to(torch.uint8)
-    tiles, size_text = shrunk(pixels, {0: torch.arange(len(chosen))}, len(chosen))
+    tiles, size_text = shrunk_images(pixels, {0: torch.arange(len(chosen))}, len(chosen))
     captions = [told(images, views, logits, recipe, row) for row in chosen]
     flat = list(zip(tiles[0], captions))
-    lines = [("", flat[i : i + COLUMNS]) for i in range(0, len(flat), COLUMNS)]
+    lines = [("", flat[i : i + GRID_COLUMNS]) for i in range(0, len(flat), GRID_COLUMNS)]
     says = "their labels"
     if logits is not None:
         says = f"the teacher's two likeliest classes at temperature 1 (the loss has {recipe.loss.temperature:g})"
@@ -188,8 +188,8 @@ def told(images: ImageSet, views: Views, logits: torch.Tensor | None, recipe: Re
         own = float(views.own_share(row[None], recipe.image_size))
         shares, classes = [own, 1 - own], [images.labels[row], images.labels[views.mix_partner[row]]]
     else:
-        return short(images.class_names[images.labels[row]], 16)
-    names = [short(images.class_names[k], 9) for k in classes]
+        return shortened(images.class_names[images.labels[row]], 16)
+    names = [shortened(images.class_names[k], 9) for k in classes]
     return "\n".join(f"{name}: {100 * share:.0f} %" for name, share in zip(names, shares))
 
 
@@ -198,7 +198,7 @@ def evenly(n: int, most: int) -> list[int]:
     return [i * n // min(n, most) for i in range(min(n, most))]
 
 
-def shrunk(pixels: torch.Tensor, rows: dict[int, torch.Tensor], count: int) -> tuple[dict[int, list[np.ndarray]], str]:
+def shrunk_images(pixels: torch.Tensor, rows: dict[int, torch.Tensor], count: int) -> tuple[dict[int, list[np.ndarray]], str]:
     """({key: [tile uint8 [s, s, 3]]}, what was done to the size): nearest-neighbour up, area average down.
 
     `pixels` uint8 [N, 3, S, S]; `rows` {key: rows}; `count` tiles in all share the budget of PIXELS.
@@ -222,7 +222,7 @@ def sheet(lines: list[tuple[str, list[tuple[np.ndarray, str]]]], title: str, pat
     side = lines[0][1][0][0].shape[0]
     captions = [caption for _, tiles in lines for _, caption in tiles]
     deepest = max(caption.count("\n") + 1 if caption else 0 for caption in captions)
-    left = 12 + 7 * max(len(short(name, 18)) for name, _ in lines)
+    left = 12 + 7 * max(len(shortened(name, 18)) for name, _ in lines)
     step_x, step_y = max(side, 86 if deepest else side) + 8, side + 8 + 14 * deepest
     top = 34
     width = max(left + step_x * max(len(tiles) for _, tiles in lines) + 8, 7 * len(title) + 20)
@@ -231,7 +231,7 @@ def sheet(lines: list[tuple[str, list[tuple[np.ndarray, str]]]], title: str, pat
     texts: list[tuple[float, float, str, dict[str, Any]]] = [(10, 10, title, {"fontsize": 9, "va": "top"})]
     for i, (name, tiles) in enumerate(lines):
         y = top + i * step_y
-        texts.append((left - 8, y + side / 2, short(name, 18), {"fontsize": 8, "ha": "right", "va": "center"}))
+        texts.append((left - 8, y + side / 2, shortened(name, 18), {"fontsize": 8, "ha": "right", "va": "center"}))
         for j, (tile, caption) in enumerate(tiles):
             x = left + j * step_x + (step_x - 8 - side) // 2
             canvas[y : y + side, x : x + side] = tile
@@ -245,7 +245,7 @@ def sheet(lines: list[tuple[str, list[tuple[np.ndarray, str]]]], title: str, pat
     save_figure(figure, path)
 
 
-def short(text: str, most: int) -> str:
+def shortened(text: str, most: int) -> str:
     """One line of at most `most` characters."""
     text = " ".join(text.split())
     return text if len(text) <= most else text[: most - 1] + "…"

@@ -80,7 +80,7 @@ def check_push(
     return cell
 
 
-def kept(cells: list[PlannedRun], options: Namespace, precision: str) -> list[Run]:
+def kept_runs(cells: list[PlannedRun], options: Namespace, precision: str) -> list[Run]:
     """The Runs of all `cells`, for --push-only; UserError unless every one is there."""
     there = {cell: run_files.kept(cell.path(options.out, precision)) for cell in cells}
     found = {cell: run for cell, run in there.items() if run is not None}
@@ -127,7 +127,7 @@ def push_student(
     """
     try:
         with tempfile.TemporaryDirectory() as folder:
-            files = assembled(target, cell, cells, finished, benchmark, options, precision, Path(folder))
+            files = repo_files(target, cell, cells, finished, benchmark, options, precision, Path(folder))
             text = files["README.md"]
             assert isinstance(text, bytes)
             size = sum(len(f) if isinstance(f, bytes) else f.stat().st_size for f in files.values())
@@ -149,7 +149,7 @@ def push_student(
     print(f"{'pushed' if pushed.new else 'nothing to push, all is there:'} {pushed.url} at {pushed.commit}")
 
 
-def assembled(
+def repo_files(
     target: hub.Target,
     cell: PlannedRun,
     cells: list[PlannedRun],
@@ -160,7 +160,7 @@ def assembled(
     folder: Path,
 ) -> dict[str, Path | bytes]:
     """{path in the repo: local path or bytes} of everything but old files; the card is written to the empty `folder`."""
-    runs, others, _ = card.gather(finished, cell, options)
+    runs, others, _ = card.gathered_runs(finished, cell, options)
     runs = [run for run in runs if run.student == cell.student]
     network = cell.path(options.out, precision).with_suffix("")
     head = run_files.read(cell.path(options.out, precision))
@@ -168,7 +168,7 @@ def assembled(
     (folder / "plots").mkdir()
     for picture in drawn.glob("views_*.png"):  # the others are drawn anew, for this student alone
         shutil.copyfile(picture, folder / "plots" / picture.name)
-    weights = weights_section(target, runs, head)
+    weights = repo_weights_section(target, runs, head)
     report, pictures = card.write_card(folder, runs, others, head, weights, cell, cells, {}, benchmark, options)
     shown = [folder / name for section in pictures.values() for name, _ in section]
     files: dict[str, Path | bytes] = {path.relative_to(folder).as_posix(): path for path in (folder / "report.json", *shown)}
@@ -183,7 +183,7 @@ def assembled(
     return files
 
 
-def weights_section(target: hub.Target, runs: list[Run], head: Run) -> list[str]:
+def repo_weights_section(target: hub.Target, runs: list[Run], head: Run) -> list[str]:
     """Which network the repo holds and what it scores beside the mean, and how to load it."""
     same = [run.top1 for run in runs if run.arm == head.arm]
     text = (

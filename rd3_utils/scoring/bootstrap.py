@@ -24,7 +24,7 @@ def generator(*names: str | int | None) -> np.random.Generator:
     return np.random.default_rng([byte for name in names for byte in (*str(name).encode(), 0)])
 
 
-def drawn(n: int, generator: np.random.Generator) -> np.ndarray:
+def resample_indices(n: int, generator: np.random.Generator) -> np.ndarray:
     """[R, n]: which of n things each resample holds."""
     return generator.integers(n, size=(RESAMPLES, n))
 
@@ -45,7 +45,7 @@ def means(
     """
     units = [np.asarray(values, float) for values in clusters] if len(clusters) > 1 else np.asarray(clusters[0], float)[:, None]
     sums, sizes = (np.array([f(values) for values in units], float) for f in (np.sum, len))
-    chosen = drawn(len(units), generator) if chosen is None else chosen  # [R, units]
+    chosen = resample_indices(len(units), generator) if chosen is None else chosen  # [R, units]
     mean = sums.sum() / sizes.sum()
     return mean + widening(len(units)) * (sums[chosen].sum(1) / sizes[chosen].sum(1) - mean)
 

@@ -21,7 +21,7 @@ ENOUGH_DRAWS = 3  # of random images; a score of fewer says so
 
 def of_arm(runs: Sequence[Run]) -> dict:
     """The summary of `runs` (runs.summary), all of one arm, with the interval of their mean: {..., "low", "high"}."""
-    low, high = interval(resampled_means(runs))
+    low, high = interval_of(resampled_means(runs))
     return {**run_files.summary(runs), "low": low, "high": high}
 
 
@@ -34,12 +34,12 @@ def resampled_means(runs: Sequence[Run]) -> np.ndarray | None:
         return None
     by_draw = run_files.grouped(sorted(runs, key=lambda run: run.seed), lambda run: run.draw)
     draws = sorted(by_draw, key=lambda draw: -1 if draw is None else draw)
-    chosen = bootstrap.drawn(len(draws), bootstrap.generator("draws", *draws)) if len(draws) > 1 else None  # [R, D]
+    chosen = bootstrap.resample_indices(len(draws), bootstrap.generator("draws", *draws)) if len(draws) > 1 else None  # [R, D]
     clusters = [[run.top1 for run in by_draw[draw]] for draw in draws]
     return bootstrap.means(clusters, bootstrap.generator("seeds", runs[0].arm), chosen).clip(0, 1)
 
 
-def interval(samples: np.ndarray | None) -> tuple[float | None, float | None]:
+def interval_of(samples: np.ndarray | None) -> tuple[float | None, float | None]:
     """(low, high) of `samples` [R] or None; None, None also where nothing varies: equal values say nothing of their spread."""
     low, high = (None, None) if samples is None else bootstrap.interval(samples)
     return (None, None) if low == high else (low, high)
@@ -99,7 +99,7 @@ def estimate(
 
     value = score_of({arm: statistics.fmean(run.top1 for run in arms[arm]) for arm in measured})
     known = all(samples[arm] is not None for arm in measured)
-    low, high = interval(score_of({arm: samples[arm] for arm in measured}) if known else None)
+    low, high = interval_of(score_of({arm: samples[arm] for arm in measured}) if known else None)
     single = [float(score_of(values)) for values in joined({arm: arms[arm] for arm in measured})]
     draws = [len({run.draw for run in arms[arm]}) for arm in measured if arm.startswith("random-")]
     return {

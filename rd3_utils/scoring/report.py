@@ -173,16 +173,16 @@ def score_sentences(report: dict, student: str) -> list[str]:
         of, (_, hard, distilled, _) = scores["lrs"], scores["lrs"]["arms"]
         full = report["cited"][student][0]["top1"] if of["cited"] else arms["full-hard"]["mean"]
         text = (
-            f"{named(scores, 'lrs')}: with {WITH[distilled.split('-')[1]]} the set is {gain(scores['ior']['value'])} than as "
-            f"many random real images; with plain classes it reaches {percent(arms[hard]['mean'])} % where all real images "
-            f"reach {percent(full)} %."
+            f"{named_score(scores, 'lrs')}: with {WITH[distilled.split('-')[1]]} the set is {gain(scores['ior']['value'])} "
+            f"than as many random real images; with plain classes it reaches {percent(arms[hard]['mean'])} % where all real "
+            f"images reach {percent(full)} %."
         )
         text += f" The latter is cited ({of['cited']}), not measured here, and no interval covers it." if of["cited"] else ""
         found.append(text + few(of))
     if "ars" in scores:
         mean = {arm: arms[arm]["mean"] for arm in scores["ars"]["arms"]}
         found.append(
-            f"{named(scores, 'ars')}: with the recipe's augmentation the set is "
+            f"{named_score(scores, 'ars')}: with the recipe's augmentation the set is "
             f"{gain(mean['distilled-soft'] - mean['random-soft'])} than as many random real images, without any "
             f"{gain(mean['distilled-plain'] - mean['random-plain'])}.{few(scores['ars'])}"
         )
@@ -191,7 +191,7 @@ def score_sentences(report: dict, student: str) -> list[str]:
     return found
 
 
-def citations(report: dict, student: str) -> list[tuple[float, str]]:
+def cited_sentences(report: dict, student: str) -> list[tuple[float, str]]:
     """[(top1, source)] of the published full-data accuracies of `student`, the one that is taken for full-hard first."""
     return [(one["top1"], one["source"]) for one in report["cited"].get(student, [])]
 
@@ -199,7 +199,7 @@ def citations(report: dict, student: str) -> list[tuple[float, str]]:
 WITH = {"soft": "the soft labels of the recipe", "hard": "plain classes as labels"}
 
 
-def named(scores: dict, key: str) -> str:
+def named_score(scores: dict, key: str) -> str:
     """ "LRS 0.312 (95 % 0.301 to 0.322)" """
     ((name, value, between, *_),) = named_scores({key: scores[key]})
     none = "no interval: an arm has a single student, or none differ"

@@ -261,10 +261,10 @@ def contents(where: Path) -> bytes:
         about = os.stat(where)
         if not stat.S_ISREG(about.st_mode):
             raise Refused("no regular file")
-        if about.st_size > shapes.MOST_BYTES:
-            raise Refused(f"{units.size(about.st_size)}, a Run has at most {units.size(shapes.MOST_BYTES)}")
+        if about.st_size > shapes.MOST_JSON_BYTES:
+            raise Refused(f"{units.size(about.st_size)}, a Run has at most {units.size(shapes.MOST_JSON_BYTES)}")
         with open(where, "rb") as file:
-            return file.read(shapes.MOST_BYTES + 1)
+            return file.read(shapes.MOST_JSON_BYTES + 1)
     except OSError as error:
         raise Refused(f"cannot be read: {error.strerror}") from None
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, get_args, get_type_hints
 
 from rd3_utils import units
 
-MOST_BYTES = 4_000_000  # of a file; a Run of 1000 epochs that watched the test split has 0.15 MB
+MOST_JSON_BYTES = 4_000_000  # of a file; a Run of 1000 epochs that watched the test split has 0.15 MB
 LONGEST = 200  # characters of a text
 WHOLE = 2**63  # numbers stay below
 DEEPEST = 20  # tables and lists in one another; a Run has 7
@@ -32,8 +32,8 @@ def shown(value: Any) -> str:
 
 def parse(data: bytes) -> Any:
     """The JSON value in `data`; Refused for what is not plain JSON of finite numbers with each key once, or too large."""
-    if len(data) > MOST_BYTES:
-        raise Refused(f"more than {units.size(MOST_BYTES)}, a Run has less")
+    if len(data) > MOST_JSON_BYTES:
+        raise Refused(f"more than {units.size(MOST_JSON_BYTES)}, a Run has less")
     try:
         value = json.loads(
             data.decode("utf-8"), object_pairs_hook=each_once, parse_constant=no_number, parse_float=finite, parse_int=whole

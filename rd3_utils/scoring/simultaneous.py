@@ -14,7 +14,7 @@ from rd3_utils.scoring import bootstrap
 
 BOARDS = 10_000  # of equal entries, simulated for every design
 TINY = 1e-10  # a standard error that is rounding
-OWN = 2  # degrees of freedom that the pooled variance counts for beside an entry's own: as much as three seeds
+OWN_WEIGHT = 2  # degrees of freedom that the pooled variance counts for beside an entry's own: as much as three seeds
 RATIOS = 1 / 3, 1, 4, 16, 1e4  # of the variance of draws' means to that of seeds, between which a board may lie
 
 
@@ -25,7 +25,7 @@ def shrunk(variance: float | np.ndarray, freedom: float | np.ndarray, common: fl
     and Molecular Biology 2004, sec. 3). The common one alone would be best if all were equal, and calls a noisy entry's luck a
     difference if they are not.
     """
-    return (OWN * common + freedom * variance) / (OWN + freedom)
+    return (OWN_WEIGHT * common + freedom * variance) / (OWN_WEIGHT + freedom)
 
 
 def freedom(variances: Sequence[float] | np.ndarray, degrees: Sequence[float] | np.ndarray) -> float:
@@ -55,7 +55,7 @@ def known(units: Sequence[Sequence[float] | np.ndarray], clustered: np.ndarray) 
         if kind.sum() > 1:
             free = sizes[kind] - 1
             common = (free * variances[kind]).sum() / free.sum()
-            variances[kind], degrees[kind] = shrunk(variances[kind], free, common), free + OWN
+            variances[kind], degrees[kind] = shrunk(variances[kind], free, common), free + OWN_WEIGHT
     return means, variances / sizes, degrees
 
 

@@ -125,7 +125,7 @@ def places_of(cells: dict[Key, ranking.TableCell]) -> dict[Place, dict[tuple[str
     return found
 
 
-def named(place: Place) -> dict:
+def named_place(place: Place) -> dict:
     return dict(zip(("benchmark", "ipc", "student"), place))
 
 
@@ -146,7 +146,7 @@ def before_after(study: Study, grid: dict[Key, ranking.TableCell]) -> list[dict]
                              "change": change})  # fmt: skip
         if rows:
             spread = {when: ranking.spread({row["method"]: row[when] for row in rows}) for when in ("before", "after")}
-            found.append({**named(place), "unified": unified, "rows": rows, "spread": spread})
+            found.append({**named_place(place), "unified": unified, "rows": rows, "spread": spread})
     return found
 
 
@@ -162,14 +162,14 @@ def spreads(grid: dict[Key, ranking.TableCell]) -> list[dict]:
     for place, cells in places_of(grid).items():
         for protocol in dict.fromkeys(protocol for _, protocol in cells):
             spread = ranking.spread({m: one.mean for (m, p), one in cells.items() if p == protocol})
-            found += [{**named(place), "protocol": protocol, **spread}] if spread else []
+            found += [{**named_place(place), "protocol": protocol, **spread}] if spread else []
     return found
 
 
 def decompositions(grid: dict[Key, ranking.TableCell]) -> list[dict]:
     """Per place: ranking.decomposition over methods and protocols, where there are at least 2 x 2."""
     found = [(place, ranking.decomposition(cells)) for place, cells in places_of(grid).items()]
-    return [{**named(place), **result} for place, result in found if result]
+    return [{**named_place(place), **result} for place, result in found if result]
 
 
 def tau_protocols(grid: dict[Key, ranking.TableCell]) -> list[dict]:
@@ -178,7 +178,7 @@ def tau_protocols(grid: dict[Key, ranking.TableCell]) -> list[dict]:
     for place, cells in places_of(grid).items():
         for pair in combinations(dict.fromkeys(protocol for _, protocol in cells), 2):
             result = ranking.agreement(cells, *pair)
-            found += [{**named(place), "pair": list(pair), **result}] if len(result["methods"]) > 2 else []
+            found += [{**named_place(place), "pair": list(pair), **result}] if len(result["methods"]) > 2 else []
     return found
 
 

@@ -64,7 +64,7 @@ def run(
                     del running[job]
                     free.append(place)
                     job.seconds, job.mine = time.time() - started, True
-                    end(job, process.returncode, finished)
+                    end_job(job, process.returncode, finished)
             for job in jobs:
                 if job.state != "waiting" or later.get(job, 0) > time.time():
                     continue
@@ -98,7 +98,7 @@ def run(
                     running[job] = process, place, started, time.time()
             time.sleep(POLL)
     finally:
-        stop([process for process, *_ in running.values()])
+        stop_processes([process for process, *_ in running.values()])
         for job in running:
             release(job.claim)
 
@@ -123,7 +123,7 @@ def start(job: Job, environment: dict[str, str]) -> subprocess.Popen:
     return process
 
 
-def end(job: Job, code: int, finished: Callable[[Job], None]) -> None:
+def end_job(job: Job, code: int, finished: Callable[[Job], None]) -> None:
     """Say how `job` ended: its result counts, not the exit code alone."""
     job.state = "done" if job.done() else "failed"
     if job.state == "failed":
@@ -132,7 +132,7 @@ def end(job: Job, code: int, finished: Callable[[Job], None]) -> None:
     finished(job)
 
 
-def stop(processes: list[subprocess.Popen]) -> None:
+def stop_processes(processes: list[subprocess.Popen]) -> None:
     """End the groups of `processes`: asked first, killed after GRACE seconds."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         for process in processes:
@@ -198,7 +198,7 @@ def take(claim: Path, lock: Path) -> bool:
 
 def release(claim: Path) -> None:
     """Remove `claim` if it is ours."""
-    says = read(claim)
+    says = read_claim(claim)
     if (says.get("pid"), says.get("host")) == (os.getpid(), socket.gethostname()):
         claim.unlink(missing_ok=True)
 
@@ -218,7 +218,7 @@ def holder(group: int | None = None) -> dict:
     return {**mine, "group": group, "group_born": group and born(group)}
 
 
-def read(claim: Path) -> dict:
+def read_claim(claim: Path) -> dict:
     """What a claim says, or {} where there is none or it is half-written."""
     try:
         return json.loads(claim.read_text())
@@ -228,7 +228,7 @@ def read(claim: Path) -> dict:
 
 def held(claim: Path) -> bool:
     """Whether somebody still works on what `claim` stands for."""
-    says = read(claim)
+    says = read_claim(claim)
     try:
         fresh = time.time() - claim.stat().st_mtime < STALE
     except FileNotFoundError:

@@ -323,7 +323,7 @@ def part_of_array(found: list[Cell], index: int, count: int) -> list[Cell]:
     return found[index * len(found) // count : (index + 1) * len(found) // count]
 
 
-def drawn(source: str) -> str:
+def selection_seed(source: str) -> str:
     """The seed of a selection of random images, as text."""
     return str(selections.parsed(source)[1]["seed"])
 

@@ -117,7 +117,7 @@ class Lines:
     def waiting(self, job: work.Job) -> None:
         """Another command works on `job`; said once."""
         if not self.waited:
-            says = work.read(job.claim)
+            says = work.read_claim(job.claim)
             who = f"process {says.get('pid')} on {says.get('host')}"
             print(f"another command ({who}) works on {job.name} and maybe more; what it finishes is taken up. If it is gone, "
                   f"remove {job.claim}", flush=True)  # fmt: skip

@@ -108,12 +108,12 @@ def decomposition(cells: dict[tuple[str, str], TableCell]) -> dict | None:
         return None
     table = [[cells[row, column] for column in columns] for row in rows]
     counts = np.array([[len(cell.values) for cell in line] for line in table])  # [I, J]
-    point = parts(*moments(table))
+    point = variance_parts(*moments(table))
     total = float(point.sum())
     single = counts.max() == 1
     found, low, high = shares(point), None, None
     if not single:
-        added, spread = noise(table)
+        added, spread = noise_of_parts(table)
         adjusted = shares(np.append((point[:3] - added).clip(min=0), spread))
         low, high = intervals(table) if spread > simultaneous.TINY**2 else (None, None)
     result = {}
@@ -162,7 +162,7 @@ def moments(table: list[list[TableCell]]) -> tuple[np.ndarray, ...]:
     return tuple(np.array([[f(cell.values) for cell in line] for line in table]) for f in (np.mean, np.var))
 
 
-def parts(means: np.ndarray, variances: np.ndarray) -> np.ndarray:
+def variance_parts(means: np.ndarray, variances: np.ndarray) -> np.ndarray:
     """[..., 4] of PARTS as variances, from means and variances [..., I, J]."""
     return np.stack([*((effect**2).mean((-2, -1)) for effect in effects(means)), variances.mean((-2, -1))], -1)
 
@@ -174,7 +174,7 @@ def effects(means: np.ndarray) -> np.ndarray:
     return np.stack([of_row - overall + every, of_column - overall + every, means - of_row - of_column + overall])
 
 
-def noise(table: list[list[TableCell]]) -> tuple[np.ndarray, float]:
+def noise_of_parts(table: list[list[TableCell]]) -> tuple[np.ndarray, float]:
     """(what noise adds to the first three parts of a table of Cells, [3]; the variance of a replicate, mean over cells).
 
     The noise e of cell means adds E parts(e), which is the sum of parts() over the columns of any L with L L^T = cov(e), for
@@ -184,7 +184,7 @@ def noise(table: list[list[TableCell]]) -> tuple[np.ndarray, float]:
     found = noises(table)
     columns = np.concatenate([one.columns for one in found])
     count = len(table) * len(table[0])
-    return parts(columns, np.zeros_like(columns))[:, :3].sum(0), sum(one.variance for one in found) / count
+    return variance_parts(columns, np.zeros_like(columns))[:, :3].sum(0), sum(one.variance for one in found) / count
 
 
 def noises(table: list[list[TableCell]]) -> list[Noise]:

@@ -40,7 +40,7 @@ def report_text(study: Study, report: dict, pictures: dict[str, list[tuple[str, 
     parts.append(f"{there}. Accuracies are top-1 in percent, of the last epoch on the whole test split. Intervals are 95 %; of "
                  "a single value there is none.")  # fmt: skip
     parts += [f"> {escape(note)}" for note in report["notes"]]
-    for title, name, shown, section in SECTIONS:
+    for title, name, shown, section in REPORT_SECTIONS:
         if report[name]:
             parts += [f"## {title}", *section(report)]
             parts += [f"![{escape(caption)}](plots/{file})" for file, caption in pictures.get(shown, [])]
@@ -207,7 +207,7 @@ def recognised_section(report: dict) -> list[str]:
     return [text, table(rows)]
 
 
-SECTIONS = (  # title, key of the report, key of its pictures, its Markdown
+REPORT_SECTIONS = (  # title, key of the report, key of its pictures, its Markdown
     ("Accuracy", "cells", "cells", cells_section),
     ("Before and after", "before_after", "before_after", before_after_section),
     ("Spread", "spread", "", spread_section),

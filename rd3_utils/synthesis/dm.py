@@ -42,8 +42,8 @@ def dm(
     device = accelerator.device
     operations = [] if dsa == "none" else dsa.split("_")
     for name in operations:
-        if name not in augmentation.DSA:
-            raise unknown("operation of --dsa", name, augmentation.DSA)
+        if name not in augmentation.DSA_OPERATIONS:
+            raise unknown("operation of --dsa", name, augmentation.DSA_OPERATIONS)
     if "flip" in operations and not benchmark.image.mirror:
         raise UserError(f"--dsa {dsa}: {benchmark.name} forbids mirror images; leave out flip.")
     image_sets.check_size(len(train), benchmark)
@@ -75,7 +75,7 @@ def dm(
 
 def draw_siamese(operations: Sequence[str], classes: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """(int64 [C], float32 [C, 3]): for each class one of `operations`, as augmentation.dsa counts them, and its numbers."""
-    kinds = torch.tensor([1 + list(augmentation.DSA).index(name) for name in operations])
+    kinds = torch.tensor([1 + list(augmentation.DSA_OPERATIONS).index(name) for name in operations])
     return kinds[torch.randint(len(kinds), (classes,), generator=generator)], torch.rand(classes, 3, generator=generator)
 
 

@@ -126,7 +126,7 @@ def recover(
     clipped after every step to what an image can be. The last iterate is kept, as in the original, rounded to 8 bits (there:
     truncated, and saved as JPEG).
     """
-    recipe = resolved(recipes, benchmark, changes)
+    recipe = resolved_recipe(recipes, benchmark, changes)
     image_sets.check_size(ipc * len(benchmark.classes), benchmark)
     if init not in STARTS:
         raise unknown("init", init, STARTS)
@@ -156,7 +156,7 @@ def recover(
     return made.flatten(0, 1), about
 
 
-def resolved(recipes: dict[int, RecoveryRecipe], benchmark: Benchmark, changes: dict) -> RecoveryRecipe:
+def resolved_recipe(recipes: dict[int, RecoveryRecipe], benchmark: Benchmark, changes: dict) -> RecoveryRecipe:
     """The Recipe of `recipes` for the benchmark's images, with `changes` that are not None; UserError for impossible ones.
 
     Below 32 px, which nobody has published, the jitter is an eighth of the side, as it is at 32 px. No flip where the

@@ -32,7 +32,7 @@ from rd3_utils.scoring import runs
 from rd3_utils.transfer.classifiers import CLASSIFIERS, GRID, HELD_OUT, STEPS, TOLERANCE, classify
 from rd3_utils.transfer.networks import FrozenNetwork, entries, misfit, name_of, per_class
 
-SCHEMA = 1
+RECORD_SCHEMA = 1
 FEATURES = "what the network's last layer reads; eval mode, float32"
 RESIZE = "PIL bilinear"
 
@@ -112,7 +112,7 @@ def measure(one: FrozenNetwork, to: TransferTarget, accelerator: Accelerator) ->
     environment["versions"]["scikit-learn"] = sklearn.__version__
     size = to.benchmark.image.size
     return {
-        "schema": SCHEMA,
+        "schema": RECORD_SCHEMA,
         "name": name_of(one.about),
         "network": {
             **one.about,
@@ -174,8 +174,8 @@ def read_record(where: Path) -> dict:
     """The record at `where`; UserError if it is none."""
     try:
         record = json.loads(where.read_text())
-        if record["schema"] != SCHEMA:
-            raise ValueError(f"schema {record['schema']}, wanted {SCHEMA}")
+        if record["schema"] != RECORD_SCHEMA:
+            raise ValueError(f"schema {record['schema']}, wanted {RECORD_SCHEMA}")
         record_group(record), [record["top1"][name] for name in CLASSIFIERS], record["network"]["sha256"], record["name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{where} is no record of transfer ({type(error).__name__}: {error}); remove the file.") from error

@@ -14,7 +14,7 @@ TITLES = {
     "nearest_neighbours": "{neighbours}-NN",
     "linear_probe": "linear probe",
 }
-METHOD = (
+CLASSIFIERS_SAID = (
     "No network is fine-tuned: features are what its last layer reads. Nearest class centre and k-NN compare them at length 1; "
     "the linear probe is a logistic regression on standardised features whose penalty was chosen on held-out train images. "
     "Gains are in points of the mean."
@@ -28,13 +28,13 @@ def say_transfer(folder: Path, report: dict, groups: Sequence[dict]) -> None:
     widths = [max(map(len, column)) for column in zip(*found)]
     for row in found:
         print("  " + "  ".join(v.ljust(w) if i == 0 else v.rjust(w) for i, (v, w) in enumerate(zip(row, widths))))
-    for note in notes(report, groups):
+    for note in report_notes(report, groups):
         print(note)
     for group in groups:
         if group["kind"] == "student" and group["arm"] != "full-hard" and not group["over_random"]:
             arms = f"{group['arm']},random-{networks.counterpart(group)}"
             print(f"no random-images student to compare with: add --arms {arms} --keep-weights all to the command that trained "
-                  f"{label(group)}")  # fmt: skip
+                  f"{group_label(group)}")  # fmt: skip
     print(f"files  {folder} (report.json, and one record per network)\n"
           "on the card: give the command that trained the student again, what is there is kept")  # fmt: skip
 
@@ -51,8 +51,12 @@ def section(runs: Sequence[Run], root: Path | str) -> list[str]:
             report = transfer.records_report(records)
             groups = transfer.chosen(report, mine)
             parts += [escape(intro(report, groups)), table(rows(report, groups))]
-            parts += ["\n".join(f"- {escape(note)}" for note in notes(report, groups))] if notes(report, groups) else []
-    return ["## Transfer", *parts, escape(METHOD)] if parts else []
+            parts += (
+                ["\n".join(f"- {escape(note)}" for note in report_notes(report, groups))]
+                if report_notes(report, groups)
+                else []
+            )
+    return ["## Transfer", *parts, escape(CLASSIFIERS_SAID)] if parts else []
 
 
 def intro(report: dict, groups: Sequence[dict]) -> str:
@@ -73,15 +77,15 @@ def rows(report: dict, groups: Sequence[dict]) -> list[list[str]]:
     titles = [title.format(**report["settings"]) for title in TITLES.values()]
     found = [["network", "n", *titles]]
     for group in groups:
-        cells = [spread(group["top1"][name]) for name in TITLES]
-        found.append([label(group), str(group["top1"]["linear_probe"]["n"]), *cells])
+        cells = [mean_and_spread(group["top1"][name]) for name in TITLES]
+        found.append([group_label(group), str(group["top1"]["linear_probe"]["n"]), *cells])
         for over in ("random", "untrained"):
             if gains := group[f"over_{over}"]:
                 found.append([f"  gain over {over}", "", *(f"{100 * gains[name]:+.2f}" for name in TITLES)])
     return found
 
 
-def label(group: dict) -> str:
+def group_label(group: dict) -> str:
     """What a group is, in a few words."""
     if group["kind"] == "untrained":
         return f"{group['student']} of {group['benchmark']}, untrained"
@@ -92,20 +96,20 @@ def label(group: dict) -> str:
     return f"{group['student']} of {group['benchmark']}, {group['arm']} on {images}, {protocol}"
 
 
-def spread(summary: dict) -> str:
+def mean_and_spread(summary: dict) -> str:
     """Mean, and the standard deviation where there is one."""
     mean = reports.percent(summary["mean"])
     return mean if summary["std"] is None else f"{mean} +- {reports.percent(summary['std'])}"
 
 
-def notes(report: dict, groups: Sequence[dict]) -> list[str]:
+def report_notes(report: dict, groups: Sequence[dict]) -> list[str]:
     """What must be known of the numbers."""
     found, of = [], {True: "the linear probe of", False: "the linear probes of"}
-    late = [label(group) for group in groups if not group["probe_converged"]]
+    late = [group_label(group) for group in groups if not group["probe_converged"]]
     if late:
         found.append(f"Not converged after {report['settings']['steps']} steps: {of[len(late) == 1]} {', '.join(late)}; "
                      "their accuracy may still move.")  # fmt: skip
-    edge = [label(group) for group in groups if group["probe_at_edge_of_grid"]]
+    edge = [group_label(group) for group in groups if group["probe_at_edge_of_grid"]]
     if edge:
         found.append(f"The best penalty lies at the edge of the grid for {of[len(edge) == 1]} {', '.join(edge)}.")
     if any(group["own_benchmark"] for group in groups):
