@@ -93,7 +93,7 @@ def draw_figure(tables, path):
         told = deviations(values)
         axes.set_title(f"{recipe}\n{100 * told['within']:.2f} within a draw, {100 * told['all']:.2f} over all", fontsize=9)
         axes.set(xlabel="draw of views (--views-seed)", ylabel="top-1 (%)", xticks=range(len(values)))
-    figure.axes[0].legend(fontsize=8, frameon=False)
+    figure.axes[-1].legend(fontsize=8, frameon=False, loc="center")
     plots.save_figure(figure, path)
 
 

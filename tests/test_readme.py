@@ -1,11 +1,13 @@
 """The README is true: its commands parse and run, its tree is the tree, its pictures are there."""
 
+import importlib.util
 import itertools
 import json
 import re
 import shlex
 import statistics
 
+import numpy as np
 import pytest
 from conftest import PROJECT
 
@@ -222,3 +224,25 @@ def test_every_picture_and_file_of_the_readme_is_there():
             assert (page.parent / name).is_file(), name
         for name in re.findall(r"`([\w/]+\.(?:py|yaml|toml))`", text):
             assert (PROJECT / name).exists() or list(PROJECT.rglob(name)), name
+
+
+def test_the_spread_of_views_and_seeds_is_that_of_the_committed_students():
+    """Against a two-way table worked out by hand, and against the page."""
+    spec = importlib.util.spec_from_file_location("views_and_seeds", PROJECT / "bench/views_and_seeds.py")
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    additive = np.array([[0.1, 0.2, 0.6], [0.2, 0.3, 0.7]])  # 0.1 per draw, seeds 0, 0.1 and 0.5: nothing is left for both
+    told = bench.deviations(additive)
+    assert told["rest"] == pytest.approx(0, abs=1e-8) and told["views"] == pytest.approx(np.std([0.1, 0.2], ddof=1))
+    assert told["seeds"] == told["within"] == pytest.approx(np.std([0, 0.1, 0.5], ddof=1))
+    page = (PROJECT / "docs/statistics.md").read_text()
+    students = json.loads((PROJECT / "docs/views-and-seeds.json").read_text())
+    for recipe, top1 in students["top1"].items():
+        assert np.array(top1).shape == (6, 3)
+        values = [
+            f"{100 * bench.deviations(np.array(top1))[name]:.2f}"
+            for name in ("within", "draws", "all", "views", "seeds", "rest")
+        ]
+        assert f"| {recipe} | {' | '.join(values)} |" in page
+    means = 100 * np.array(students["top1"]["rd3-v1, soft labels"]).mean(1)
+    assert f"from {means.min():.2f} to {means.max():.2f}" in page
