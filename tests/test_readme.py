@@ -134,7 +134,11 @@ def test_the_readme_says_how_many_students_of_resnet18_there_are():
     found = list((PROJECT / "measured").glob(f"cifar10/*/*/{RESNET18}/*-*/seed*.json"))
     students = [path for path in found if "full-hard" not in path.parts]
     planned = len(studies.cells(studies.load(PROJECT / "studies/cifar10-resnet18.toml")))
-    assert f"there are {len(students)} of {planned} students" in " ".join(README.split())
+    text = " ".join(README.split())
+    assert f"there are {len(students)} of {planned} students" in text
+    minutes = [run_files.read(path).seconds / 60 for path in students]
+    assert f"{min(minutes):.0f} to {max(minutes):.0f} minutes each" in text
+    assert f"SRe2L under its own recipe, {stated(measured('sre2l-v1', 1, 'sre2l', RESNET18))}, stands beside" in text
 
 
 def test_the_students_on_tiny_imagenet_are_those_of_the_committed_runs():
