@@ -58,6 +58,9 @@ def accelerator(**arguments: Any) -> Accelerator:
             "the launch asked for several processes but started one (accelerate launch --cpu or MULTI_CPU without mpirun "
             "does that); use --config_file accelerate_configs/cpu_2_processes.yaml."
         )
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        if not (value := os.environ.get(name, "0")).isdigit():
+            raise UserError(f"{name} is '{value[:40]}', wanted a number as a launcher sets it; unset it, or launch again.")
     check_arithmetic(ARITHMETIC, os.environ)
     use_cpu = not torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
     try:
@@ -199,7 +202,7 @@ def run(main: Callable[[argparse.Namespace], object], options: argparse.Namespac
     try:
         main(options)
     except UserError as error:
-        if int(os.environ.get("RANK", 0)) > 0:
+        if os.environ.get("RANK", "0") not in ("", "0"):
             time.sleep(OTHERS_WAIT)  # where the main process has the same to say, the launcher ends this one meanwhile
         stop(error)
     finally:

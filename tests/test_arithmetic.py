@@ -119,3 +119,10 @@ def test_a_real_launch_with_a_compiler_is_one_line(tmp_path, how, name):
     done = subprocess.run([*command, str(PROJECT / name), "--dry-run"], cwd=tmp_path, text=True, capture_output=True)
     assert done.returncode != 0 and done.stderr.startswith("error: ACCELERATE_DYNAMO_BACKEND is "), done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "LOCAL_RANK"])
+def test_a_place_among_processes_that_is_no_number_is_one_line(script, monkeypatch, name):
+    monkeypatch.setenv(name, "x")
+    done = script("train_student", "--dry-run", "--protocol", "hard-label-v1")
+    assert done.code == 2 and f"{name} is 'x', wanted a number as a launcher sets it" in done.err and done.err.count("\n") == 1

@@ -69,6 +69,8 @@ def test_what_needs_no_network_answers_without_torch(words):
     (["--seed", "1"], "unknown --seed: did you mean --seeds"),
     (["--epochs", "10"], "unknown --epochs: a knob is set with --set training.epochs=VALUE"),
     (["--arm", "distilled-soft"], "unknown --arm: did you mean --arms"),
+    (["--views-seed", "Each"], "argument --views-seed: 'Each' is neither a seed nor each"),
+    (["--draws", "many"], "argument --draws: 'many' is no whole number of at least 1"),
     (["--batch-size=10"], "unknown --batch-size=10: a knob is set with --set training.batch_size=VALUE"),
 ])  # fmt: skip
 def test_a_mistyped_option_is_never_taken_for_another(script, words, wanted):

@@ -126,9 +126,16 @@ def add_data_dirs(command: argparse.ArgumentParser) -> None:
                          "from here; repeatable")  # fmt: skip
 
 
+def whole(text: str, wanted: str) -> int:
+    """The whole number that `text` is; else argparse says that it is `wanted`."""
+    if not re.fullmatch("-?[0-9]{1,25}", text):
+        raise argparse.ArgumentTypeError(f"'{text[:40]}' {wanted}")
+    return int(text)
+
+
 def positive(text: str) -> int:
     """A whole number of at least 1."""
-    value = int(text)
+    value = whole(text, "is no whole number of at least 1")
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not at least 1")
     return value
@@ -140,9 +147,9 @@ def read_what(options: argparse.Namespace) -> tuple[benchmark.Benchmark, protoco
     return bench, protocol.load(options.protocol).override(options.set)
 
 
-def seed(text: str) -> int:
+def seed(text: str, wanted: str = "is no seed, a whole number from 0") -> int:
     """A whole number from 0 to below 2^63."""
-    value = int(text)
+    value = whole(text, wanted)
     if not 0 <= value < 2**63:
         raise argparse.ArgumentTypeError(f"{value} is no seed from 0 to below 2^63")
     return value
@@ -150,12 +157,12 @@ def seed(text: str) -> int:
 
 def seed_or_each(text: str) -> int | str:
     """A seed, or "each"."""
-    return text if text == "each" else seed(text)
+    return text if text == "each" else seed(text, "is neither a seed nor each")
 
 
 def numbers(text: str) -> list[int]:
     """[0, 1, 2] of "0,1,2", without repeats."""
     try:
         return list(dict.fromkeys(seed(part) for part in text.split(",")))
-    except ValueError as error:
+    except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers such as 0,1,2") from error
