@@ -15,11 +15,16 @@ class TagTaken(UserError):
     """The tag that a push is to set is elsewhere already."""
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The one of `known` that a mistyped `name` most likely means, or None."""
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.5)), None)
+
+
 def unknown(kind: str, name: object, known: Iterable[str]) -> UserError:
     """The UserError for a name that is not in a table: the nearest known name first, then all of them."""
     known = sorted(known)
-    near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.5)
-    suggestion = f"did you mean '{near[0]}'? " if near else ""
+    near = nearest(str(name).lower(), known)
+    suggestion = f"did you mean '{near}'? " if near else ""
     return UserError(f"unknown {kind} '{name}': {suggestion}Known: {', '.join(known)}.")
 
 

@@ -484,7 +484,7 @@ def pull_requests(target: Target) -> list[tuple[int, str]]:
 
 
 def operations_for(todo: Files) -> list[CommitOperationAdd | CommitOperationDelete]:
-    """What `difference` found as operations of one commit; they remember what is uploaded, so use them for a retry."""
+    """What `changed_files` found as operations of one commit; they remember what is uploaded, so use them for a retry."""
     return [
         CommitOperationDelete(path) if source is None else CommitOperationAdd(path, source)
         for path, source in sorted(todo.items())

@@ -1,11 +1,20 @@
 """The house: imports point one way, scripts stay readable, nothing happens at import."""
 
 import ast
+import importlib
+import inspect
 import subprocess
 import sys
 
 import pytest
+import timm
 from conftest import PROJECT
+
+from rd3_utils.cli import convert as cli_convert
+from rd3_utils.data import convert as data_convert
+from rd3_utils.data import selections, sources
+from rd3_utils.learning import architectures, students
+from rd3_utils.synthesis import recovery, settings
 
 FLOORS = [
     "protocols",
@@ -115,3 +124,15 @@ def test_the_project_names_no_machine():
         if name != "tests/test_house.py":
             text = (PROJECT / name).read_text()
             assert "/root/" not in text and "/work/" not in text, name
+
+
+def test_what_is_listed_as_data_is_what_the_code_has():
+    """Commands list these without importing torch, so names stand beside the functions; none may be there alone."""
+    assert set(settings.STARTS) == recovery.STARTS.keys() and set(settings.CURRICULA) == recovery.CURRICULA.keys()
+    for method, (where, _) in settings.METHODS.items():
+        module, _, function = where.partition(":")
+        assert function == method and callable(getattr(importlib.import_module(f"rd3_utils.synthesis.{module}"), function))
+    assert sources.SELECTIONS.keys() == selections.SELECTIONS.keys()
+    assert architectures.TRANSFORMERS.keys() == students.BUILDERS.keys()
+    assert all(timm.is_model(name) for name in architectures.OWN)
+    assert inspect.signature(data_convert.convert).parameters["most_clipped"].default == cli_convert.MOST_CLIPPED

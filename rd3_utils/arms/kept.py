@@ -82,7 +82,7 @@ def taken_over(
     """With --views-seed each: the Run of `cell` copied from one of shared views, where those were drawn from its own seed.
 
     It is the same student to the bit. The two kinds are kept apart, so it is never counted twice. None where there is none, and
-    where its learning rate was searched with other views than all students of this kind search with (arms.labels_of_search).
+    where its learning rate was searched with other views than all students of this kind search with (labels_of_search).
     """
     if cell.views != planned_runs.EACH:
         return None

@@ -158,7 +158,7 @@ def online(
 
 
 def label_plan(cell: PlannedRun, options: Namespace, found: list[Teacher], accelerator: Accelerator) -> soft_labels.StorePlan:
-    """The soft_labels.Plan of the labels of the Teachers `found` for `cell`."""
+    """The StorePlan of the labels of the Teachers `found` for `cell`."""
     return labelling.plan_store(cell.images, cell.recipe.labelled, found, cell.views_seed, accelerator.device,
                           options.forward_batch, options.label_dtype, options.shard_mb)  # fmt: skip
 

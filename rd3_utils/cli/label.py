@@ -10,10 +10,9 @@ shard; the bits do not depend on how many there are. With --push-to, shards go t
 """
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from functools import partial
 
 from rd3_utils.cli import options as shared
-from rd3_utils.cli.options import Parser
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -32,11 +31,7 @@ def add_options(parser: ArgumentParser) -> None:
     shared.keep_defaults(parser)
 
 
-def parse(arguments: Sequence[str] | None = None) -> Namespace:
-    """The options of a command line of generate_soft_labels.py, checked for their form alone."""
-    parser = Parser(description=__doc__)
-    add_options(parser)
-    return parser.parse_args(arguments)
+parse = partial(shared.parse_alone, add_options, __doc__)  # of generate_soft_labels.py
 
 
 def run(options: Namespace) -> None:

@@ -1,12 +1,11 @@
 """Options that several commands share, what is read from them, and how a mistyped one is told: before torch is imported."""
 
 import argparse
-import difflib
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from rd3_utils.errors import UserError, stop, unknown
+from rd3_utils.errors import UserError, nearest, stop, unknown
 from rd3_utils.protocols import benchmark, knobs, protocol
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
         found, unread = self.parse_known_args(args, namespace)
         if unread:
-            self.error(f"unknown {unread[0]}{nearest(unread[0], self.known(found))}")
+            self.error(f"unknown {unread[0]}{meant(unread[0], self.known(found))}")
         return found
 
     def known(self, found: argparse.Namespace) -> set[str]:
@@ -42,14 +41,23 @@ class Parser(argparse.ArgumentParser):
         stop(UserError(f"{message}. See {self.prog} --help."))
 
 
-def nearest(word: str, options: Collection[str]) -> str:
+def meant(word: str, options: Collection[str]) -> str:
     """What a mistyped option may have meant: a knob by its own name, or the nearest option."""
     name = word.partition("=")[0].lstrip("-").replace("-", "_")
     same = [knob for knob in knobs.all_knobs() if knob.rpartition(".")[2] == name]
     if same and "--set" in options:
         return f": a knob is set with --set {same[0]}=VALUE"
-    near = difflib.get_close_matches(word.partition("=")[0], options, n=1, cutoff=0.5)
-    return f": did you mean {near[0]}" if near else ""
+    near = nearest(word.partition("=")[0], options)
+    return f": did you mean {near}" if near else ""
+
+
+def parse_alone(
+    add_options: Callable[[argparse.ArgumentParser], None], description: str | None, arguments: Iterable[str] | None = None
+) -> argparse.Namespace:
+    """The options of a command line of a script of its own, checked for their form alone."""
+    parser = Parser(description=description)
+    add_options(parser)
+    return parser.parse_args(arguments)
 
 
 def add_what(parser: argparse.ArgumentParser, each: bool = False) -> argparse._ArgumentGroup:

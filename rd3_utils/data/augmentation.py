@@ -268,7 +268,7 @@ DSA_OPERATIONS = {
     "flip": flip,
     "scale": scale,
     "rotate": rotate,
-}  # protocol.DSA's names
+}  # knobs.DSA's names
 
 
 def draw_dsa(stream: "Stream", strategy: str, order: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:

@@ -42,7 +42,7 @@ class Views:
     jitter       float32 [N, 3]   factors of brightness, contrast and saturation, after crop and flip
     jitter_order int64 [N]        in which order: index in `augmentation.ORDERS`
     lighting     float32 [N, 3]   added to red, green and blue after the jitter: grey levels, multiples of 2^-8
-    dsa          int64 [N]        DSA, after all else: 1 + the index of the operation in `augmentation.DSA`
+    dsa          int64 [N]        DSA, after all else: 1 + the index of the operation in `augmentation.DSA_OPERATIONS`
     dsa_numbers  float32 [N, 3]   in [0, 1): the operation's own randomness
     """
 

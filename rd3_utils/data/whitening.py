@@ -59,7 +59,7 @@ def fit_whitening(images: ImageSet, mean: Sequence[float], std: Sequence[float],
 
 
 def fitted(images: ImageSet, mean: Sequence[float], std: Sequence[float], eps: float) -> Whitening:
-    """`fit`, once for the same data and numbers: kept under the Hub's cache folder (HF_HOME); one process fits, others wait."""
+    """`fit_whitening`, once for the same data and numbers: kept under the Hub's cache folder (HF_HOME); one process fits."""
     key = hashlib.sha256(f"{FIT_VERSION} {images.fingerprint} {mean} {std} {eps}".encode()).hexdigest()[:32]
     path = FITTED / f"{key}.safetensors"
     try:

@@ -86,7 +86,7 @@ def claims_of(entry: Entry, method: str) -> list[tuple[Claim, float, float | Non
 
 
 def elsewhere(entry: Entry, method: str) -> list[tuple[Claim, float, float | None]]:
-    """[(Claim, mean, std or None)] like `of`, of other students than that of `entry`."""
+    """[(Claim, mean, std or None)] like `claims_of`, of other students than that of `entry`."""
     group = entry.group
     found: list[tuple[Claim, float, float | None]] = []
     for claim in claims_table()[1]:

@@ -28,7 +28,7 @@ CHECKPOINT_SECONDS = 60  # a killed run loses at most this much, and the epoch i
 
 
 class Trainable(typing.Protocol):
-    """What is read of a cell here; arms.planned_runs.Cell is one."""
+    """What is read of a cell here; arms.planned_runs.PlannedRun is one."""
 
     @property
     def student(self) -> str: ...

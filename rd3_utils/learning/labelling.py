@@ -50,7 +50,7 @@ def plan_store(
     label_dtype: str = "fp16",
     shard_mb: int = 256,
 ) -> StorePlan:
-    """The soft_labels.Plan for labelling `images` under `recipe`."""
+    """The StorePlan for labelling `images` under `recipe`."""
     return StorePlan(
         images={key: value for key, value in images.describe().items() if key not in ("source", "train")},
         class_names=images.class_names,
@@ -174,7 +174,7 @@ def in_stream(
     drawn: dict[int, views.Views],
     device: torch.device,
 ) -> torch.Tensor:
-    """`label` where views do not influence one another.
+    """`label_epochs` where views do not influence one another.
 
     Forward batch b holds rows b * F ... (b + 1) * F of the endless stream of epochs, so batches at the edges reach into
     the neighbouring epochs and are always full.
@@ -205,7 +205,7 @@ def in_groups(
     drawn: dict[int, views.Views],
     device: torch.device,
 ) -> torch.Tensor:
-    """`label` with the teachers' batch norm over N consecutive views of the epoch's order, those that a student's batch holds.
+    """`label_epochs` with the teachers' batch norm over N consecutive views of the epoch's order: those of a student's batch.
 
     A group is one forward pass, the last of an epoch may be smaller. As Jiacheng8/CV-DD relabel/relabel.py:281-328, but for
     what `teachers.batch_statistics` leaves out.

@@ -45,7 +45,7 @@ class LabelUpload:
     `finished(paths)` comes from the main process and returns at once; one upload at a time runs in the background and
     takes all shards that are whole. A crash loses what was finished since the upload before it began, on the Hub only: the
     shards of other processes after the main process's last own one, and the one being uploaded. A fault here is told and
-    mended by `publish`, which sends whatever is not there. Pull requests get everything at once, at the end.
+    mended by `publish_labels`, which sends whatever is not there. Pull requests get everything at once, at the end.
     """
 
     def __init__(self, target: hub.Target, where: Path) -> None:

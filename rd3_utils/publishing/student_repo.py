@@ -107,7 +107,7 @@ def prepared(
     precision: str,
     accelerator: Accelerator,
 ) -> Callable[[list[Run]], None]:
-    """`check`, before any work; the function that is returned pushes what was trained."""
+    """`check_push`, before any work; the function that is returned pushes what was trained."""
     cell = check_push(target, cells, options, precision, accelerator)
     return lambda finished: push_student(target, cell, cells, finished, benchmark, options, precision)
 

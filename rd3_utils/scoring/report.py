@@ -23,7 +23,7 @@ def report(runs: Sequence[Run], others: Sequence[Run] = (), cited: dict[str, lis
         scores      {student: {"hlr" | "ior" | "lrs" | "ars": estimates.of_scores}}, as far as the arms are there
         cited       {student: [{"student", "top1", "source"}]}: published full-data accuracies; the first is taken for full-hard
         students    estimates.across, where there are several
-        comparison  {student: recipe or data, see `comparison`}
+        comparison  {student: recipe or data, see `recipe_or_data`}
         interval    how all the intervals are made
 
     `others` are further Runs of the same benchmark and students (run_files.related), for the comparison. `cited` is

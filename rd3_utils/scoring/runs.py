@@ -102,7 +102,7 @@ class StatedProtocol:
 
 @dataclass(frozen=True)
 class Network:
-    """How the student was built; see students.describe. None: not recorded."""
+    """How the student was built; see students.describe_network. None: not recorded."""
 
     architecture: str = stated(*A_TEXT)
     initialisation: int = stated(*A_COUNT)

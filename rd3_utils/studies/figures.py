@@ -19,7 +19,7 @@ Looks = dict[str, tuple[str, str]]  # {name: (colour, marker)}
 
 
 def draw_figures(folder: Path, report: dict) -> dict[str, list[tuple[str, str]]]:
-    """Draw all pictures into `folder`; {key of SECTIONS: [(file, caption)]}. A method has one colour in all of them."""
+    """Draw all pictures into `folder`; {key of REPORT_SECTIONS: [(file, caption)]}. A method has one colour in all of them."""
     cells, found = [e for e in report["cells"] if e["grid"]], {}
     methods = series_looks(e["method"] for e in report["cells"])
     if cells:

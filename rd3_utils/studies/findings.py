@@ -113,7 +113,7 @@ def finding(key: Key, mine: list[Placed], facts: dict[str, dict], in_grid: bool)
 
 
 def cell_of(runs: list[Run]) -> ranking.TableCell:
-    """The ranking.Cell of the top-1 of `runs`."""
+    """The TableCell of the top-1 of `runs`."""
     return ranking.TableCell([run.top1 for run in runs], [run.images.identity for run in runs])
 
 

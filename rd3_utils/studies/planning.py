@@ -54,7 +54,7 @@ class Placed:
 
     @property
     def labels_key(self) -> tuple | None:
-        """Cells with the same one read the same label store; None where no store is read. See arms.Cell.labels_key."""
+        """Cells with the same one read the same label store; None where no store is read. See PlannedRun.labels_key."""
         labels, images = self.recipe.labels, self.known.identity or self.source
         if labels.kind not in ("soft", "static"):
             return None

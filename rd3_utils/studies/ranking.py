@@ -1,8 +1,8 @@
 """How much of an accuracy is recipe, and whether two recipes rank methods alike: pure functions over fractions.
 
-Everywhere `cells` is {(row, column): Cell}, such as {("rded", "rd3-v1"): Cell([0.51, 0.52, 0.52])}. What varies by chance is
-what a Cell calls its units; where no cell has more than one there is no interval (None). How often intervals hold what they
-speak of, in simulated studies: docs/statistics.md.
+Everywhere `cells` is {(row, column): TableCell}, such as {("rded", "rd3-v1"): TableCell([0.51, 0.52, 0.52])}. What varies by
+chance is what a TableCell calls its units; where no cell has more than one there is no interval (None). How often intervals
+hold what they speak of, in simulated studies: docs/statistics.md.
 """
 
 import itertools
@@ -99,7 +99,7 @@ def decomposition(cells: dict[tuple[str, str], TableCell]) -> dict | None:
     have equally many replicates. Of a table with holes only `complete` is used; "left_out" says what is not. With one
     replicate everywhere, seed is None and hidden in the interaction.
 
-    "corrected" takes out what `noise` of the cell means adds to the first three, and has a replicate's unbiased variance as
+    "corrected" takes out what noise of the cell means adds to the first three, and has a replicate's unbiased variance as
     seed; what falls below 0 counts as 0, and shares are of the new sum. "low", "high" belong to it: the 95 % interval of the
     share that endless replicates of these cells would have (`intervals`). There is none where nothing varies within cells.
     """
@@ -158,7 +158,7 @@ def rank_of(rows: Sequence[str], columns: Sequence[str]) -> tuple[int, int, int]
 
 
 def moments(table: list[list[TableCell]]) -> tuple[np.ndarray, ...]:
-    """(means, variances with divisor n), both [I, J], of a table of Cells."""
+    """(means, variances with divisor n), both [I, J], of a table of TableCells."""
     return tuple(np.array([[f(cell.values) for cell in line] for line in table]) for f in (np.mean, np.var))
 
 
@@ -175,7 +175,7 @@ def effects(means: np.ndarray) -> np.ndarray:
 
 
 def noise_of_parts(table: list[list[TableCell]]) -> tuple[np.ndarray, float]:
-    """(what noise adds to the first three parts of a table of Cells, [3]; the variance of a replicate, mean over cells).
+    """(what noise adds to the first three parts of a table of TableCells, [3]; the variance of a replicate, mean over cells).
 
     The noise e of cell means adds E parts(e), which is the sum of parts() over the columns of any L with L L^T = cov(e), for
     parts() is quadratic. Of independent replicates with variance s^2 that is, with w = s^2 mean_ij(1 / n_ij), w (I-1)/IJ,
@@ -188,7 +188,7 @@ def noise_of_parts(table: list[list[TableCell]]) -> tuple[np.ndarray, float]:
 
 
 def noises(table: list[list[TableCell]]) -> list[Noise]:
-    """[Noise] of a table of Cells: one of all replicates, and up to three per set of cells that share draws of images.
+    """[Noise] of a table of TableCells: one of all replicates, and up to three per set of cells that share draws of images.
 
     A cell's replicates have its own variance and the pooled one in equal parts (simultaneous.shrunk). The pooled one leaves out
     cells of several draws, unless no other has two replicates, and is all that a cell of one replicate has. The draws' luck

@@ -48,13 +48,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rd3_utils.data import embedded
 from rd3_utils.errors import UserError, unknown
 from rd3_utils.learning import students as networks
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols import protocol as protocols
 from rd3_utils.protocols.strict import build, read_toml
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = embedded.PACKAGE.parent
 FOLDER_STARTS = (".", "/", "~")  # how a source begins that is a folder whether it is there or not
 
 

@@ -7,6 +7,7 @@ pixels. The values are those of VILA-Lab/SRe2L: paths below are of that reposito
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -66,44 +67,6 @@ CDA = {
 }
 
 
-def sre2l(
-    train: Table,
-    benchmark: Benchmark,
-    ipc: int,
-    seed: int,
-    accelerator: Accelerator,
-    data_dir: Path | str | None,
-    teacher: str = "default",
-    init: str = "noise",
-    batch: int = CLASSES,
-    **changes: Any,
-) -> tuple[torch.Tensor, dict]:
-    """SRe2L (Yin, Xing & Shen, NeurIPS 2023, arXiv 2306.13092): uint8 [N, 3, S, S] and what is worth recording.
-
-    See `recover`; `changes` are values of the Recipe, None where the recipe's own stands.
-    """
-    return recover("sre2l", SRE2L, train, benchmark, ipc, seed, accelerator, data_dir, teacher, init, batch, changes)
-
-
-def cda(
-    train: Table,
-    benchmark: Benchmark,
-    ipc: int,
-    seed: int,
-    accelerator: Accelerator,
-    data_dir: Path | str | None,
-    teacher: str = "default",
-    init: str = "noise",
-    batch: int = CLASSES,
-    **changes: Any,
-) -> tuple[torch.Tensor, dict]:
-    """CDA (Yin & Shen, TMLR 2024, arXiv 2311.18838): uint8 [N, 3, S, S] and what is worth recording.
-
-    SRe2L whose crops start as the whole image and may become smaller from step to step. See `recover`.
-    """
-    return recover("cda", CDA, train, benchmark, ipc, seed, accelerator, data_dir, teacher, init, batch, changes)
-
-
 def recover(
     method: str,
     recipes: dict[int, RecoveryRecipe],
@@ -113,12 +76,13 @@ def recover(
     seed: int,
     accelerator: Accelerator,
     data_dir: Path | str | None,
-    teacher: str,
-    init: str,
-    batch: int,
-    changes: dict,
+    teacher: str = "default",
+    init: str = "noise",
+    batch: int = CLASSES,
+    **changes: Any,
 ) -> tuple[torch.Tensor, dict]:
-    """uint8 [N, 3, S, S], `ipc` per class, and what is worth recording.
+    """uint8 [N, 3, S, S], `ipc` per class, and what is worth recording; `changes` are values of the RecoveryRecipe, None where
+    the one of `recipes` stands.
 
     Image t of every class is optimised together with image t of the other classes, at most `batch` of them, and with no
     other image; its random numbers are those of (seed, t, first class of the batch). So a larger ipc of the same seed and
@@ -156,8 +120,13 @@ def recover(
     return made.flatten(0, 1), about
 
 
+sre2l = partial(recover, "sre2l", SRE2L)  # Yin, Xing & Shen, NeurIPS 2023, arXiv 2306.13092
+# Yin & Shen, TMLR 2024, arXiv 2311.18838: SRe2L whose crops start as the whole image and may become smaller from step to step
+cda = partial(recover, "cda", CDA)
+
+
 def resolved_recipe(recipes: dict[int, RecoveryRecipe], benchmark: Benchmark, changes: dict) -> RecoveryRecipe:
-    """The Recipe of `recipes` for the benchmark's images, with `changes` that are not None; UserError for impossible ones.
+    """The one of `recipes` for the benchmark's images, with `changes` that are not None; UserError for impossible ones.
 
     Below 32 px, which nobody has published, the jitter is an eighth of the side, as it is at 32 px. No flip where the
     benchmark says that a mirrored image is none of its class.

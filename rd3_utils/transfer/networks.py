@@ -118,7 +118,7 @@ def unlike(student: FrozenNetwork, random: FrozenNetwork) -> str | None:
 
 
 def misfit(student: dict, random: dict) -> str | None:
-    """Why the random-images student `random` is no baseline of `student` (both as `identity` gives them), or None."""
+    """Why the random-images student `random` is no baseline of `student` (both as `network_identity` gives them), or None."""
     if random["kind"] != "random":
         return f"it learned from {random['images']['name']}, which are no random real images"
     for key in ("benchmark", "student", "precision", "initialisation", "views"):
@@ -161,7 +161,7 @@ def random_beside(one: FrozenNetwork) -> list[FrozenNetwork]:
 
 
 def name_of(about: dict) -> str:
-    """How the record of a network is called: readable, and different for what `identity` tells apart."""
+    """How the record of a network is called: readable, and different for what `network_identity` tells apart."""
     words = [about["student"], about.get("arm", about["kind"]), about["benchmark"]]
     words += [about["images"]["name"]] if "images" in about else []
     text = re.sub(r"[^\w.-]", "_", "-".join([*words, f"seed{about['seed']}"]))[:150]

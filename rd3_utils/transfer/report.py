@@ -51,11 +51,8 @@ def section(runs: Sequence[Run], root: Path | str) -> list[str]:
             report = transfer.records_report(records)
             groups = transfer.chosen(report, mine)
             parts += [escape(intro(report, groups)), table(rows(report, groups))]
-            parts += (
-                ["\n".join(f"- {escape(note)}" for note in report_notes(report, groups))]
-                if report_notes(report, groups)
-                else []
-            )
+            notes = report_notes(report, groups)
+            parts += ["\n".join(f"- {escape(note)}" for note in notes)] if notes else []
     return ["## Transfer", *parts, escape(CLASSIFIERS_SAID)] if parts else []
 
 
