@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -465,6 +466,39 @@ def test_a_checkpoint_restores_everything(recipe, hundred, digits, tmp_path):
     for a, b in zip([*one[0].parameters(), *one[3].parameters()], [*other[0].parameters(), *other[3].parameters()]):
         assert torch.equal(a, b)
     assert training.load_checkpoint(tmp_path / "none", labels, *fresh()) == (0, 0.0, [])
+
+
+@pytest.mark.parametrize("damage", ["a bit", "its end", "all of it", "another file", "a key"])
+def test_a_damaged_checkpoint_is_said_and_never_trained_on(recipe, hundred, digits, tmp_path, capsys, damage):
+    path, labels = tmp_path / "c.checkpoint", {"kind": "soft"}
+
+    def state(seed):
+        network = students.create("convnet2", digits, seed)
+        return network, training.optimizer(recipe("rd3-v1", hundred), network), None, None
+
+    def same(network, seed):
+        others = students.create("convnet2", digits, seed).state_dict()
+        return all(torch.equal(others[name], tensor) for name, tensor in network.state_dict().items())
+
+    training.save_checkpoint(path, 3, 9.5, labels, *state(0), [])
+    whole = path.read_bytes()
+    damaged = []
+    if damage == "a bit":
+        for at in np.random.default_rng(0).integers(0, len(whole), 40):
+            damaged.append(bytes([*whole[:at], whole[at] ^ 16, *whole[at + 1 :]]))
+    elif damage == "a key":
+        torch.save({key: value for key, value in torch.load(path).items() if key != "history"}, path)
+        damaged = [path.read_bytes()]
+    else:
+        damaged = [{"its end": whole[:-200], "all of it": b"", "another file": b"{}\n" * 99}[damage]]
+    for content in damaged:
+        path.write_bytes(content)
+        fresh = state(1)
+        resumed = training.load_checkpoint(path, labels, *fresh)
+        if resumed == (0, 0.0, []):
+            assert "damaged: this student starts again" in capsys.readouterr().err and same(fresh[0], 1)
+        else:  # a bit that says nothing, as of a record's date: what is read is what was written
+            assert damage == "a bit" and resumed == (3, 9.5, []) and same(fresh[0], 0)
 
 
 def test_effective_precision_says_what_really_runs():

@@ -6,6 +6,9 @@ resumes to the same bits.
 
 import math
 import os
+import pickle
+import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,10 +23,13 @@ from torch.optim.swa_utils import AveragedModel
 
 from rd3_utils import launch
 from rd3_utils.data.images import ImageSet
+from rd3_utils.data.shards import is_first_here
 from rd3_utils.errors import UserError
 from rd3_utils.learning.students import has_batch_norm
 from rd3_utils.protocols.knobs import TrainingKnobs
 from rd3_utils.protocols.recipe import Recipe
+
+CHECKPOINT = {"epoch", "seconds", "labels", "network", "optimizer", "scaler", "average", "history"}
 
 
 class Diverged(UserError):
@@ -285,13 +291,13 @@ def load_checkpoint(
     scaler: GradScaler | None,
     average: AveragedModel | None,
 ) -> tuple[int, float, list[dict]]:
-    """(epochs done, seconds, history) after restoring the state at `path`, or (0, 0.0, []) if there is none.
+    """(epochs done, seconds, history) after restoring the state at `path`, or (0, 0.0, []) if there is none or it is damaged.
 
     UserError if it learned from other labels than `labels` (plain data), or if its weights are no numbers.
     """
-    if not Path(path).is_file():
+    state = read_checkpoint(Path(path))
+    if state is None:
         return 0, 0.0, []
-    state = torch.load(path, map_location="cpu", weights_only=True)
     if without_bytes(state["labels"]) != without_bytes(labels):
         raise UserError(
             f"{path} is of a training that was stopped and learned from other labels (views seed, teacher or kind); "
@@ -309,6 +315,27 @@ def load_checkpoint(
             "same command starts this training again."
         )
     return state["epoch"], state["seconds"], state["history"]
+
+
+def read_checkpoint(path: Path) -> dict | None:
+    """What `save_checkpoint` wrote to `path`, every bit of it; None if it is not there or, which is said, damaged.
+
+    torch writes a CRC-32 beside every tensor and does not look at it when it reads: one flipped bit would train on.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with zipfile.ZipFile(path) as records:
+            damaged = records.testzip()
+        state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
+        keys = state.keys() if isinstance(state, dict) else set()
+    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, ValueError, LookupError, EOFError, NotImplementedError):
+        keys = set()
+    if keys != CHECKPOINT:
+        if is_first_here():
+            print(f"{path} of a stopped training is damaged: this student starts again from its first epoch.", file=sys.stderr)
+        return None
+    return state
 
 
 def without_bytes(labels: dict) -> dict:
