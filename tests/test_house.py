@@ -104,7 +104,8 @@ def test_importing_prints_nothing_and_seeds_nothing():
         "import torch, random, timm, accelerate, datasets, evaluate\n"
         "a = torch.initial_seed(); b = random.getstate()\n"
         "import train_student, generate_soft_labels, rd3_utils.__main__\n"
-        "assert torch.initial_seed() == a and random.getstate() == b"
+        "assert torch.initial_seed() == a and random.getstate() == b\n"
+        "import sys; assert 'sklearn' not in sys.modules  # it takes a second, and only transfer computes with it"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -6,6 +6,7 @@ class. Everything that a file may get wrong is checked here, at the border.
 
 import glob
 import hashlib
+import importlib.util
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -380,12 +381,12 @@ def sklearn_digits(split: str) -> tuple[np.ndarray, np.ndarray]:
     """The digits that scikit-learn carries: uint8 [N, 3, 8, 8] and labels [N] of the fixed stratified split.
 
     In every class the rows are put in the order of a Philox stream of key 0; the first 28 % (500 in all, shares
-    rounded so that they sum to it) are the test split.
+    rounded so that they sum to it) are the test split. They are read from its file: to import it takes a second.
     """
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    labels = bunch.target.astype(np.int64)
+    package = importlib.util.find_spec("sklearn")
+    assert package is not None and package.submodule_search_locations
+    table = np.loadtxt(Path(package.submodule_search_locations[0], "datasets", "data", "digits.csv.gz"), delimiter=",")
+    labels = table[:, -1].astype(np.int64)  # the last column; before it the pixels, row by row, from 0 to 16
     counts = np.bincount(labels)
     exact = counts * 500 / counts.sum()
     share = np.floor(exact).astype(int)
@@ -395,5 +396,5 @@ def sklearn_digits(split: str) -> tuple[np.ndarray, np.ndarray]:
         [(rows := np.flatnonzero(labels == k))[np.argsort(key[rows])][: share[k]] for k in range(len(counts))]
     )
     rows = np.sort(test) if split == "test" else np.setdiff1d(np.arange(len(labels)), test)
-    grey = np.floor(bunch.images[rows] * 255 / 16 + 0.5).astype(np.uint8)  # [N, 8, 8]
+    grey = np.floor(table[rows, :-1].reshape(-1, 8, 8) * 255 / 16 + 0.5).astype(np.uint8)  # [N, 8, 8]
     return np.repeat(grey[:, None], 3, axis=1), labels[rows]

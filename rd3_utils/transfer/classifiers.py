@@ -1,13 +1,12 @@
-"""Three classifiers of frozen features, scored on the whole test split: nearest centre, k-NN, linear probe."""
+"""Three classifiers of frozen features, scored on the whole test split: nearest centre, k-NN, linear probe.
+
+scikit-learn takes a second to import and every card imports this module, so each classifier imports its own part of it.
+"""
 
 import warnings
 
 import numpy as np
 from accelerate.utils import tqdm
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
-from sklearn.preprocessing import StandardScaler, normalize
 
 GRID = tuple(10.0**p for p in range(-6, 3))  # of C, the inverse of the probe's L2 penalty
 HELD_OUT = 5  # every fifth train image of a class chooses C
@@ -18,12 +17,16 @@ LONG = 1e7  # numbers from which fitting shows its progress
 
 def nearest_centre(x: np.ndarray, y: np.ndarray, test: np.ndarray, settings: dict) -> tuple[np.ndarray, dict]:
     """The class whose mean feature is nearest: Euclidean, features scaled to length 1 (as in iCaRL, CVPR 2017)."""
+    from sklearn.neighbors import NearestCentroid
+
     fitted = NearestCentroid().fit(unit(x), y)
     return fitted.predict(unit(test)), {}
 
 
 def nearest_neighbours(x: np.ndarray, y: np.ndarray, test: np.ndarray, settings: dict) -> tuple[np.ndarray, dict]:
     """What most of the k nearest train images are: Euclidean, features scaled to length 1, which is k-NN by cosine."""
+    from sklearn.neighbors import KNeighborsClassifier
+
     fitted = KNeighborsClassifier(settings["neighbours"], algorithm="brute").fit(unit(x), y)
     return fitted.predict(unit(test)), {}
 
@@ -48,6 +51,10 @@ def linear_probe(x: np.ndarray, y: np.ndarray, test: np.ndarray, settings: dict)
 
 def regression(x: np.ndarray, y: np.ndarray, test: np.ndarray, c: float, settings: dict) -> tuple[np.ndarray, dict]:
     """(classes of `test`, {"c", "steps", "converged"}) of one fit."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
     scaler = StandardScaler().fit(x)
     model = LogisticRegression(C=c, max_iter=settings["steps"], tol=settings["tolerance"])
     with warnings.catch_warnings(record=True) as caught:
@@ -69,6 +76,8 @@ def held_out_rows(labels: np.ndarray, seed: int) -> np.ndarray:
 
 def unit(x: np.ndarray) -> np.ndarray:
     """float64 [N, D] rows of length 1; a row of zeros stays."""
+    from sklearn.preprocessing import normalize
+
     return normalize(x.astype(np.float64))
 
 

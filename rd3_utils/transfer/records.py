@@ -14,10 +14,10 @@ import statistics
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
-import sklearn
 from accelerate import Accelerator
 
 from rd3_utils import launch
@@ -109,7 +109,7 @@ def measure(one: FrozenNetwork, to: TransferTarget, accelerator: Accelerator) ->
     x, test = (features.extract(frozen, images.images, accelerator.device).numpy() for images in sets)
     top1, about = classify(x, to.train.labels.numpy(), test, to.test.labels.numpy(), to.settings)
     environment = launch.environment(accelerator)
-    environment["versions"]["scikit-learn"] = sklearn.__version__
+    environment["versions"]["scikit-learn"] = metadata.version("scikit-learn")
     size = to.benchmark.image.size
     return {
         "schema": RECORD_SCHEMA,
