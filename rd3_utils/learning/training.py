@@ -7,8 +7,10 @@ resumes to the same bits.
 import math
 import os
 import pickle
+import struct
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +32,19 @@ from rd3_utils.protocols.knobs import TrainingKnobs
 from rd3_utils.protocols.recipe import Recipe
 
 CHECKPOINT = {"epoch", "seconds", "labels", "network", "optimizer", "scaler", "average", "history"}
+DAMAGED = (  # what zipfile, torch and pickle raise where bits are wrong
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    pickle.UnpicklingError,
+    OSError,
+    RuntimeError,  # and NotImplementedError
+    ValueError,
+    LookupError,
+    EOFError,
+    MemoryError,
+    OverflowError,
+)
 
 
 class Diverged(UserError):
@@ -324,14 +339,14 @@ def read_checkpoint(path: Path) -> dict | None:
     """
     if not path.is_file():
         return None
-    try:
-        with zipfile.ZipFile(path) as records:
-            damaged = records.testzip()
-        state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
-        keys = state.keys() if isinstance(state, dict) else set()
-    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, ValueError, LookupError, EOFError, NotImplementedError):
-        keys = set()
-    if keys != CHECKPOINT:
+    with open(path, "rb") as file:
+        try:
+            whole = zipfile.ZipFile(file).testzip() is None
+            file.seek(0)
+            state = torch.load(file, map_location="cpu", weights_only=True) if whole else None
+        except DAMAGED:
+            state = None
+    if not isinstance(state, dict) or state.keys() != CHECKPOINT:
         if is_first_here():
             print(f"{path} of a stopped training is damaged: this student starts again from its first epoch.", file=sys.stderr)
         return None
