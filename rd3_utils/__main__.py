@@ -27,7 +27,7 @@ LIGHT = "list", "score"  # need neither torch nor what `launch` prepares
 
 def parse(arguments: Sequence[str] | None = None) -> Namespace:
     """The options of a command line, checked for their form alone; `options.command` is a name of COMMANDS."""
-    parser = Parser(prog="python -m rd3_utils", description=__doc__.partition("\n")[0])
+    parser = Parser(prog="python -m rd3_utils", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--version", action="version", version=f"rd3 {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, text) in COMMANDS.items():

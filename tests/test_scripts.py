@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -344,3 +346,17 @@ def test_the_scripts_explain_themselves(script):
         done = script(name, "--help")
         assert done.code == 0 and "--protocol" in done.out
     assert (PROJECT / "requirements.txt").is_file()
+
+
+def test_everything_works_without_docstrings_and_assertions(tmp_path):
+    code = f"import sys; sys.path.insert(0, {str(PROJECT)!r}); from rd3_utils import __main__ as rd3\n" + "\n".join(
+        f"rd3.run({words.split()})"
+        for words in (
+            "list",
+            "train --protocol hard-label-v1 --set training.epochs=1 --arms distilled-hard",
+            "leaderboard --results results --out site",
+        )
+    )
+    done = subprocess.run([sys.executable, "-OO", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(runs(tmp_path)) == 1 and (tmp_path / "site/index.html").is_file()
