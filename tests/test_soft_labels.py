@@ -12,7 +12,7 @@ from rd3_utils import launch
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import label_store, soft_labels, views
 from rd3_utils.errors import UserError
-from rd3_utils.learning import labelling, teachers
+from rd3_utils.learning import labelling, teachers, training
 
 
 @pytest.fixture
@@ -105,6 +105,21 @@ def test_a_longer_recipe_extends_the_store_and_leaves_no_old_shard(made, ten, re
     longer, r = made(ten, "training.epochs=40")
     assert longer == where and label_store.load_store(where, ten, r, 0).index["epochs"] == 40
     assert len(list(where.glob("*.safetensors"))) == len(soft_labels.read_index(where)["shards"])
+
+
+def test_a_store_that_is_made_longer_stays_readable_to_who_reads_it(made, ten):
+    where, recipe = made(ten, "training.epochs=30")
+    before = [label_store.load_store(where, ten, recipe, 0).epoch(epoch)[1] for epoch in range(30)]
+    reader = label_store.load_store(where, ten, recipe, 0)
+    known = training.without_bytes(reader.describe())
+    assert torch.equal(reader.epoch(0)[1], before[0])
+    old = {path.name for path in where.glob("*.safetensors")}
+    made(ten, "training.epochs=80")
+    assert not old & {path.name for path in where.glob("*.safetensors")}
+    for epoch in range(30):
+        drawn, labels = reader.epoch(epoch)
+        assert torch.equal(labels, before[epoch]) and torch.equal(drawn.box, views.draw(recipe, 0, epoch).box)
+    assert training.without_bytes(reader.describe()) == known  # so a checkpoint goes on with them
 
 
 def test_a_killed_labelling_resumes_to_the_same_bytes(made, ten):
