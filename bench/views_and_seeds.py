@@ -18,7 +18,7 @@ import numpy as np
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 from rd3_utils.publishing import plots  # noqa: E402
-from rd3_utils.scoring import runs as run_files  # noqa: E402
+from rd3_utils.scoring.results import Results  # noqa: E402
 
 RECIPES = ("rd3-v1", "distilled-soft"), ("rd3-v1", "distilled-hard"), ("hard-label-v1", "distilled-hard")
 
@@ -59,9 +59,7 @@ def runs_of(options, protocol, arm, draw):
     labels = ["--soft-labels", Path(options.work) / "soft_labels"]
     command = [*launch, PROJECT / "train_student.py", *where, *what, *seeds, "--out", out, *labels, "--runs-only"]
     subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
-    found = [
-        run for _, run in run_files.found_under(out, options.benchmark)[0] if (run.protocol.name, run.arm) == (protocol, arm)
-    ]
+    found = [run for _, run in Results(out).runs_of(options.benchmark)[0] if (run.protocol.name, run.arm) == (protocol, arm)]
     return sorted(found, key=lambda run: run.seed)[: options.seeds]
 
 

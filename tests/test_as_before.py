@@ -23,7 +23,7 @@ from conftest import PROJECT, run_script
 from rd3_utils.data import embedded, selections, tables, views
 from rd3_utils.data import images as image_sets
 from rd3_utils.protocols import benchmark, protocol
-from rd3_utils.scoring import runs as run_files
+from rd3_utils.scoring.results import Results
 
 SEEN = Path(__file__).parent / "data" / "as_before.json"
 MEASURED = PROJECT / "measured"
@@ -162,7 +162,7 @@ def of_runs():
     """[how many, a digest of what identifies each and its score] of the Runs of `measured`."""
     found = {}
     for name in sorted(path.name for path in MEASURED.iterdir() if path.is_dir() and path.name != "study"):
-        runs, left_out = run_files.found_under(MEASURED, name)
+        runs, left_out = Results(MEASURED).runs_of(name)
         assert not left_out, left_out
         told = [(r.protocol.digest, r.images.fingerprint, r.arm, r.seed, r.top1, r.top5) for _, r in runs
                 if r.student != "resnet18_cifar"]  # fmt: skip
@@ -176,7 +176,7 @@ def of_students(folder):
     for words in (("--teacher", "default"), ("--protocol", "hard-label-v1", "--arms", "distilled-hard")):
         done = run_script(folder, "train_student", "--runs-only", *words, *short)
         assert done.code in (0, None), done.err
-    runs, _ = run_files.found_under(folder / "results", "digits")
+    runs, _ = Results(folder / "results").runs_of("digits")
     return {run.arm: [run.top1, run.history[-1]["loss"]] for _, run in runs}
 
 

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 
@@ -116,6 +117,14 @@ def test_only_hub_py_asks_the_hub_what_it_has():
     for path in (PROJECT / "rd3_utils").rglob("*.py"):
         text = path.read_text()
         assert path.name == "hub.py" or not any(name in text for name in ("HfApi", "snapshot_download", "hf_hub_download"))
+
+
+def test_one_module_knows_how_results_are_laid_out():
+    """Others ask scoring/results.py: they walk neither up from the path of a Run nor down to it."""
+    walks = re.compile(r"\.parents\[|glob\(.*(\*/\*/|seed\*)")
+    files = [*(PROJECT / "rd3_utils").rglob("*.py"), *PROJECT.glob("*.py")]
+    lines = {path.name: [line for line in path.read_text().splitlines() if walks.search(line)] for path in files}
+    assert [name for name, found in lines.items() if found] == ["results.py"], lines
 
 
 def test_the_project_names_no_machine():

@@ -13,6 +13,7 @@ from rd3_utils.data import selections, sources
 from rd3_utils.errors import UserError
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.scoring import measure, runs
+from rd3_utils.scoring.results import Results
 from rd3_utils.scoring.shapes import Refused
 from rd3_utils.studies import findings, planning
 from rd3_utils.studies import study as studies
@@ -141,10 +142,10 @@ BROKEN = {
 
 @pytest.mark.parametrize("what", BROKEN)
 def test_a_file_that_is_no_run_is_named_and_left_out(tmp_path, capsys, what):
-    where = runs.path_of(tmp_path, made())
+    where = Results(tmp_path).path_of(made())
     runs.write(where, table())
     where.with_name("seed1.json").write_text(BROKEN[what])
-    assert [run.seed for run in runs.related(tmp_path, made())] == [0]
+    assert [run.seed for run in Results(tmp_path).related(made())] == [0]
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "left out" in err and "seed1.json is no whole Run" in err and len(err) < 400
     with pytest.raises(UserError, match="is no whole Run of this project"):
@@ -152,11 +153,11 @@ def test_a_file_that_is_no_run_is_named_and_left_out(tmp_path, capsys, what):
 
 
 def test_a_copy_of_a_run_under_another_name_counts_nowhere(tmp_path, capsys):
-    where = runs.path_of(tmp_path, made(seed=1))
+    where = Results(tmp_path).path_of(made(seed=1))
     for place in (where, where.with_name("seed7.json"), where.parent.with_name("distilled-soft-each") / "seed1.json"):
         runs.write(place, table(seed=1))
-    assert [path for path, _ in runs.found_under(tmp_path, "digits")[0]] == [where]
-    assert [run.seed for run in runs.related(tmp_path, made())] == [1]
+    assert [path for path, _ in Results(tmp_path).runs_of("digits")[0]] == [where]
+    assert [run.seed for run in Results(tmp_path).related(made())] == [1]
     assert capsys.readouterr().err.count(f"is the Run that belongs at {where}; remove the file, or move it there.\n") == 2
 
 
@@ -296,7 +297,7 @@ def test_a_study_credits_no_run_by_the_name_of_a_repo_that_moved(tmp_path):
     for fingerprint in ("a" * 64, "b" * 64):
         images = {"name": "else", "source": "hf:someone/else", "fingerprint": fingerprint}
         run = table(protocol=own, arm=one.arm, images=images, labels={"kind": "hard"})
-        runs.write(runs.path_of(plan.out, runs.of(run)), run)
+        runs.write(Results(plan.out).path_of(runs.of(run)), run)
         found = [one.run and one.run.images.identity for one in plan.place(False) if one.cell.method == "rded"]
         assert found == (["else@aaaaaaaa"] if fingerprint[0] == "a" else [None])
     plan.facts = {planning.fact_key(one.cell): {"images": "else@bbbbbbbb"}}

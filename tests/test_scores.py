@@ -14,6 +14,7 @@ from scipy import stats
 from rd3_utils.errors import UserError
 from rd3_utils.protocols.benchmark import Citation
 from rd3_utils.scoring import bootstrap, estimates, report, runs, scores
+from rd3_utils.scoring.results import Results
 
 CASES = json.loads((Path(__file__).parent / "data" / "ddranking_cases.json").read_text())["cases"]
 
@@ -385,8 +386,12 @@ def test_the_recipe_adds_the_same_whichever_command_ran_last_and_in_whatever_ord
     assert report.report(rd3, rd3 + file + rded)["comparison"]["convnet3"]["protocols"] == ["rd3-v1", "rded-v1"]
 
 
+PLACE = {"benchmark": "digits", "protocol": "rd3-v1", "digest": "d", "images": "x@f", "student": "convnet3",
+         "arm": "distilled-soft", "seed": 0}  # fmt: skip
+
+
 def test_a_run_is_written_once_and_kept(tmp_path):
-    where = runs.path(tmp_path, "digits", "rd3-v1", "d", "x@f", "convnet3", "distilled-soft", 0)
+    where = Results(tmp_path).path(**PLACE)
     runs.write(where, table(top1=0.5))
     runs.write(where, table(top1=0.6))
     assert runs.read(where).top1 == 0.5 and [p.name for p in where.parent.iterdir()] == ["seed0.json"]
@@ -395,5 +400,5 @@ def test_a_run_is_written_once_and_kept(tmp_path):
 
 
 def test_runs_in_another_precision_have_a_path_of_their_own(tmp_path):
-    names = tmp_path, "digits", "rd3-v1", "d", "x@f", "convnet3", "distilled-soft", 0
-    assert runs.path(*names, "bf16") != runs.path(*names)
+    results = Results(tmp_path)
+    assert results.path(**PLACE, precision="bf16") != results.path(**PLACE)

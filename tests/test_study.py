@@ -21,6 +21,7 @@ from making_runs import drawn, made, table
 from rd3_utils.data import soft_labels, tables
 from rd3_utils.errors import UserError
 from rd3_utils.scoring import runs as run_files
+from rd3_utils.scoring.results import Results
 from rd3_utils.studies import commands, devices, figures, findings, jobs, planning, progress, ranking
 from rd3_utils.studies import report as study_report
 from rd3_utils.studies import study as studies
@@ -311,7 +312,7 @@ def test_the_cost_is_by_the_time_per_image_of_the_nearest_kept_runs(small, tmp_p
     """
     for k, (epochs, seconds) in enumerate([(200, 3 + k) for k in range(5)] + [(200, 60)] * 5 + [(4, 1)] * 10):
         run = table(seed=k, seconds=seconds, recipe={"training": {"epochs": epochs}, "images": 10})
-        run_files.write(run_files.path_of(tmp_path, run_files.of(run)), run)
+        run_files.write(Results(tmp_path).path_of(run_files.of(run)), run)
     plan = planning.StudyPlan(small(), tmp_path)
     one = next(one for one in plan.place(False) if one.cell.variant == "rd3-v1" and one.cell.ipc == 1)
     assert plan.seconds(one) == pytest.approx((7 + 60) / 2 * 2)

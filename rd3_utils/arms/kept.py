@@ -21,7 +21,7 @@ from rd3_utils.errors import UserError
 from rd3_utils.learning import search, students
 from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.protocols.recipe import digest
-from rd3_utils.scoring import measure, runs, searches, shapes
+from rd3_utils.scoring import measure, results, runs, searches, shapes
 from rd3_utils.scoring.runs import Run
 
 
@@ -55,7 +55,7 @@ def kept_run(
             f"{where} is there already, with another {same.what}: {measure.short(same.a)}, and this command has "
             f"{measure.short(same.b)}; give another --out to keep both, or remove that file."
         )
-    if options.keep_weights == "all" and cell.keeps_weights(options) and not students.is_saved(where.with_suffix("")):
+    if options.keep_weights == "all" and cell.keeps_weights(options) and not students.is_saved(results.network_folder(where)):
         return None
     return run
 
@@ -96,11 +96,11 @@ def taken_over(
     run = measure.with_split(run, cell.images.describe())
     if not measure.same_measure(run, wanted, but=["kind of views", "views seed"]):
         return None  # another test split, teacher or network: that Run is left where it is
-    where, network = cell.path(options.out, precision), shared.with_suffix("")
+    where, network = cell.path(options.out, precision), results.network_folder(shared)
     if cell.keeps_weights(options):
         if not students.is_saved(network):
             return None
-        shutil.copytree(network, where.with_suffix(""), dirs_exist_ok=True)
+        shutil.copytree(network, results.network_folder(where), dirs_exist_ok=True)
     today = {key: value for key, value in cell.describe(labels).items() if key in ("schema", "views", "images")}
     table = {**json.loads(shared.read_text()), **today, "network": dataclasses.asdict(wanted.network)}
     runs.write(where, table)
@@ -134,7 +134,7 @@ def known_search(folder: Path, wanted: Run, held_out: ImageSet) -> dict | None:
 
     with contextlib.suppress(shapes.Refused):  # not there, or damaged: then it is made
         return checked(shapes.parse(runs.contents(search_file(folder, wanted, held_out))))
-    for file in sorted(folder.glob("seed*.json")):
+    for file in results.seeds_in(folder):
         with contextlib.suppress(UserError, shapes.Refused):
             run = runs.read(file)
             if measure.same_measure(run, wanted) and run.images.fingerprint == wanted.images.fingerprint:

@@ -27,6 +27,7 @@ from rd3_utils.protocols.knobs import TAUGHT
 from rd3_utils.protocols.protocol import TEACHER_PROTOCOL, Protocol
 from rd3_utils.protocols.recipe import Recipe
 from rd3_utils.scoring import runs
+from rd3_utils.scoring.results import Results
 from rd3_utils.scoring.runs import ARMS
 
 EACH = "each"  # --views-seed each: the views of a student are drawn from its own seed
@@ -71,8 +72,17 @@ class PlannedRun:
 
     def path(self, root: Path | str, precision: str) -> Path:
         """Where the Run of this cell lies under `root`."""
-        names = self.benchmark, self.protocol.name, self.protocol.digest, self.images.identity, self.student, self.arm
-        return runs.path(root, *names, self.seed, precision, self.views)
+        return Results(root).path(
+            benchmark=self.benchmark,
+            protocol=self.protocol.name,
+            digest=self.protocol.digest,
+            images=self.images.identity,
+            student=self.student,
+            arm=self.arm,
+            seed=self.seed,
+            precision=precision,
+            views=self.views,
+        )
 
     def keeps_weights(self, options: Namespace) -> bool:
         """Whether the trained network is kept: that of the first seed, never the best, and not one of random images.

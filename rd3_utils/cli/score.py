@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from rd3_utils.errors import UserError
+from rd3_utils.scoring import results, scores, significance
 from rd3_utils.scoring import runs as run_files
-from rd3_utils.scoring import scores, significance
 from rd3_utils.scoring.runs import Run
 
 LRS = "full-hard distilled-hard distilled-soft random-soft random-hard".split()
@@ -94,7 +94,7 @@ def of_compare(options: Namespace) -> dict:
 def runs_in(where: str) -> list[Run]:
     """The Runs of the folder `where`, or of all folders that it matches as a pattern."""
     folders = [where] if Path(where).is_dir() else sorted(glob.glob(where))
-    files = [file for folder in folders for file in sorted(Path(folder).glob("seed*.json"))]
+    files = [file for folder in folders for file in results.seeds_in(folder)]
     if not files:
         raise UserError(f"no seed*.json in '{where}'; give the folder of an arm, such as results/.../convnet3/distilled-soft.")
     return [run_files.read(file) for file in files]

@@ -27,6 +27,7 @@ from rd3_utils.publishing import plots, terminal
 from rd3_utils.scoring import measure
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
+from rd3_utils.scoring.results import Results, card_folder, network_folder
 from rd3_utils.scoring.runs import Run
 from rd3_utils.text import escape, fenced, listed, show, table
 from rd3_utils.transfer import report as transfer_report
@@ -55,7 +56,7 @@ def publish_cards(
     else of the first arm.
     """
     cell = next((cell for cell in cells if cell.arm.startswith("distilled-")), cells[0])
-    folder = run_files.card_folder(run_files.path_of(options.out, finished[0]))
+    folder = card_folder(Results(options.out).path_of(finished[0]))
     runs, others, left_out = gathered_runs(finished, cell, options)
     for line in left_out:
         print(line, file=sys.stderr)
@@ -100,9 +101,10 @@ def gathered_runs(finished: list[Run], cell: PlannedRun, options: Namespace) -> 
     To the card belong the arms of `cell`'s protocol on the same images or random ones of the same IPC, and full-hard of
     the students that have such arms, unless it is cited. Those that did not measure the same as the `finished` are left out.
     """
-    here = {run_files.path_of(options.out, run) for run in finished}
-    found = [run for run in run_files.related(options.out, finished[0]) if run_files.path_of(options.out, run) not in here]
-    once = sorted([*finished, *found], key=identity)
+    results = Results(options.out)
+    paths = {results.path_of(run) for run in finished}
+    others = [run for run in results.related(finished[0]) if results.path_of(run) not in paths]
+    once = sorted([*finished, *others], key=identity)
     own = cell.protocol
     full = own if own.name == TEACHER_PROTOCOL else protocols.load(TEACHER_PROTOCOL)
 
@@ -426,7 +428,7 @@ def store_of(run: Run) -> str:
 def weights_section(runs: list[Run], head: Run, folder: Path, root: Path | str) -> list[str]:
     """How to load the network that was kept, if one was: of the headline arm where possible."""
     head_first = sorted(runs, key=lambda run: run.arm != head.arm)
-    networks = [run_files.path_of(root, run).with_suffix("") for run in head_first]
+    networks = [network_folder(Results(root).path_of(run)) for run in head_first]
     kept = [path for path in networks if path.is_relative_to(folder) and (path / "config.json").is_file()]
     if not kept:
         return []

@@ -29,6 +29,7 @@ from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.publishing import card
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
+from rd3_utils.scoring.results import Results, card_folder, network_folder
 from rd3_utils.scoring.runs import Run
 from rd3_utils.text import escape
 
@@ -60,7 +61,7 @@ def check_push(
     if not cell.keeps_weights(options):
         raise UserError(f"{cell.protocol.label} whitens the images: nobody could use the network without the matrix.")
     run = cell.path(options.out, precision)
-    if run.is_file() and not (run.with_suffix("") / "config.json").is_file():
+    if run.is_file() and not (network_folder(run) / "config.json").is_file():
         raise UserError(
             f"{run} is there already, but not the network: it was not the first of its --seeds; give the --seeds of the "
             "first command, or another --out."
@@ -162,9 +163,9 @@ def repo_files(
     """{path in the repo: local path or bytes} of everything but old files; the card is written to the empty `folder`."""
     runs, others, _ = card.gathered_runs(finished, cell, options)
     runs = [run for run in runs if run.student == cell.student]
-    network = cell.path(options.out, precision).with_suffix("")
+    network = network_folder(cell.path(options.out, precision))
     head = run_files.read(cell.path(options.out, precision))
-    drawn = run_files.card_folder(cell.path(options.out, precision)) / "plots"
+    drawn = card_folder(cell.path(options.out, precision)) / "plots"
     (folder / "plots").mkdir()
     for picture in drawn.glob("views_*.png"):  # the others are drawn anew, for this student alone
         shutil.copyfile(picture, folder / "plots" / picture.name)
@@ -176,7 +177,7 @@ def repo_files(
     files |= {name: network / name for name in ("config.json", "model.safetensors")}
     files["run.json"] = network.with_suffix(".json")
     for run in runs:
-        path = run_files.path_of(options.out, run)
+        path = Results(options.out).path_of(run)
         files[f"runs/{path.relative_to(options.out).as_posix()}"] = path
     name, text = eval_result(target, report, head, cell, benchmark)
     files[f".eval_results/{name}.yaml"] = text.encode()

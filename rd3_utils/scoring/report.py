@@ -26,7 +26,7 @@ def report(runs: Sequence[Run], others: Sequence[Run] = (), cited: dict[str, lis
         comparison  {student: recipe or data, see `recipe_or_data`}
         interval    how all the intervals are made
 
-    `others` are further Runs of the same benchmark and students (run_files.related), for the comparison. `cited` is
+    `others` are further Runs of the same benchmark and students (Results.related), for the comparison. `cited` is
     {student: [Citation]} or None.
     """
     students, cited = sorted({run.student for run in runs}), cited or {}

@@ -1,6 +1,4 @@
-"""Run: one arm, one seed, one student; one JSON file that is written once and kept. Its fields, its reader, where it lies.
-
-    results/<benchmark>/<protocol>-<digest>/<images>@<fingerprint8>/<student>/<arm>/seed<K>.json
+"""Run: one arm, one seed, one student; one JSON file, written once and kept: its fields and its reader (results.py: its place).
 
 Every file passes the same strict reader, whoever wrote it. Files of schema 1 (until November 2026) are read for ever: they do
 not state `network` (it had the first initialisation), `views` (shared) and the train split of random images (unknown).
@@ -12,7 +10,6 @@ import math
 import os
 import stat
 import statistics
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -280,63 +277,6 @@ def read(where: Path) -> Run:
 def kept(where: Path) -> Run | None:
     """The Run at `where`, or None if nothing is there; UserError if something else is."""
     return read(where) if where.exists() or where.is_symlink() else None
-
-
-# --- where Runs lie
-
-
-def path(
-    root: Path | str,
-    benchmark: str,
-    protocol: str,
-    digest: str,
-    identity: str,
-    student: str,
-    arm: str,
-    seed: int,
-    precision: str = "fp32",
-    views: str = "shared",
-) -> Path:
-    """Where the Run lies under `root`; Runs in another precision than fp32, or with views of their own, have own folders."""
-    student = student if precision == "fp32" else f"{student}-{precision}"
-    arm = arm if views == "shared" else f"{arm}-{views}"
-    return Path(root) / benchmark / f"{protocol}-{digest}" / identity / student / arm / f"seed{seed}.json"
-
-
-def path_of(root: Path | str, run: Run) -> Path:
-    """Where `run` itself lies under `root`."""
-    names = run.benchmark, run.protocol.name, run.protocol.digest, run.images.identity, run.student, run.arm
-    return path(root, *names, run.seed, run.environment.precision, run.views)
-
-
-def card_folder(where: Path) -> Path:
-    """The folder of the card that speaks of the Run at `where`: one image set under one protocol."""
-    return where.parents[2]
-
-
-def found_under(root: Path | str, benchmark: str) -> tuple[list[tuple[Path, Run]], list[str]]:
-    """([(path, Run)] of `benchmark` under `root`, [why a file was left out]), in order of paths.
-
-    A Run that lies elsewhere than where it belongs is left out: a copy of another would count twice.
-    """
-    found, left_out = [], []
-    for file in sorted((Path(root) / benchmark).glob("*/*/*/*/seed*.json")):
-        try:
-            run = read(file)
-            if path_of(root, run) != file:
-                raise UserError(f"{file} is the Run that belongs at {path_of(root, run)}; remove the file, or move it there.")
-            found.append((file, run))
-        except UserError as error:
-            left_out.append(str(error))
-    return found, left_out
-
-
-def related(root: Path | str, run: Run) -> list[Run]:
-    """All Runs under `root` of the benchmark of `run`, in its precision; what is no Run is named on stderr and left out."""
-    found, left_out = found_under(root, run.benchmark)
-    for line in left_out:
-        print(f"left out: {line}", file=sys.stderr)
-    return [other for _, other in found if other.environment.precision == run.environment.precision]
 
 
 def write(where: Path, run: dict) -> None:

@@ -20,6 +20,7 @@ from rd3_utils.protocols.protocol import Protocol
 from rd3_utils.protocols.recipe import Recipe
 from rd3_utils.scoring import measure
 from rd3_utils.scoring import runs as run_files
+from rd3_utils.scoring.results import Results
 from rd3_utils.scoring.runs import Run
 from rd3_utils.studies.study import FOLDER_STARTS, VIEWS_SEED, Cell, Study, cells
 
@@ -85,7 +86,7 @@ class StudyPlan:
         device: str = "cpu",
     ) -> None:
         self.study, self.out, self.data_dirs, self.precision = study, Path(out), data_dirs or {}, precision
-        self.soft_labels, self.device = soft_labels, device
+        self.results, self.soft_labels, self.device = Results(self.out), soft_labels, device
         self.protocol, self.train = cache(self.read_protocol), cache(self.read_train)
         self.known: dict[tuple[str, str], Known] = {}  # of (benchmark, source)
         self.splits: dict[tuple[str, int], Run] = {}  # of (benchmark, test_resize) the first kept: others had its test split
@@ -108,14 +109,14 @@ class StudyPlan:
     @property
     def folder(self) -> Path:
         """Where report, logs and notes of the study lie."""
-        return self.out / "study" / self.study.name
+        return self.results.study_folder(self.study.name)
 
     @cached_property
     def runs(self) -> dict[str, list[tuple[Path, Run]]]:
         """{benchmark: [(path, Run)]}: every Run under `out`."""
         found: dict[str, list[tuple[Path, Run]]] = {}
         for name in self.study.benchmarks:
-            found[name], left_out = run_files.found_under(self.out, name)
+            found[name], left_out = self.results.runs_of(name)
             for line in left_out:
                 print(f"left out: {line}", file=sys.stderr)
         return found
@@ -159,8 +160,16 @@ class StudyPlan:
             else:
                 run = self.whose(cell, folder, named)
         if known.identity:
-            names = cell.benchmark, protocol.name, protocol.digest, known.identity, cell.student, arm, cell.seed
-            path = run_files.path(self.out, *names, self.precision)
+            path = self.results.path(
+                benchmark=cell.benchmark,
+                protocol=protocol.name,
+                digest=protocol.digest,
+                images=known.identity,
+                student=cell.student,
+                arm=arm,
+                seed=cell.seed,
+                precision=self.precision,
+            )
             run = run_files.kept(path)
         if run is not None:
             run = self.checked(run, path, {**wanted, "precision": self.precision}, known)

@@ -50,7 +50,7 @@ def conduct(plan: StudyPlan, chosen: list[Cell], workers: int, config: ClusterCo
 
     KeyboardInterrupt, also on SIGTERM, once the commands that ran are ended; what is finished is kept.
     """
-    environments, lock = devices.places(workers, config), plan.out / "study" / ".claims.lock"
+    environments, lock = devices.places(workers, config), plan.results.study_lock()
     plan.folder.mkdir(parents=True, exist_ok=True)
     with work.interruptible():
         missing, failed = [one for one in plan.place(False, chosen) if one.run is None], 0
@@ -76,7 +76,7 @@ def conduct(plan: StudyPlan, chosen: list[Cell], workers: int, config: ClusterCo
         say = Lines(plan, todo, of, workers)
         work.run(todo, environments, lock, say.finished, say.waiting)
         # of commands that were killed, and whose students were finished all the same
-        work.clear([*plan.out.glob("*/*/*/*/*/seed*.claim"), *Path(plan.soft_labels).glob("*/*.claim")], lock)
+        work.clear([*plan.results.claims(), *Path(plan.soft_labels).glob("*/*.claim")], lock)
         return failed + sum(job.state == "failed" for job in of)
 
 

@@ -11,6 +11,7 @@ from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols.recipe import digest
 from rd3_utils.scoring import runs
 from rd3_utils.scoring.measure import OF_ARMS, kind, same_measure
+from rd3_utils.scoring.results import random_networks_beside
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,10 +155,8 @@ def random_beside(one: FrozenNetwork) -> list[FrozenNetwork]:
     """The Entries of the kept random-images students of the recipe of `one`, where its Run lies in a folder of results."""
     if one.path is None or one.frozen.commit is not None or one.path.name == features.RUN:
         return []
-    student, protocol = one.path.parents[1].name, one.path.parents[3]
-    folders = [file.parent for file in sorted(protocol.glob(f"random-ipc*/{student}/random-*/seed*/config.json"))]
-    found = [frozen_network(str(folder)) for folder in folders if folder.with_suffix(".json").is_file()]
-    return [other for other in found if unlike(one, other) is None]
+    networks = [frozen_network(str(folder)) for folder in random_networks_beside(one.path)]
+    return [other for other in networks if unlike(one, other) is None]
 
 
 def name_of(about: dict) -> str:

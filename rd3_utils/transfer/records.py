@@ -29,6 +29,7 @@ from rd3_utils.learning import features
 from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.protocols.recipe import digest
 from rd3_utils.scoring import runs
+from rd3_utils.scoring.results import Results
 from rd3_utils.transfer.classifiers import CLASSIFIERS, GRID, HELD_OUT, STEPS, TOLERANCE, classify
 from rd3_utils.transfer.networks import FrozenNetwork, entries, misfit, name_of, per_class
 
@@ -159,7 +160,7 @@ def measured(one: FrozenNetwork, to: TransferTarget, out: Path | str, accelerato
 
 def records_folder(out: Path | str, to: TransferTarget) -> Path:
     """Where the records of a Target lie."""
-    return Path(out) / "transfer" / to.benchmark.name / to.identity
+    return Results(out).transfer_folder(to.benchmark.name, to.identity)
 
 
 def write_record(where: Path, data: dict) -> None:

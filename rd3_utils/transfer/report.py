@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rd3_utils.scoring import report as reports
+from rd3_utils.scoring.results import Results
 from rd3_utils.scoring.runs import Run
 from rd3_utils.text import escape, listed, table
 from rd3_utils.transfer import networks
@@ -41,7 +42,7 @@ def say_transfer(folder: Path, report: dict, groups: Sequence[dict]) -> None:
 
 def section(runs: Sequence[Run], root: Path | str) -> list[str]:
     """The card's part on transfer of the networks of `runs`: of every target that has records under the results `root`."""
-    folders = sorted(path.parent for path in (Path(root) / "transfer").glob("*/*/report.json"))
+    folders = Results(root).transfer_folders()
     names = {networks.name_of(networks.network_identity(run)): run.top1 for run in runs} if folders else {}
     parts = []
     for folder in folders:
