@@ -6,7 +6,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
-from rd3_utils.protocols.knobs import KNOBS, LOSSES  # noqa: E402
+from rd3_utils.protocols.knobs import COLUMNS, KNOBS, LOSSES  # noqa: E402
 from rd3_utils.text import table  # noqa: E402
 
 INTRO = """# Every knob of a protocol
@@ -15,6 +15,14 @@ A protocol file states each of these; `--set KEY=VALUE` changes one, and outputs
 came before the knob. Of views, "off" is the value under which a view is the image itself, as in the arm `plain`; "of" names the
 knob without which one does nothing. "Stored" is what a label store holds of it per row and epoch. This page is made of the
 declarations in `rd3_utils/protocols/knobs.py` by `python docs/render_knobs.py`.
+"""
+ADDING = """## To add one
+
+A loss: a line in `LOSSES` of `rd3_utils/protocols/knobs.py` that says what it reads, and the function under the same name in
+`LOSSES` of `rd3_utils/learning/losses.py`. A view operation: its knob, with the columns that it stores, in `ViewKnobs` of
+`protocols/knobs.py`; what it draws and does as an `Operation` in `OPERATIONS` of `rd3_utils/data/augmentation.py`. Each with a
+test against its formula or another library's; then `python docs/render_knobs.py`. All else derives from these, and
+`tests/test_knobs.py` takes every knob and loss through range, digest, arm `plain`, label store, dry run and this page.
 """
 READS = {"teacher": "teacher's logits", "temperature": "temperature", "hard_term": "hard_weight", "hard_target": "hard_target"}
 
@@ -33,7 +41,12 @@ def page() -> str:
     for name, loss in LOSSES.items():
         reads = [words for field, words in READS.items() if getattr(loss, field)] or ["classes alone"]
         losses.append([name, ", ".join(reads) + ("" if loss.mixed else "; not for mixed images"), loss.text])
-    return f"{INTRO}\n{table(rows)}\n\n## Losses\n\n{table(losses)}\n"
+    columns = [["column", "type", "of", "numbers per row", "what"]]
+    for column in COLUMNS:
+        numbers = "as the knob says" if callable(column.width) else str(column.width)
+        columns.append([column.key, column.dtype, f"views.{column.knob}", numbers, column.text])
+    parts = [table(rows), "## Losses", table(losses), "## Columns of a label store", table(columns)]
+    return "\n\n".join([INTRO.rstrip(), *parts, ADDING])
 
 
 def span(told) -> str:

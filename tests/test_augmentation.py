@@ -15,7 +15,7 @@ from timm.data import auto_augment
 from torchvision.transforms import InterpolationMode, RandAugment, autoaugment
 from torchvision.transforms import functional as ops
 
-from rd3_utils.data import augmentation, views, whitening
+from rd3_utils.data import augmentation, randaugment, views, whitening
 from rd3_utils.errors import UserError
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols import protocol
@@ -78,14 +78,14 @@ def test_every_operation_is_torchvisions(level, size):
     picture = Image.fromarray(image.permute(1, 2, 0).numpy())
     space = RandAugment()._augmentation_space(31, (size, size))
     names = {name.lower().replace("_", ""): name for name in space}
-    for kind, name in enumerate(augmentation.NAMES):
+    for kind, name in enumerate(randaugment.TORCHVISION_NAMES):
         theirs = names[name.replace("_", "")]
         magnitudes, signed = space[theirs]
-        assert signed == augmentation.OPERATIONS[name][0]
+        assert signed == randaugment.TORCHVISION[name][0]
         for minus in (0, 1) if signed else (0,):
             value = float(magnitudes[level]) if magnitudes.ndim else 0.0
             wanted = autoaugment._apply_op(picture, theirs, -value if minus else value, InterpolationMode.NEAREST, None)
-            ours = augmentation.randaugment(image[None], torch.tensor([[(kind * 31 + level) * 2 + minus]]))[0]
+            ours = randaugment.randaugment_torchvision(image[None], torch.tensor([[(kind * 31 + level) * 2 + minus]]))[0]
             assert np.array_equal(ours.permute(1, 2, 0), np.asarray(wanted)), (name, minus)
 
 
@@ -98,9 +98,9 @@ def test_operations_come_before_the_crop_and_in_order(sized, kind):
     plain, done = dataclasses.replace(v, operations=None, magnitudes=None), images
     for k in (slice(0, 1), slice(1, 2)):
         if kind == "timm":
-            done = augmentation.randaugment_timm(done, v.operations[:, k], v.magnitudes[:, k], MEAN)
+            done = randaugment.randaugment_timm(done, v.operations[:, k], v.magnitudes[:, k], MEAN)
         else:
-            done = augmentation.randaugment(done, v.operations[:, k])
+            done = randaugment.randaugment_torchvision(done, v.operations[:, k])
     rows = torch.arange(39, -1, -1)
     ours = views.apply(images, v, rows, MEAN, STD)
     assert torch.equal(ours, views.apply(done, plain, rows, MEAN, STD)) and v.operations.shape == (40, 2)
@@ -110,7 +110,7 @@ def test_all_operations_are_drawn_evenly_and_signs_are_fair(sized):
     codes = views.draw(sized(14000, 8, *PLAIN, "views.randaugment=2", "views.randaugment_magnitude=7"), 0, 0).operations
     kind, level, minus = codes // 2 // 31, codes // 2 % 31, codes % 2
     assert bool((level == 7).all()) and bool(((torch.bincount(kind.flatten()) / 28000 - 1 / 14).abs() < 0.005).all())
-    signed = torch.tensor([augmentation.OPERATIONS[name][0] for name in augmentation.NAMES])[kind]
+    signed = torch.tensor([randaugment.TORCHVISION[name][0] for name in randaugment.TORCHVISION_NAMES])[kind]
     assert int(minus[~signed].sum()) == 0 and float(minus[signed].float().mean()) == pytest.approx(0.5, abs=0.01)
 
 
@@ -238,12 +238,12 @@ def timms(name, magnitude, picture, fill):
 def test_every_timm_operation_is_timms(magnitude):
     image = noise(1, 24)[0]
     picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-    assert augmentation.TIMM_NAMES == auto_augment._RAND_TRANSFORMS
-    for kind, name in enumerate(augmentation.TIMM_NAMES):
+    assert randaugment.TIMM_NAMES == auto_augment._RAND_TRANSFORMS
+    for kind, name in enumerate(randaugment.TIMM_NAMES):
         ours = set()
         for rest in range(4):  # sign, resampling
             code = torch.tensor([[kind * 8 + 4 + rest]])
-            done = augmentation.randaugment_timm(image[None], code, torch.tensor([[magnitude]]), (0.485, 0.456, 0.406))[0]
+            done = randaugment.randaugment_timm(image[None], code, torch.tensor([[magnitude]]), (0.485, 0.456, 0.406))[0]
             ours.add(done.permute(1, 2, 0).numpy().tobytes())
         if (name, magnitude) == ("Posterize", 0.0):
             assert ours == {bytes(3 * 24 * 24)}  # no bits: black, where a new Pillow raises
@@ -272,7 +272,7 @@ def test_images_after_timms_randaugment_have_the_distribution_of_timms_own_trans
     n, image = 3000, torch.arange(3 * 16 * 16, dtype=torch.float32).view(1, 3, 16, 16).mul(255 / 767).to(torch.uint8)
     changes = "views.randaugment=2", "views.randaugment_kind=timm", "views.randaugment_magnitude=6"
     v = views.draw(sized(n, 16, *PLAIN, *changes), 0, 0)
-    ours = augmentation.randaugment_timm(image.expand(n, -1, -1, -1), v.operations, v.magnitudes, MEAN).permute(0, 2, 3, 1)
+    ours = randaugment.randaugment_timm(image.expand(n, -1, -1, -1), v.operations, v.magnitudes, MEAN).permute(0, 2, 3, 1)
     fill = tuple(round(255 * m) for m in MEAN)
     transform = auto_augment.rand_augment_transform("rand-m6-n2-mstd1.0", {"translate_const": 7, "img_mean": fill})
     states = random.getstate(), np.random.get_state()

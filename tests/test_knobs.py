@@ -14,27 +14,37 @@ from rd3_utils.learning import losses
 from rd3_utils.protocols import protocol
 from rd3_utils.protocols.knobs import COLUMNS, KNOBS, LOSSES, NEUTRAL, PLAIN, SECTIONS, check_knob, stated
 
-# one value of each knob of views that does something, alone or with what it needs
-AT_WORK = {
-    "views.crop": ["views.crop=random_resized"],
-    "views.patch_shuffle": ["views.patch_shuffle=2"],
-    "views.mix": ["views.mix=mixup", "views.group=5", "views.mix_probability=1"],
-    "views.group": ["views.group=5", "views.mix=cutmix", "views.mix_probability=1"],
-    "views.randaugment": ["views.randaugment=2"],
-    "views.randaugment_kind": ["views.randaugment=2", "views.randaugment_kind=timm", "views.randaugment_magnitude=9"],
-    "views.randaugment_magnitude": ["views.randaugment=2", "views.randaugment_magnitude=5"],
-    "views.dsa": ["views.dsa=color_crop"],
-    "views.color_jitter": ["views.color_jitter=0.4"],
-    "views.lighting": ["views.lighting=0.1"],
-    "views.mix_pairing": ["views.mix=cutmix", "views.mix_pairing=roll", "views.group=5", "views.mix_probability=1"],
+BASE = ["views.crop=none", "views.patch_shuffle=1", "views.mix=none", "views.group=5", "views.mix_probability=1"]
+EXAMPLES = {  # where type, range and choices do not tell a value that does something, or what it needs
     "views.crop_scale": ["views.crop=random_resized", "views.crop_scale=[0.3, 0.6]"],
     "views.crop_ratio": ["views.crop=random_resized", "views.crop_ratio=[0.5, 2]"],
     "views.padding": ["views.crop=pad", "views.padding=0.25"],
-    "views.mix_alpha": ["views.mix=cutmix", "views.mix_alpha=0.3", "views.group=5", "views.mix_probability=1"],
-    "views.mix_probability": ["views.mix=cutmix", "views.mix_probability=0.3", "views.group=5"],
-    "views.mix_per": ["views.mix=cutmix", "views.mix_per=row", "views.group=5", "views.mix_probability=1"],
+    "views.group": ["views.mix=cutmix", "views.group=3"],
+    "views.dsa": ["views.dsa=color_crop"],
 }
 ELSEWHERE = {"views.flip", "views.zca"}  # digits have no mirror images; whitening is of hard labels, and drawn for nobody
+OF_VIEWS = sorted({f"views.{field.name}" for field in dataclasses.fields(SECTIONS["views"])} - ELSEWHERE)
+ROWS = torch.arange(10)
+
+
+def at_work(key):
+    """Assignments under which a knob of views does something; the last one is its own."""
+    if key in EXAMPLES:
+        return EXAMPLES[key]
+    told, now = KNOBS[key].metadata, getattr(protocol.load("rd3-v1").override(BASE).views, key.split(".")[1])
+    others = [choice for choice in told["choices"] or () if choice not in (now, told["plain"])]
+    value = others[0] if others else {int: 2, float: 0.3}[KNOBS[key].type]  # of another type: give an example
+    return [*(at_work(f"views.{told['of']}") if told["of"] else []), f"{key}={value}"]
+
+
+def recipe_of(digits, assignments, labels="soft"):
+    return protocol.load("rd3-v1").override([*BASE, *assignments]).resolve(digits, "convnet3", 1, 10, labels)
+
+
+def seen(drawn, rows=ROWS):
+    """(the grey levels of ten images of noise, those of the views `drawn` of them)."""
+    images = torch.randint(0, 256, (10, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return images[rows].float(), views.apply(images, drawn, rows, (0.0,) * 3, (1 / 255,) * 3)
 
 
 @pytest.mark.parametrize("key", KNOBS)
@@ -69,44 +79,43 @@ def test_a_knob_at_work_moves_the_digest_and_a_later_one_at_rest_does_not(key):
     assert moved.digest != plain.digest
 
 
-@pytest.mark.parametrize(
-    "key", sorted(set(KNOBS) & {f"views.{f.name}" for f in dataclasses.fields(SECTIONS["views"])} - ELSEWHERE)
-)
+@pytest.mark.parametrize("key", OF_VIEWS)
 def test_a_knob_of_views_is_off_in_the_plain_arm(key, digits):
     """Nothing can be forgotten: a knob says what it is when a view is the image itself, or of which knob it is a part."""
     told, name = KNOBS[key].metadata, key.split(".")[1]
     assert told["plain"] is not None or KNOBS[f"views.{told['of']}"].metadata["plain"] is not None
-    recipe = protocol.load("rd3-v1").override(AT_WORK[key]).resolve(digits, "convnet3", 1, 10, "plain")
+    recipe = recipe_of(digits, at_work(key), "plain")
     if told["plain"] is not None:
         assert getattr(recipe.views, name) == told["plain"] == PLAIN[name]
-    drawn = views.draw(recipe, 0, 3)
-    images = torch.randint(
-        0, 256, (10, 3, recipe.image_size, recipe.image_size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
-    seen = views.apply(images, drawn, torch.arange(10), (0.0,) * 3, (1.0,) * 3)
-    assert torch.allclose(seen * 255, images.float(), atol=1e-3)
+    images, plain = seen(views.draw(recipe, 0, 3))
+    assert torch.allclose(images, plain, atol=1e-3)
 
 
-@pytest.mark.parametrize("key", sorted(AT_WORK))
-def test_a_knob_of_views_changes_views_and_a_store_holds_what_was_planned(key, digits, tmp_path):
-    base = ["views.crop=none", "views.patch_shuffle=1", "views.mix=none", "views.group=1"]
-    plain = protocol.load("rd3-v1").override(base).resolve(digits, "convnet3", 1, 10, "soft")
-    recipe = protocol.load("rd3-v1").override(base).override(AT_WORK[key]).resolve(digits, "convnet3", 1, 10, "soft")
-    assert recipe.views_digest != plain.views_digest
-    names = {column.field or column.key for column in COLUMNS if column.width(stated(recipe.views))}
+@pytest.mark.parametrize("key", OF_VIEWS)
+def test_a_knob_of_views_changes_views_row_by_row_and_a_store_holds_what_was_planned(key, digits, tmp_path):
+    assignments = at_work(key)
+    recipe, without = recipe_of(digits, assignments), recipe_of(digits, assignments[:-1])
+    assert recipe.views_digest != without.views_digest
     drawn = [views.draw(recipe, 0, epoch) for epoch in (0, 1)]
-    optional = {column.field or column.key for column in COLUMNS}
-    used = {name for name in optional if getattr(drawn[0], name) is not None}
-    assert names == used - ({"patch_order"} if recipe.views.patch_shuffle == 1 else set())
+    together = [seen(one)[1] for one in drawn]
+    assert any(not torch.equal(x, seen(views.draw(without, 0, epoch))[1]) for epoch, x in enumerate(together))
+    assert torch.equal(together[0], torch.cat([seen(drawn[0], row[None])[1] for row in ROWS]))
+    used = {column for column in COLUMNS if column.numbers(stated(recipe.views))}
+    found = {column for column in COLUMNS if getattr(drawn[0], column.name) is not None}
+    assert used == {column for column in found if column.key != "patch_order" or recipe.views.patch_shuffle > 1}
     what = {"images": {}, "class_names": tuple("0123456789"), "teachers": (), "teachers_id": "0" * 8, "ensemble": "mean"}
     how = {"views_seed": 0, "label_dtype": "fp16", "forward_batch": 10, "device": "cpu", "shard_mb": 256}
     size = {"epochs": 2, "rows": 10, "classes": 10, "image_size": recipe.image_size, "border": soft_labels.border_of(recipe)}
     plan = soft_labels.StorePlan(**what, **how, **size, views=stated(recipe.views), views_digest=recipe.views_digest)
     soft_labels.write_shard(tmp_path / "labels.safetensors", plan, 0, 2, drawn, torch.zeros(2, 10, 10))
     with safe_open(tmp_path / "labels.safetensors", "pt") as shard:
-        tensors = [shard.get_tensor(name) for name in shard.keys()]  # noqa: SIM118
-    assert sum(tensor.nbytes for tensor in tensors) == 2 * plan.epoch_bytes
+        tensors = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118
+    assert sum(tensor.nbytes for tensor in tensors.values()) == 2 * plan.epoch_bytes
     assert soft_labels.planned_bytes(recipe, "fp16") == plan.epoch_bytes * recipe.label_epochs
+    for column in used:  # the same numbers and types, drawn or read
+        stored = tensors[column.key].to(getattr(torch, column.in_memory))
+        assert torch.equal(stored, torch.stack([getattr(one, column.name) for one in drawn])), column.key
+        assert stored.dtype == getattr(drawn[0], column.name).dtype
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -147,15 +156,13 @@ def test_the_page_of_knobs_is_what_the_declarations_say():
 
 
 def test_a_dry_run_shows_every_knob_that_is_at_work(script):
-    later = "views.mix=none views.randaugment=2 views.randaugment_kind=timm views.randaugment_magnitude=7 views.dsa=color "
-    later += (
-        "views.color_jitter=0.4 views.lighting=0.1 training.warmup_epochs=2 training.warmup_apart=true training.ema_decay=0.9"
-    )
-    sets = [word for pair in later.split() for word in ("--set", pair)]
+    wanted = [assignment for key in OF_VIEWS if key in NEUTRAL for assignment in at_work(key)]
+    wanted += ["training.warmup_epochs=2", "training.warmup_apart=true", "training.ema_decay=0.9"]
+    sets = [word for pair in wanted for word in ("--set", pair)]
     done = script("train_student", "--dry-run", "--teacher", "default", *sets)
     assert done.code == 0, done.err
     lines = {line.split()[0]: line for line in done.out.splitlines() if "=" in line and line.split()[0] in SECTIONS}
-    for pair in later.split():
+    for pair in wanted:
         key, _, value = pair.partition("=")
         section, name = key.split(".")
         assert f"{name}={value.capitalize() if value == 'true' else value}" in lines[section], key

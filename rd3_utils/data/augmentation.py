@@ -1,159 +1,37 @@
-"""Operations on single images whose numbers are drawn with the views.
+"""View operations: what may happen to a single image beside crop, flip and mixing, which data/views.py does itself.
 
-RandAugment comes first, on the source image, colour jitter and lighting after crop and flip, DSA on the result. RandAugment
-works on 8-bit images through PIL and the jitter on whole grey levels, one rounding per operation: both have the same bits
-everywhere. DSA works on normalised images in float32: another device may differ in the last bits.
+RandAugment works on 8-bit images through PIL and the jitter on whole grey levels, one rounding per operation: both have the
+same bits everywhere. DSA works on normalised images in float32: another device may differ in the last bits.
+
+To add one: declare its knob and its columns in `ViewKnobs` of protocols/knobs.py; write here what it draws and what it does;
+enter it in OPERATIONS at its place; test it against its formula or another library's; run `python docs/render_knobs.py`.
+Digests, the arm `plain`, label stores, dry runs and tests/test_knobs.py know it then.
 """
 
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from PIL import Image
-from timm.data import auto_augment
 from torch.nn import functional as F
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as ops
+
+from rd3_utils.data import randaugment
+from rd3_utils.data.streams import Stream, normal
+from rd3_utils.protocols.knobs import KNOBS, PLAIN, Column, ViewKnobs
 
 if TYPE_CHECKING:
-    from rd3_utils.data.views import Stream
-
-LEVELS = 31  # magnitudes of RandAugment: 0 to 30
-
-
-def affine(image: Image.Image, **change: Any) -> Image.Image:
-    neutral = dict(angle=0.0, translate=[0, 0], scale=1.0, shear=[0.0, 0.0], interpolation=InterpolationMode.NEAREST)
-    return ops.affine(image, **{**neutral, **change})
-
-
-def degrees(tangent: float) -> float:
-    return math.degrees(math.atan(tangent))
-
-
-# RandAugment (Cubuk et al., CVPR Workshops 2020, arXiv 1909.13719) as torchvision's transforms.RandAugment states it:
-# name -> (whether the magnitude gets a random sign, magnitude at level m of 0..30 for width w, operation)
-OPERATIONS: dict[str, tuple[bool, Callable[[int, int], float], Callable]] = {
-    "identity": (False, lambda m, w: 0, lambda image, v: image),
-    "shear_x": (True, lambda m, w: 0.3 * m / 30, lambda image, v: affine(image, shear=[degrees(v), 0.0], center=[0, 0])),
-    "shear_y": (True, lambda m, w: 0.3 * m / 30, lambda image, v: affine(image, shear=[0.0, degrees(v)], center=[0, 0])),
-    "translate_x": (True, lambda m, w: 150 / 331 * w * m / 30, lambda image, v: affine(image, translate=[int(v), 0])),
-    "translate_y": (True, lambda m, w: 150 / 331 * w * m / 30, lambda image, v: affine(image, translate=[0, int(v)])),
-    "rotate": (True, lambda m, w: 30.0 * m / 30, ops.rotate),
-    "brightness": (True, lambda m, w: 0.9 * m / 30, lambda image, v: ops.adjust_brightness(image, 1 + v)),
-    "color": (True, lambda m, w: 0.9 * m / 30, lambda image, v: ops.adjust_saturation(image, 1 + v)),
-    "contrast": (True, lambda m, w: 0.9 * m / 30, lambda image, v: ops.adjust_contrast(image, 1 + v)),
-    "sharpness": (True, lambda m, w: 0.9 * m / 30, lambda image, v: ops.adjust_sharpness(image, 1 + v)),
-    "posterize": (False, lambda m, w: 8 - round(4 * m / 30), ops.posterize),
-    "solarize": (False, lambda m, w: 255 - 255 * m / 30, ops.solarize),
-    "autocontrast": (False, lambda m, w: 0, lambda image, v: ops.autocontrast(image)),
-    "equalize": (False, lambda m, w: 0, lambda image, v: ops.equalize(image)),
-}
-NAMES = list(OPERATIONS)
-
-
-def draw_operations(stream: "Stream", n: int, count: int, level: int) -> np.ndarray:
-    """int64 [N, count]: RandAugment's operations for every row, each as (operation * 31 + level) * 2 + (sign is minus)."""
-    u = stream.uniform("randaugment", n, count, 2)
-    kind = np.floor(u[..., 0] * len(NAMES)).astype(np.int64)
-    signed = np.array([OPERATIONS[name][0] for name in NAMES])[kind]
-    return (kind * LEVELS + level) * 2 + (signed & (u[..., 1] < 0.5))
-
-
-def randaugment(images: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-    """uint8 [B, 3, S, S] on the CPU: each image after the operations `codes` int64 [B, n], in order."""
-    done = torch.empty_like(images)
-    for i, image in enumerate(images):
-        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-        for code in codes[i].tolist():
-            kind, level, minus = code // 2 // LEVELS, code // 2 % LEVELS, code % 2
-            _, magnitude, operation = OPERATIONS[NAMES[kind]]
-            value = magnitude(level, picture.width)
-            picture = operation(picture, -value if minus else value)
-        done[i] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    return done
-
-
-# timm's RandAugment "rand-m{level}-n{count}-mstd1.0" (timm.data.auto_augment, its operations at prob 0.5):
-# name -> (whether the argument gets a random sign, argument at magnitude m of 0..10; None: none). Translations are a share of
-# the image's side: hparams["translate_const"], 117 at 224 px in VILA-Lab/DELT evaluation/validation/main.py, is not read.
-TIMM: dict[str, tuple[bool, Callable[[float], float] | None]] = {
-    "AutoContrast": (False, None),
-    "Equalize": (False, None),
-    "Invert": (False, None),
-    "Rotate": (True, lambda m: m / 10 * 30),
-    "Posterize": (False, lambda m: int(m / 10 * 4)),
-    "Solarize": (False, lambda m: min(256, int(m / 10 * 256))),
-    "SolarizeAdd": (False, lambda m: min(128, int(m / 10 * 110))),
-    "Color": (False, lambda m: m / 10 * 1.8 + 0.1),
-    "Contrast": (False, lambda m: m / 10 * 1.8 + 0.1),
-    "Brightness": (False, lambda m: m / 10 * 1.8 + 0.1),
-    "Sharpness": (False, lambda m: m / 10 * 1.8 + 0.1),
-    "ShearX": (True, lambda m: m / 10 * 0.3),
-    "ShearY": (True, lambda m: m / 10 * 0.3),
-    "TranslateXRel": (True, lambda m: m / 10 * 0.45),
-    "TranslateYRel": (True, lambda m: m / 10 * 0.45),
-}
-TIMM_NAMES = list(TIMM)
-MAGNITUDE_STD, LARGEST_MAGNITUDE = 1.0, 10.0
-
-
-def normal(u: np.ndarray) -> np.ndarray:
-    """Standard normal numbers from uniform ones in [0, 1)."""
-    from scipy.special import ndtri
-
-    return ndtri(u + 2.0**-54)
-
-
-def draw_timm(stream: "Stream", n: int, count: int, level: int) -> tuple[np.ndarray, np.ndarray]:
-    """(int64 [N, count], float32 [N, count]): timm's operations and their magnitudes.
-
-    An operation is coded as ((operation * 2 + applied) * 2 + sign is minus) * 2 + resampled bicubic, not bilinear.
-    """
-    u = stream.uniform("randaugment timm", n, count, 5)
-    code = np.floor(u[..., 0] * len(TIMM_NAMES)).astype(np.int64)
-    for k in (1, 2, 3):  # applied, minus, bicubic: each with probability a half
-        code = code * 2 + (u[..., k] < 0.5)
-    magnitude = np.clip(level + MAGNITUDE_STD * normal(u[..., 4]), 0, LARGEST_MAGNITUDE)
-    return code, magnitude.astype(np.float32)
-
-
-def randaugment_timm(
-    images: torch.Tensor, codes: torch.Tensor, magnitudes: torch.Tensor, mean: Sequence[float]
-) -> torch.Tensor:
-    """uint8 [B, 3, S, S] on the CPU: each image after the operations `codes` int64 [B, n] at `magnitudes`, in order.
-
-    What moves in from outside has the colour `mean` (3 numbers in [0, 1]).
-    """
-    done = torch.empty_like(images)
-    fill = tuple(min(255, round(255 * m)) for m in mean)
-    for i, image in enumerate(images):
-        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-        for code, magnitude in zip(codes[i].tolist(), magnitudes[i].tolist()):
-            kind, applied, minus, bicubic = code >> 3, code & 4, code & 2, code & 1
-            if applied:
-                name = TIMM_NAMES[kind]
-                signed, argument = TIMM[name]
-                value = [] if argument is None else [argument(magnitude) * (-1 if signed and minus else 1)]
-                resample = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
-                if name == "Posterize" and value == [0]:  # no bits are left, which Pillow 13 refuses
-                    picture = Image.new("RGB", picture.size)
-                else:
-                    operation: Any = auto_augment.NAME_TO_OP[name]
-                    picture = operation(picture, *value, fillcolor=fill, resample=resample)
-        done[i] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    return done
-
+    from rd3_utils.data.views import Views
 
 ORDERS = list(itertools.permutations(range(3)))  # of brightness, contrast, saturation
 
 
-def draw_jitter(stream: "Stream", n: int, strength: float) -> tuple[np.ndarray, np.ndarray]:
+def draw_jitter(stream: Stream, views: ViewKnobs, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(float32 [N, 3], int64 [N]): torchvision's ColorJitter: factors in 1 +- strength, at least 0, and index in ORDERS."""
-    u = stream.uniform("color jitter", n, 4)
-    low, high = max(0.0, 1 - strength), 1 + strength
+    u = stream.uniform("color jitter", len(order), 4)
+    low, high = max(0.0, 1 - views.color_jitter), 1 + views.color_jitter
     return (low + u[:, :3] * (high - low)).astype(np.float32), np.floor(u[:, 3] * len(ORDERS)).astype(np.int64)
 
 
@@ -162,6 +40,7 @@ def color_jitter(x: torch.Tensor, factors: torch.Tensor, orders: torch.Tensor) -
 
     As torchvision's adjust_brightness, adjust_contrast and adjust_saturation of 8-bit tensors.
     """
+    factors, orders = factors.to(x.device), orders.to(x.device)
     order = torch.tensor(ORDERS, device=x.device)[orders]  # [B, 3]
     for step in range(3):
         for k, other in enumerate((black, mean_grey, grey)):
@@ -193,11 +72,16 @@ EIGENVALUES = (0.2175, 0.0188, 0.0045)
 EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 
 
-def draw_lighting(stream: "Stream", n: int, std: float) -> np.ndarray:
+def draw_lighting(stream: Stream, views: ViewKnobs, order: np.ndarray) -> tuple[np.ndarray]:
     """float32 [N, 3]: what is added to red, green and blue, in grey levels, as multiples of 2^-8 so that every sum is exact."""
-    alpha = std * normal(stream.uniform("lighting", n, 3))
+    alpha = views.lighting * normal(stream.uniform("lighting", len(order), 3))
     noise = [sum(alpha[:, k] * EIGENVALUES[k] * vector[k] for k in range(3)) * 255 for vector in EIGENVECTORS]
-    return (np.floor(np.stack(noise, 1) * 2**8 + 0.5) * 2.0**-8).astype(np.float32)
+    return ((np.floor(np.stack(noise, 1) * 2**8 + 0.5) * 2.0**-8).astype(np.float32),)
+
+
+def lighting(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """Grey levels [B, 3, S, S] plus `shift` [B, 3]; not rounded, and not cut off at 0 and 255."""
+    return x + shift.to(x.device)[:, :, None, None]
 
 
 # Differentiable siamese augmentation (Zhao & Bilen, ICML 2021, arXiv 2102.08259), VICO-UoE/DatasetCondensation utils.py
@@ -271,10 +155,10 @@ DSA_OPERATIONS = {
 }  # knobs.DSA's names
 
 
-def draw_dsa(stream: "Stream", strategy: str, order: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_dsa(stream: Stream, views: ViewKnobs, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(int64 [N], float32 [N, 3]): per row, 1 + the index in DSA of its group's operation, and three numbers in [0, 1)."""
-    n, names = len(order), strategy.split("_")
-    groups = np.arange(n) // group
+    n, names = len(order), views.dsa.split("_")
+    groups = np.arange(n) // views.group
     chosen = np.floor(stream.uniform("dsa", n)[groups] * len(names)).astype(np.int64)
     kind = np.empty(n, np.int64)
     kind[order] = np.array([1 + list(DSA_OPERATIONS).index(name) for name in names])[chosen]
@@ -288,3 +172,55 @@ def dsa(x: torch.Tensor, kind: torch.Tensor, numbers: torch.Tensor) -> torch.Ten
         rows = (kind == k).nonzero().flatten().to(x.device)
         x[rows] = list(DSA_OPERATIONS.values())[k - 1](x[rows], numbers[rows.to(numbers.device)].to(x.device))
     return x
+
+
+Stage = Literal["source", "crop", "normalised"]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation: the knob of views that turns it on, where it acts, what it draws and what it does.
+
+    `draw(stream, views, order)` gives the arrays, N rows each, of the columns that the knob declares, in that order; fewer
+    where the last ones are not used. `apply(x, *columns)` gives x [B, 3, S, S] after it; columns are on the CPU, those not
+    drawn are None. `fills`: it takes as last argument the images' mean (3 numbers in [0, 1]), to fill what moves in with.
+
+    Stages: "source", uint8 on the CPU before patch shuffle and crop; "crop", whole grey levels as float32 after crop and
+    flip, before mixing; "normalised", float32 after mixing, normalisation and whitening.
+    """
+
+    knob: str
+    stage: Stage
+    draw: Callable[[Stream, ViewKnobs, np.ndarray], tuple[np.ndarray, ...]]
+    apply: Callable[..., torch.Tensor]
+    fills: bool = False
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return KNOBS[f"views.{self.knob}"].metadata["columns"]
+
+    def drawn(self, stream: Stream, views: ViewKnobs, order: np.ndarray) -> dict[str, np.ndarray]:
+        """{field of Views: int64 or float32 array}; nothing where the knob leaves images as they are."""
+        if getattr(views, self.knob) == PLAIN[self.knob]:
+            return {}
+        arrays = zip(self.columns, self.draw(stream, views, order))
+        return {column.name: array.astype(column.in_memory, copy=False) for column, array in arrays}
+
+    def on(self, x: torch.Tensor, views: "Views", rows: torch.Tensor, mean: Sequence[float]) -> torch.Tensor:
+        """What x becomes, x[i] on its way to be the view of image rows[i]."""
+        columns = [getattr(views, column.name) for column in self.columns]
+        columns = [None if column is None else column[rows] for column in columns]
+        return self.apply(x, *columns, mean) if self.fills else self.apply(x, *columns)
+
+
+OPERATIONS = (  # in the order in which they act
+    Operation("randaugment", "source", randaugment.draw, randaugment.randaugment, fills=True),
+    Operation("color_jitter", "crop", draw_jitter, color_jitter),
+    Operation("lighting", "crop", draw_lighting, lighting),
+    Operation("dsa", "normalised", draw_dsa, dsa),
+)
+
+
+def at_work(stage: Stage, views: "Views") -> list[Operation]:
+    """The operations at `stage` for which `views` holds numbers."""
+    return [one for one in OPERATIONS if one.stage == stage and getattr(views, one.columns[0].name) is not None]

@@ -14,12 +14,8 @@ Keys of a shard of K epochs of N images, C classes:
     mix_box      U8 [K, N, 4]    top, left, bottom, right, half open (U16 above 255 px)
     order        U32 [K, N]
     patch_order  U8 [K, N, 2, F] where patches are shuffled
-    mix_lam      F32 [K, N]      where MixUp weighs images
-    operations   U16 [K, N, n]   where RandAugment is used; codes of augmentation.draw_operations or draw_timm
-    magnitudes   F32 [K, N, n]   where timm's RandAugment is used
-    jitter       F32 [K, N, 3]   with jitter_order U8 [K, N] where colours are jittered
-    lighting     F32 [K, N, 3]   where lighting noise is added
-    dsa          U8 [K, N]       with dsa_numbers F32 [K, N, 3] where DSA is used
+
+and where view operations are used, what they drew: the columns that docs/knobs.md lists, [K, N] or [K, N, n].
 """
 
 import contextlib
@@ -53,7 +49,7 @@ LEAST_SHARDS = 16  # a kill or a lost process costs at most a sixteenth of the l
 SHARD = re.compile(r"labels-\d+-of-\d+\.safetensors")  # no name that an index may state leaves its folder
 INTEGERS = {True: torch.uint8, False: torch.uint16}
 OPTIONAL = {  # key in a shard -> field of Views and type on disk, where a recipe uses it; patch_order has a shape of its own
-    column.key: (column.field or column.key, getattr(torch, column.dtype)) for column in COLUMNS if column.key != "patch_order"
+    column.key: (column.name, getattr(torch, column.dtype)) for column in COLUMNS if column.key != "patch_order"
 }
 
 
@@ -113,7 +109,7 @@ def row_bytes(views: dict, classes: int, side: int, label_dtype: str) -> int:
     """Bytes of label and view of one image in one epoch; `views` as a recipe states them, `side` in pixels with border."""
     wide = 1 if side < 256 else 2
     label = 2 * classes if label_dtype == "fp16" else classes + 4
-    return label + 9 + 8 * wide + sum(column.width(views) * BYTES[column.dtype] for column in COLUMNS)
+    return label + 9 + 8 * wide + sum(column.numbers(views) * BYTES[column.dtype] for column in COLUMNS)
 
 
 def border_of(recipe: Recipe) -> int:

@@ -6,8 +6,6 @@ row i of an epoch is the same whoever draws it. `apply` turns rows into pixels w
 """
 
 import dataclasses
-import hashlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -17,13 +15,24 @@ import numpy as np
 import torch
 
 from rd3_utils.data import augmentation
+from rd3_utils.data.streams import Stream, beta_quantile
 from rd3_utils.protocols import knobs
 from rd3_utils.protocols.recipe import Recipe
 
 WEIGHT_BITS = 16  # weights sum to 2^16, times 255 is below 2^24: every partial sum is exact in float32
 
 
+def with_columns(cls: type) -> type:
+    """`cls` with a field, by default None, for every column that a knob of views declares and `cls` does not name."""
+    for column in knobs.COLUMNS:
+        if column.name not in cls.__annotations__:
+            cls.__annotations__[column.name] = torch.Tensor | None
+            setattr(cls, column.name, None)
+    return cls
+
+
 @dataclass(frozen=True)
+@with_columns
 class Views:
     """One epoch's views of N images of S x S pixels, all arrays on the CPU; row i belongs to image i.
 
@@ -34,16 +43,10 @@ class Views:
     order        int64 [N]        the epoch's sequence of rows, to be cut into groups of the recipe's `views.group`
     patch_order  int64 [N, 2, F]  order of column strips, then of row strips, shuffled before the crop; F = 1: none
 
-    None where a recipe does not use them:
+    mix_weight   float32 [N]      MixUp: share of the own image, a multiple of 2^-16; 1: nothing mixed in; None: no MixUp
 
-    mix_weight   float32 [N]      MixUp: share of the own image, a multiple of 2^-16; 1: nothing mixed in
-    operations   int64 [N, n]     RandAugment, before all else: codes of `augmentation.draw_operations` or `draw_timm`
-    magnitudes   float32 [N, n]   timm's RandAugment: magnitude of each operation, 0 to 10
-    jitter       float32 [N, 3]   factors of brightness, contrast and saturation, after crop and flip
-    jitter_order int64 [N]        in which order: index in `augmentation.ORDERS`
-    lighting     float32 [N, 3]   added to red, green and blue after the jitter: grey levels, multiples of 2^-8
-    dsa          int64 [N]        DSA, after all else: 1 + the index of the operation in `augmentation.DSA_OPERATIONS`
-    dsa_numbers  float32 [N, 3]   in [0, 1): the operation's own randomness
+    Then a field for every other column that a knob of views declares (docs/knobs.md lists them): what operations drew, as
+    int64 or float32 arrays with N rows, None where a recipe does not use them.
     """
 
     box: torch.Tensor
@@ -53,13 +56,6 @@ class Views:
     order: torch.Tensor
     patch_order: torch.Tensor
     mix_weight: torch.Tensor | None = None
-    operations: torch.Tensor | None = None
-    magnitudes: torch.Tensor | None = None
-    jitter: torch.Tensor | None = None
-    jitter_order: torch.Tensor | None = None
-    lighting: torch.Tensor | None = None
-    dsa: torch.Tensor | None = None
-    dsa_numbers: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.order)
@@ -89,17 +85,8 @@ def draw(recipe: Recipe, views_seed: int, epoch: int) -> Views:
         partner, mix_box = draw_cutmix(views, order, size, stream)
     elif views.mix == "mixup":
         partner, used["mix_weight"] = draw_mixup(views, order, stream)
-    if views.randaugment and views.randaugment_kind == "timm":
-        drawn = augmentation.draw_timm(stream, n, views.randaugment, views.randaugment_magnitude)
-        used["operations"], used["magnitudes"] = drawn
-    elif views.randaugment:
-        used["operations"] = augmentation.draw_operations(stream, n, views.randaugment, views.randaugment_magnitude)
-    if views.color_jitter:
-        used["jitter"], used["jitter_order"] = augmentation.draw_jitter(stream, n, views.color_jitter)
-    if views.lighting:
-        used["lighting"] = augmentation.draw_lighting(stream, n, views.lighting)
-    if views.dsa != "none":
-        used["dsa"], used["dsa_numbers"] = augmentation.draw_dsa(stream, views.dsa, order, views.group)
+    for operation in augmentation.OPERATIONS:
+        used.update(operation.drawn(stream, views, order))
     if views.crop == "random_resized":
         box = random_resized_boxes(views, n, size, stream)
     else:
@@ -110,22 +97,6 @@ def draw(recipe: Recipe, views_seed: int, epoch: int) -> Views:
     flip = stream.uniform("flip", n) < views.flip
     arrays = dict(box=box, flip=flip, mix_partner=partner, mix_box=mix_box, order=order, patch_order=strips, **used)
     return Views(**{name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()})
-
-
-class Stream:
-    """Numbers for one epoch; every purpose has its own Philox stream, so that one knob does not shift another's."""
-
-    def __init__(self, views_seed: int, epoch: int | str) -> None:
-        self.key = f"rd3 views {views_seed} {epoch}"
-
-    def bits(self, purpose: str, *shape: int) -> np.ndarray:
-        """uint64 `shape`, uniform; row i does not depend on how many rows there are."""
-        key = int.from_bytes(hashlib.sha256(f"{self.key} {purpose}".encode()).digest()[:16], "little")
-        return np.random.Philox(key=key).random_raw(math.prod(shape)).reshape(shape)
-
-    def uniform(self, purpose: str, *shape: int) -> np.ndarray:
-        """float64 `shape` in [0, 1)."""
-        return (self.bits(purpose, *shape) >> np.uint64(11)) * 2.0**-53
 
 
 def random_resized_boxes(views: knobs.ViewKnobs | SimpleNamespace, n: int, size: int, stream: Stream) -> np.ndarray:
@@ -197,13 +168,6 @@ def draw_partners(views: knobs.ViewKnobs, order: np.ndarray, stream: Stream) -> 
     return partner, u, u[:, 0] if views.mix_alpha == 1 else beta_quantile(views.mix_alpha, u[:, 0])
 
 
-def beta_quantile(alpha: float, u: np.ndarray) -> np.ndarray:
-    """Beta(alpha, alpha) numbers from uniform ones."""
-    from scipy.special import betaincinv
-
-    return betaincinv(alpha, alpha, u)
-
-
 def apply(
     images: torch.Tensor,
     views: Views,
@@ -215,8 +179,8 @@ def apply(
 ) -> torch.Tensor:
     """Normalised pixels float32 [B, 3, S, S] of the views of `rows`: exactly what a teacher labels and a student sees.
 
-    RandAugment, patch shuffle, crop, flip, colour jitter, lighting, mixing, normalisation, ZCA (a `Whitening`), DSA, in this
-    order.
+    Operations on the source, patch shuffle, crop, flip, operations on the crop, mixing, normalisation, ZCA (a `Whitening`),
+    operations on what is normalised, in this order; see `augmentation.OPERATIONS`.
     images  uint8 [N, 3, S, S], on any device; rows int64 [B] on the CPU; mean, std: 3 numbers each, for values in [0, 1].
     A crop is resampled as PIL does it (bilinear, antialiased, rounded to 8 bits after each axis) with 16-bit weights.
     """
@@ -224,11 +188,8 @@ def apply(
     partners = views.mix_partner[rows]
     needed, where = torch.unique(torch.cat([rows, partners]), return_inverse=True)
     x = cropped(images, views, needed, device, mean)
-    if views.jitter is not None:
-        assert views.jitter_order is not None  # drawn with it
-        x = augmentation.color_jitter(x, views.jitter[needed].to(device), views.jitter_order[needed].to(device))
-    if views.lighting is not None:
-        x = x + views.lighting[needed].to(device)[:, :, None, None]
+    for operation in augmentation.at_work("crop", views):
+        x = operation.on(x, views, needed, mean)
     x = x[where.to(device)]  # own views, then partners' [2B, 3, S, S]
     own, other = x[: len(rows)], x[len(rows) :]
     if not torch.equal(partners, rows):
@@ -241,10 +202,9 @@ def apply(
     scale = torch.tensor(std, device=device)[:, None, None] * 255
     x = (own - centre) / scale
     x = x if whitening is None else whitening(x)
-    if views.dsa is None:
-        return x
-    assert views.dsa_numbers is not None  # drawn with it
-    return augmentation.dsa(x, views.dsa[rows], views.dsa_numbers[rows])
+    for operation in augmentation.at_work("normalised", views):
+        x = operation.on(x, views, rows, mean)
+    return x
 
 
 def inside(boxes: torch.Tensor, size: int) -> torch.Tensor:
@@ -261,19 +221,16 @@ def cropped(
     device: torch.device | str,
     mean: Sequence[float] = (0.5, 0.5, 0.5),
 ) -> torch.Tensor:
-    """Whole numbers 0..255 as float32 [B, 3, S, S]: RandAugment, patch shuffle, crop, resize and flip of `rows`, unmixed.
+    """Whole numbers 0..255 as float32 [B, 3, S, S]: operations on the source, patch shuffle, crop, resize, flip of `rows`.
 
-    What timm's RandAugment moves in has the colour `mean`.
+    What such an operation moves in has the colour `mean`.
     """
     size = images.shape[-1]
-    if views.operations is not None:
-        chosen, codes = images[rows.to(images.device)].cpu(), views.operations[rows]
-        if views.magnitudes is None:
-            images = augmentation.randaugment(chosen, codes)
-        else:
-            images = augmentation.randaugment_timm(chosen, codes, views.magnitudes[rows], mean)
-        views = subset(views, rows)
-        rows = torch.arange(len(rows))
+    if on_source := augmentation.at_work("source", views):
+        images = images[rows.to(images.device)].cpu()
+        for operation in on_source:
+            images = operation.on(images, views, rows, mean)
+        views, rows = subset(views, rows), torch.arange(len(rows))
     box, flip, patches = views.box[rows], views.flip[rows], views.patch_order[rows]
     if patches.shape[2] == 1 and bool((box[:, 2:] == size).all()):
         return shifted(images, rows, box, flip).to(device).float()

@@ -3,6 +3,9 @@
 Every function takes (student [B, C], teacher [B, C] or None, classes int64 [B], partner_classes int64 [B],
 own_share [B], loss): logits of both networks for the same view, the classes of the image and of the one mixed into it,
 the share of pixels that show the image itself, and the recipe's Loss.
+
+To add one: declare what it reads in LOSSES of protocols/knobs.py; write it here and enter it under the same name in LOSSES
+below; test it against its formula; run `python docs/render_knobs.py`. Protocols, checks and tests/test_knobs.py know it then.
 """
 
 from collections.abc import Callable

@@ -14,17 +14,34 @@ STOCK = -1.0  # training.dropout, training.stochastic_depth: as timm's network h
 DSA = ("color", "crop", "cutout", "flip", "scale", "rotate")  # operations of views.dsa
 
 
+BYTES = {"uint8": 1, "uint16": 2, "float32": 4}  # types of a column on disk, as torch and safetensors name them
+
+
 @dataclass(frozen=True)
 class Column:
-    """What a view operation takes in a label store: `width(views)` numbers of a row, 0 where a recipe does not use it."""
+    """What a view operation draws of every row and stores with the labels: a field of Views, a key in a shard."""
 
     key: str  # in a shard
-    dtype: str  # on disk, as torch and safetensors name it
-    width: Callable[[dict], int]  # of the stated knobs of views
+    dtype: str  # on disk, of BYTES
+    text: str
+    width: int | Callable[[dict], int] = 1  # numbers of a row; else of the stated knobs of views, 0 where they do not use it
     field: str = ""  # of data.views.Views, where it is not called like the key
+    knob: str = ""  # of views that declares it: filled in by COLUMNS
 
+    @property
+    def name(self) -> str:
+        return self.field or self.key
 
-BYTES = {"uint8": 1, "uint16": 2, "float32": 4}
+    @property
+    def in_memory(self) -> str:
+        """The type of its array in Views, drawn or read from a store."""
+        return "float32" if self.dtype == "float32" else "int64"
+
+    def numbers(self, views: dict) -> int:
+        """How many numbers of a row a store holds under the stated knobs `views`."""
+        if callable(self.width):
+            return self.width(views)
+        return self.width if views.get(self.knob, PLAIN[self.knob]) != PLAIN[self.knob] else 0
 
 
 def knob(
@@ -59,11 +76,6 @@ def grouped_rows(least: int, others: tuple[str, ...]) -> tuple[Callable[[str], b
 
     words = f"{', '.join(others)} or groups:N" + (f", N at least {least}" if least > 1 else "")
     return holds, words
-
-
-def where_used(name: str, width: int = 1) -> Callable[[dict], int]:
-    """`width` numbers of a row where the knob `name` of views does something."""
-    return lambda views: width if views.get(name) not in (None, 0, "none") else 0
 
 
 def strips(views: dict) -> int:
@@ -186,14 +198,17 @@ class ViewKnobs:
     crop_ratio: tuple[float, float] = knob("random_resized: width / height", of="crop")
     padding: float = knob("pad: black border on each side, as a share of the image size", least=0, of="crop")
     patch_shuffle: int = knob(
-        "strips per axis shuffled before the crop; 1: none", above=0, plain=1, columns=(Column("patch_order", "uint8", strips),)
+        "strips per axis shuffled before the crop; 1: none",
+        above=0,
+        plain=1,
+        columns=(Column("patch_order", "uint8", "which strip went where: of columns, then of rows", strips),),
     )
     flip: float = knob("probability of a mirror image; 0 where the benchmark forbids mirroring", least=0, most=1, plain=0.0)
     mix: str = knob(
         "whether images of a group are mixed",
         choices=("none", "cutmix", "mixup"),
         plain="none",
-        columns=(Column("mix_lam", "float32", weights, "mix_weight"),),
+        columns=(Column("mix_lam", "float32", "MixUp: the weight of the own image", weights, "mix_weight"),),
     )
     mix_alpha: float = knob("lambda ~ Beta(alpha, alpha)", above=0, of="mix")
     mix_probability: float = knob("of a group, or of a row, to be mixed", least=0, most=1, of="mix")
@@ -204,7 +219,10 @@ class ViewKnobs:
         least=0,
         later=0,
         plain=0,
-        columns=(Column("operations", "uint16", operations), Column("magnitudes", "float32", magnitudes)),
+        columns=(
+            Column("operations", "uint16", "codes of draw_torchvision or draw_timm in data/randaugment.py", operations),
+            Column("magnitudes", "float32", "timm: the magnitude of each operation, 0 to 10", magnitudes),
+        ),
     )
     randaugment_magnitude: int = knob(
         "0 to 30; of timm 0 to 10", least=0, later=9, plain=9, of="randaugment", wanted=(lambda value: value <= 30, "0 to 30")
@@ -214,7 +232,10 @@ class ViewKnobs:
         later="none",
         plain="none",
         wanted=(is_strategy, f"none or some of {'_'.join(DSA)}"),
-        columns=(Column("dsa", "uint8", where_used("dsa")), Column("dsa_numbers", "float32", where_used("dsa", 3))),
+        columns=(
+            Column("dsa", "uint8", "1 + the index of the operation in DSA_OPERATIONS of data/augmentation.py"),
+            Column("dsa_numbers", "float32", "in [0, 1): the operation's own randomness", 3),
+        ),
     )
     randaugment_kind: str = knob(
         "whose operations and magnitudes",
@@ -229,8 +250,8 @@ class ViewKnobs:
         later=0.0,
         plain=0.0,
         columns=(
-            Column("jitter", "float32", where_used("color_jitter", 3)),
-            Column("jitter_order", "uint8", where_used("color_jitter")),
+            Column("jitter", "float32", "factors of brightness, contrast and saturation", 3),
+            Column("jitter_order", "uint8", "in which order: index in ORDERS of data/augmentation.py"),
         ),
     )
     lighting: float = knob(
@@ -238,7 +259,7 @@ class ViewKnobs:
         least=0,
         later=0.0,
         plain=0.0,
-        columns=(Column("lighting", "float32", where_used("lighting", 3)),),
+        columns=(Column("lighting", "float32", "added to red, green and blue: grey levels, multiples of 2^-8", 3),),
     )
     mix_pairing: str = knob(
         "with which row of its group an image is mixed",
@@ -289,7 +310,11 @@ NEUTRAL = {  # knobs that came later: what older files mean by not stating them
 PLAIN = {  # views that leave images as they are
     field.name: field.metadata["plain"] for field in dataclasses.fields(ViewKnobs) if field.metadata["plain"] is not None
 }
-COLUMNS = [column for field in dataclasses.fields(ViewKnobs) for column in field.metadata["columns"]]
+COLUMNS = [
+    dataclasses.replace(column, knob=field.name)
+    for field in dataclasses.fields(ViewKnobs)
+    for column in field.metadata["columns"]
+]
 TAUGHT = ("soft", "static")  # kinds of labels that teachers make
 
 
