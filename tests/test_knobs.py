@@ -14,7 +14,8 @@ from rd3_utils.learning import losses
 from rd3_utils.protocols import protocol
 from rd3_utils.protocols.knobs import COLUMNS, KNOBS, LOSSES, NEUTRAL, PLAIN, SECTIONS, check_knob, stated
 
-BASE = ["views.crop=none", "views.patch_shuffle=1", "views.mix=none", "views.group=5", "views.mix_probability=1"]
+BASE = ["views.crop=none", "views.crop_scale=[0.3, 1]", "views.patch_shuffle=1", "views.mix=none", "views.mix_probability=1",
+        "views.group=5"]  # fmt: skip
 EXAMPLES = {  # where type, range and choices do not tell a value that does something, or what it needs
     "views.crop_scale": ["views.crop=random_resized", "views.crop_scale=[0.3, 0.6]"],
     "views.crop_ratio": ["views.crop=random_resized", "views.crop_ratio=[0.5, 2]"],
@@ -31,7 +32,8 @@ def at_work(key):
     """Assignments under which a knob of views does something; the last one is its own."""
     if key in EXAMPLES:
         return EXAMPLES[key]
-    told, now = KNOBS[key].metadata, getattr(protocol.load("rd3-v1").override(BASE).views, key.split(".")[1])
+    base = protocol.load("rd3-v1").override(BASE)
+    told, now = KNOBS[key].metadata, dict(base.overrides).get(key, getattr(base.views, key.split(".")[1]))
     others = [choice for choice in told["choices"] or () if choice not in (now, told["plain"])]
     value = others[0] if others else {int: 2, float: 0.3}[KNOBS[key].type]  # of another type: give an example
     return [*(at_work(f"views.{told['of']}") if told["of"] else []), f"{key}={value}"]
