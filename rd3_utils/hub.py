@@ -62,23 +62,6 @@ AT_ONCE = 8  # small files that are fetched at a time
 RECENT = 10  # pull requests in which equal files are looked for
 
 
-def parse(source: str) -> tuple[str, str | None, str | None]:
-    """OWNER/REPO[@REVISION][:CONFIG] as (repo, revision or None, config or None); UserError if it is not one."""
-    match = re.fullmatch(rf"({REPO_ID.pattern})(?:@([\w./-]+))?(?::([\w./@-]+))?", source)
-    if not match or ".." in source.split("/"):
-        raise UserError(
-            f"source '{source}' is neither a path that exists, nor a selection (random:ipc=10,seed=0 or full), "
-            "nor OWNER/REPO[@REVISION][:CONFIG]."
-        )
-    repo, revision, config = match.groups()
-    return repo, revision, config
-
-
-def looks_like_repo(source: str) -> bool:
-    """Whether `source` is OWNER/REPO[@REVISION][:PATH] and no path that exists."""
-    return not Path(source).exists() and not source.startswith((".", "/", "~")) and "/" in source.partition(":")[0]
-
-
 def commit(repo: str, revision: str | None = None, repo_type: str = "dataset") -> str:
     """The 40-hex commit that `revision` (tag, branch, commit; default branch if None) of `repo` points to now.
 

@@ -237,9 +237,10 @@ print(teachers.weights_sha256(network))
 NAMED = """
 from pathlib import Path
 from huggingface_hub import HfApi, constants
+from rd3_utils.data import sources
 from rd3_utils.learning import teachers
 try:
-    network, commit = teachers.from_timm("test_vit", None)
+    network, commit = teachers.from_timm(sources.parse_network("test_vit"), None)
     print(teachers.weights_sha256(network), commit == HfApi().model_info("timm/test_vit.r160_in1k").sha)
 finally:
     assert not list(Path(constants.HF_HOME).rglob("*.bin"))
@@ -326,7 +327,10 @@ def test_labels_that_are_not_cached_are_not_taken_for_missing_where_the_hub_is_a
 
 def test_a_cache_that_cannot_be_written_is_not_called_a_silent_hub(server, pulled, tmp_path):  # noqa: F811
     (tmp_path / "file").write_text("")
-    code = "from rd3_utils.learning import teachers\nteachers.from_timm('hf-hub:bench/pull-teacher@v1', None)"
+    code = (
+        "from rd3_utils.data import sources\nfrom rd3_utils.learning import teachers\n"
+        "teachers.from_timm(sources.parse_network('hf-hub:bench/pull-teacher@v1'), None)"
+    )
     done = server.python(code, tmp_path, HF_HUB_CACHE=str(tmp_path / "file" / "cache"))
     assert "UserError: files of bench/pull-teacher cannot be read or kept here: NotADirectoryError" in done.err, done.err
 

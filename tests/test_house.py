@@ -146,3 +146,52 @@ def test_what_is_listed_as_data_is_what_the_code_has():
     assert architectures.TRANSFORMERS.keys() == students.BUILDERS.keys()
     assert all(timm.is_model(name) for name in architectures.OWN)
     assert inspect.signature(data_convert.convert).parameters["most_clipped"].default == cli_convert.MOST_CLIPPED
+
+
+KINDS = ("random:", "full:", "held-out:", "hf-hub:", "local-dir:", "torchvision:", "sklearn:")  # how a SOURCE may begin
+SPLITS = {"partition", "rpartition", "split", "rsplit", "startswith", "removeprefix", "match", "fullmatch", "search"}
+KNOW_SOURCES = {
+    "data/sources.py",  # the grammar
+    "protocols/benchmark.py",  # where a benchmark's own data are
+    "hub.py",  # which names a repo may have
+}
+
+
+def last_names(nodes):
+    """What expressions end with: `options.soft_labels` with soft_labels."""
+    return {getattr(node, "attr", getattr(node, "id", None)) for node in nodes}
+
+
+def spelt_sources(tree):
+    """Where a module writes or takes apart a SOURCE by hand.
+
+    That is a text that begins as one does (docstrings aside), a cut of what is called source, teacher or soft_labels, its
+    comparison with a word of the grammar, and the pattern of repos.
+    """
+    holders = [node for node in ast.walk(tree) if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))]
+    docstrings = [node.body[0].value for node in holders if isinstance(node.body[0], ast.Expr)]
+    for node in ast.walk(tree):
+        match node:
+            case ast.Constant(value=str(text)) if text.startswith(KINDS) and node not in docstrings:
+                yield text
+            case ast.Call(func=ast.Attribute(value=value, attr=attr), args=args) if attr in SPLITS:
+                yield from [ast.unparse(node)] if last_names([value, *args]) & {"source", "teacher", "soft_labels"} else []
+            case ast.Compare(left=left, comparators=[right]) if {"source", "teacher", "repo"} & last_names([left, right]):
+                words = {part.value for part in (left, right) if isinstance(part, ast.Constant)}
+                yield from [ast.unparse(node)] if words & {"full", "random", "default", "/", ":", "@"} else []
+            case ast.Attribute(attr="REPO_ID") | ast.Name(id="REPO_ID"):
+                yield "REPO_ID"
+
+
+@pytest.mark.parametrize("code", [
+    "x = f'random:ipc={k},seed=0'", "x = 'hf-hub:' + repo", "images.source.partition('@')[0]", "re.split('[@:]', run.source)",
+    "options.soft_labels.split(':')", "images.source == 'full'", "'/' in data.repo", "re.match(hub.REPO_ID.pattern, text)",
+])  # fmt: skip
+def test_a_source_taken_apart_by_hand_is_found(code):
+    assert list(spelt_sources(ast.parse(code))) and not list(spelt_sources(ast.parse(f'"""{code}"""')))
+
+
+def test_only_one_module_knows_how_a_source_is_written():
+    for path in (PROJECT / "rd3_utils").rglob("*.py"):
+        if str(path.relative_to(PROJECT / "rd3_utils")) not in KNOW_SOURCES:
+            assert not list(spelt_sources(ast.parse(path.read_text()))), path

@@ -9,8 +9,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import PROJECT
 
-from rd3_utils import hub
-from rd3_utils.data import embedded
+from rd3_utils.data import embedded, sources
 from rd3_utils.errors import UserError
 
 
@@ -232,10 +231,11 @@ def test_a_dead_hub_is_said_in_one_line(server, tmp_path):
     ],
 )
 def test_a_source_is_read_as_repo_revision_and_config(text, wanted):
-    assert hub.parse(text) == wanted
+    found = sources.repository(text)
+    assert (found.repo, found.revision, found.config) == wanted
 
 
 @pytest.mark.parametrize("text", ["a", "a/b/c", "a/b@", "a b/c", "../a/b"])
 def test_what_is_no_repo_is_refused(text):
     with pytest.raises(UserError, match="neither a path that exists"):
-        hub.parse(text)
+        sources.repository(text)

@@ -9,7 +9,6 @@ from conftest import PROJECT, run_script
 from making_runs import drawn, made, table
 
 from rd3_utils.data import images as image_sets
-from rd3_utils.data import selections, sources
 from rd3_utils.errors import UserError
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.scoring import measure, runs
@@ -100,20 +99,6 @@ def test_a_split_is_told_from_others_by_labels_order_and_pixels(digits):
     pixels[0, 0, 0, 0] ^= 1
     found = {one.split_fingerprint for one in (train, other_order, fewer, dataclasses.replace(train, files=pixels))}
     assert len(found) == 4 and dataclasses.replace(train, source="moved").split_fingerprint == train.split_fingerprint
-
-
-NO_DRAWS = "random:ipc=01,seed=0|random:ipc=1,seed=00|random:ipc=1,seed=\u0663|random:ipc=0,seed=0|random:ipc=1,seed=0 |"
-NO_DRAWS += "random:seed=0,ipc=1|random:ipc=1|x random:ipc=1,seed=0"
-
-
-@pytest.mark.parametrize("source", NO_DRAWS.split("|"))
-def test_only_what_outputs_write_is_a_draw(source):
-    assert sources.draw_of(source) is None and sources.draw_of("random:ipc=10,seed=2") == (10, 2)
-
-
-def test_people_may_write_a_selection_in_any_order_and_outputs_write_it_in_one(select):
-    assert selections.parsed("random:seed=3,ipc=10") == ("random", {"ipc": 10, "seed": 3})
-    assert select("random:seed=0,ipc=1").source == "random:ipc=1,seed=0"
 
 
 # Files that are no Runs

@@ -16,6 +16,7 @@ from torch import nn
 from rd3_utils import launch
 from rd3_utils.data import embedded
 from rd3_utils.data import images as image_sets
+from rd3_utils.data.sources import NetworkSource
 from rd3_utils.errors import UserError
 from rd3_utils.learning import evaluation, students, teachers, training
 from rd3_utils.protocols import benchmark as benchmarks
@@ -296,7 +297,7 @@ def test_a_torchvision_teacher_is_torchvisions_network(tmp_path, monkeypatch, na
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     network = torchvision.models.get_model(name, **teachers.builder_arguments(name, weights))
     torch.save(network.state_dict(), tmp_path / "hub" / "checkpoints" / weights.url.rsplit("/", 1)[1])
-    loaded, mean, std = teachers.from_torchvision(name)
+    loaded, mean, std = teachers.from_torchvision(NetworkSource("torchvision", name))
     x = torch.randn(1, 3, 64, 64)
     assert torch.equal(loaded.eval()(x), torchvision.models.get_model(name, weights=weights).eval()(x))
     assert (mean, std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -311,7 +312,7 @@ def test_a_torchvision_transformer_is_built_for_the_size_of_its_weights():
 
 def test_a_network_that_is_no_classifier_is_no_torchvision_teacher():
     with pytest.raises(UserError, match="unknown torchvision network 'fcn_resnet50'"):
-        teachers.from_torchvision("fcn_resnet50")
+        teachers.from_torchvision(NetworkSource("torchvision", "fcn_resnet50"))
 
 
 @pytest.mark.parametrize("name", ["default", "convnet2_bn"])

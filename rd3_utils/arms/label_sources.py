@@ -8,9 +8,8 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from rd3_utils import hub
 from rd3_utils.arms.planned_runs import EACH, PlannedRun
-from rd3_utils.data import label_readers, label_store, shards, soft_labels
+from rd3_utils.data import label_readers, label_store, shards, soft_labels, sources
 from rd3_utils.data.images import ImageSet
 from rd3_utils.data.label_readers import LabelReader
 from rd3_utils.data.shards import HubFolder
@@ -90,12 +89,13 @@ def taught_labels(
 
 def published_stores(cells: Iterable[PlannedRun], options: Namespace) -> dict[str, HubFolder]:
     """{path: HubFolder} of the stores that --soft-labels OWNER/REPO names, or {}."""
-    if not hub.looks_like_repo(options.soft_labels) or options.online:
+    if options.online or not any(cell.recipe.labels.kind in TAUGHT for cell in cells):
         return {}
-    if not any(cell.recipe.labels.kind in TAUGHT for cell in cells):
+    source = sources.parse(options.soft_labels)
+    if source.repo is None:
         return {}
     limit = None if options.label_cache_gb is None else options.label_cache_gb * 1e9
-    return shards.stores_on_hub(options.soft_labels, limit)
+    return shards.stores_on_hub(source, limit)
 
 
 def find_store(
@@ -173,7 +173,7 @@ def hub_store(cell: PlannedRun, published: dict[str, HubFolder], options: Namesp
     if len(mine) > 1:
         raise UserError(
             f"{len(mine)} stores on the Hub label these views of {cell.images.name}: {', '.join(mine)}; name one with "
-            f"--soft-labels {options.soft_labels.partition(':')[0]}:{mine[0]}."
+            f"--soft-labels {replace(sources.parse(options.soft_labels), config=mine[0])}."
         )
     if not mine and not options.teacher:
         raise UserError(

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from rd3_utils import units
-from rd3_utils.data import selections, soft_labels, tables, whitening
+from rd3_utils.data import selections, soft_labels, sources, tables, whitening
 from rd3_utils.data.images import ImageSet
 from rd3_utils.data.label_readers import LabelReader
 from rd3_utils.data.tables import Table
@@ -164,7 +164,7 @@ def plan(options: Namespace, benchmark: Benchmark, protocol: Protocol, students:
         return selections.image_set(options.distilled or benchmark.defaults.distilled, benchmark, train, options.workers)
 
     def random(draw: int) -> ImageSet:
-        return selections.select(f"random:ipc={distilled().nominal_ipc},seed={draw}", benchmark, train)
+        return selections.select(sources.random(distilled().nominal_ipc, draw), benchmark, train)
 
     wanted, cells = arm_names(options.arms, protocol.label_kind), []
     each = options.views_seed == EACH
@@ -185,7 +185,7 @@ def plan(options: Namespace, benchmark: Benchmark, protocol: Protocol, students:
         if side == "random":
             sets = [random(draw) for draw in (range(options.draws) if options.draw is None else [options.draw])]
         else:
-            sets = [selections.select("full", benchmark, train) if side == "full" else distilled()]
+            sets = [selections.select(sources.FULL, benchmark, train) if side == "full" else distilled()]
         for images in sets:
             for student in students:
                 recipe = of_arm.resolve(benchmark, student, images.nominal_ipc, len(images), labels)
@@ -228,7 +228,9 @@ def find_whitening(cells: Iterable[PlannedRun], options: Namespace, benchmark: B
     """{views.zca: Whitening of the train split, or None for 0} for all cells."""
     found: dict[float, Whitening | None] = {0.0: None}
     for eps in {cell.recipe.views.zca for cell in cells} - {0.0}:
-        train = selections.select("full", benchmark, lambda: tables.real(benchmark, "train", options.data_dir, options.workers))
+        train = selections.select(
+            sources.FULL, benchmark, lambda: tables.real(benchmark, "train", options.data_dir, options.workers)
+        )
         found[eps] = whitening.fitted(train, benchmark.image.mean, benchmark.image.std, eps)
     return found
 

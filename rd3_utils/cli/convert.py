@@ -30,7 +30,7 @@ def add_options(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     """Make an image set of a released tensor and say where it lies."""
     from rd3_utils.data import convert as conversion
-    from rd3_utils.data import selections, tables
+    from rd3_utils.data import selections, sources, tables
 
     bench = benchmark.load(options.benchmark)
     if (options.mean is None) != (options.std is None):
@@ -38,7 +38,7 @@ def run(options: Namespace) -> None:
     normalisation = (tuple(options.mean), tuple(options.std)) if options.mean else None
 
     def train() -> "ImageSet":
-        return selections.select("full", bench, lambda: tables.real(bench, "train", options.data_dir))
+        return selections.select(sources.FULL, bench, lambda: tables.real(bench, "train", options.data_dir))
 
     found, about = conversion.convert(
         options.source, options.out, bench, train, options.method, normalisation, options.zca, options.most_clipped

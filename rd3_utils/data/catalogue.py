@@ -1,9 +1,10 @@
 """The catalogue: public distilled sets by benchmark, method and images per class (catalogue.toml)."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from rd3_utils.data import embedded, sources
+from rd3_utils.data.sources import Source
 from rd3_utils.errors import UserError, unknown
 from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.protocols.strict import build, read_toml
@@ -28,24 +29,25 @@ def publishers() -> list[Publisher]:
     return [build(Publisher, row, f"{CATALOGUE.name} [[publisher]]") for row in read_toml(CATALOGUE)["publisher"]]
 
 
-def repo(source: str, benchmark: Benchmark) -> str | None:
-    """The Hub repo that METHOD:ipc=K means on a benchmark, or None if `source` does not read so.
+def located(source: Source, benchmark: Benchmark) -> Source:
+    """The embedded set or the Hub repo that METHOD:ipc=K means on a benchmark; any other Source as it is.
 
-    UserError where the catalogue has no such method or number of images per class for the benchmark.
+    UserError where the catalogue has sets of the benchmark and no such method or number of images per class.
     """
-    match = re.fullmatch(r"([a-z0-9_-]+):ipc=(\d+)", source)
-    if not match:
-        return None
-    method, ipc = match[1], int(match[2])
-    mine = [p for p in publishers() if p.benchmark == benchmark.name]
-    if not mine:
-        return None
-    known = {name: p for p in mine for name in p.methods}
-    if method not in known:
-        raise unknown(f"method of {benchmark.name} in the catalogue", method, known)
-    if ipc not in known[method].ipc:
+    method, ipc = source.name, source.ipc
+    if source.kind != "method" or ipc is None:
+        return source
+    if (embedded.EMBEDDED / (name := f"{benchmark.name}-{method}-ipc{ipc}")).is_dir():
+        return Source("name", name)
+    publishers_of = {name: one for one in publishers() if one.benchmark == benchmark.name for name in one.methods}
+    if not publishers_of:
+        return source
+    if method not in publishers_of:
+        raise unknown(f"method of {benchmark.name} in the catalogue", method, publishers_of)
+    publisher = publishers_of[method]
+    if ipc not in publisher.ipc:
         raise UserError(
-            f"the catalogue has {method} of {benchmark.name} at {', '.join(map(str, known[method].ipc))} images per class, "
+            f"the catalogue has {method} of {benchmark.name} at {', '.join(map(str, publisher.ipc))} images per class, "
             f"not at {ipc}; give OWNER/REPO or a path for another set."
         )
-    return known[method].repo.format(method=method, ipc=ipc)
+    return sources.repository(publisher.repo.format(method=method, ipc=ipc))

@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 
 from rd3_utils import units
-from rd3_utils.data import decoded, embedded, tables
+from rd3_utils.data import decoded, embedded, sources, tables
+from rd3_utils.data.sources import Source
 from rd3_utils.data.tables import Table
 from rd3_utils.errors import UserError
 from rd3_utils.protocols.benchmark import Benchmark
@@ -66,6 +67,11 @@ class ImageSet:
     def identity(self) -> str:
         """NAME@FINGERPRINT8: how paths name this set."""
         return f"{self.name}@{self.fingerprint[:8]}"
+
+    @property
+    def origin(self) -> Source:
+        """Where the images came from."""
+        return sources.recorded(self.source, self.commit)
 
     def describe(self) -> dict:
         """What a Run records of the images."""
@@ -158,16 +164,15 @@ def test_split(
     return of_table(tables.real(benchmark, "test", data_dir, workers))
 
 
-def read(source: str, benchmark: Benchmark, workers: int | None = None) -> ImageSet:
+def read(source: Source | str, benchmark: Benchmark, workers: int | None = None) -> ImageSet:
     """The ImageSet at `source`: an existing path, an embedded set's name, or OWNER/REPO[@REVISION][:CONFIG].
 
     Checked against `benchmark`: image size, class names (an other order is mapped by name), every class present, the same
     number of images in each class. UserError names what was found, what was wanted and what to do.
     """
-    path = Path(source) if Path(source).exists() else None
-    if path is None and "/" not in source and (embedded.EMBEDDED / source).is_dir():
-        path = embedded.EMBEDDED / source
-    if path is None and (source.startswith((".", "/", "~")) or "/" not in source):
+    source = sources.parse(source)
+    path = {"path": Path(source.name), "name": embedded.EMBEDDED / source.name}.get(source.kind)
+    if source.repo is None and not (path and sources.exists(path)):
         raise UserError(
             f"no folder or file '{source}', and no embedded set of that name ({', '.join(embedded.image_sets())}); "
             "give a path, a selection such as random:ipc=10,seed=0, or OWNER/REPO."

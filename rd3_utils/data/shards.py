@@ -12,6 +12,8 @@ from filelock import FileLock
 from huggingface_hub import constants
 
 from rd3_utils import hub, units
+from rd3_utils.data import sources
+from rd3_utils.data.sources import Source
 from rd3_utils.errors import UserError
 from rd3_utils.hub import TRIES, file_sha256
 
@@ -59,10 +61,11 @@ class Folder:
         return {}
 
 
-def stores_on_hub(source: str, limit: float | None = None) -> "dict[str, HubFolder]":
+def stores_on_hub(source: Source | str, limit: float | None = None) -> "dict[str, HubFolder]":
     """{path in the repo: HubFolder} of the label stores in OWNER/REPO[@REVISION][:PATH]; UserError where there is none."""
-    repo, revision, path = hub.parse(source)
-    commit = hub.commit(repo, revision)
+    source = sources.parse(source)
+    repo, path = source.name, source.config
+    commit = hub.commit(repo, source.revision)
     folders = [str(PurePosixPath(file).parent) for file in hub.index_files(repo, commit)]
     under = [folder for folder in folders if path is None or PurePosixPath(folder).is_relative_to(path)]
     if not under:
@@ -87,7 +90,7 @@ class HubFolder:
         self.checked: set[Path] = set()
 
     def __str__(self) -> str:
-        return f"{self.repo}@{self.commit[:8]}:{self.where}"
+        return sources.in_repo(self.repo, self.where, self.commit[:8]).text
 
     def path(self, entry: dict) -> Path:
         """The local copy of an index entry's file, its SHA-256 checked; says so when it has to be waited for."""
@@ -136,7 +139,7 @@ class HubFolder:
     @property
     def origin(self) -> dict:
         """Where the labels came from, as a Run records it."""
-        return {"source": f"{self.repo}:{self.where}", "commit": self.commit}
+        return {"source": sources.in_repo(self.repo, self.where).text, "commit": self.commit}
 
     def drop(self, keep: Collection[str], coming: int = 0) -> None:
         """Remove shards other than `keep` (file names) if those of the repo here and `coming` bytes exceed the limit.

@@ -23,8 +23,10 @@ from huggingface_hub import constants
 from PIL import Image
 
 from rd3_utils import hub
+from rd3_utils.data import sources
 from rd3_utils.data.classes import benchmark_labels, class_index
 from rd3_utils.data.decoding import content, picture, pixels
+from rd3_utils.data.sources import Source
 from rd3_utils.errors import UserError
 from rd3_utils.protocols.benchmark import Benchmark
 
@@ -137,7 +139,7 @@ def real(benchmark: Benchmark, split: str, data_dir: Path | str | None = None, w
     `data_dir` reads a local copy: parquet files, or one folder of images per class.
     """
     data = benchmark.data
-    if data_dir is None and data.repo == "sklearn:digits":
+    if data_dir is None and data.carried:
         arrays, labels = sklearn_digits(split)
         return Table(f"{benchmark.name}-{split}", data.repo, None, benchmark.classes, labels, np.arange(len(labels)), arrays,
                      (), benchmark.image.size, 0, True, workers)  # fmt: skip
@@ -183,17 +185,15 @@ def data_dirs(texts: Iterable[str], names: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def published(source: str, benchmark: Benchmark, path: Path | None, workers: int | None = None) -> Table:
-    """The Table of the image set at `source`: the existing `path`, or OWNER/REPO[@REVISION][:CONFIG] where that is None."""
+def published(source: Source, benchmark: Benchmark, path: Path | None, workers: int | None = None) -> Table:
+    """The Table of the image set at `source`: what lies at `path`, or in a repo of the Hub where that is None."""
     if path is not None:
-        found, name, commit = local(path, ("train",)), path.resolve().name.split(".")[0], None
+        table, commit = local(path, ("train",)), None
     else:
-        repo, revision, config = hub.parse(source)
-        commit = hub.commit(repo, revision)
-        found = on_hub(repo, commit, config, "train", revision)
-        name = "-".join(filter(None, [repo.split("/")[1], config]))
-    columns = (pick(IMAGE_COLUMNS, found, source), pick(LABEL_COLUMNS, found, source))
-    return of_dataset(name, found, columns, benchmark, source, commit, workers, False)
+        commit = hub.commit(source.name, source.revision)
+        table = on_hub(source.name, commit, source.config, "train", source.revision)
+    columns = (pick(IMAGE_COLUMNS, table, source.text), pick(LABEL_COLUMNS, table, source.text))
+    return of_dataset(source.set_name, table, columns, benchmark, source.text, commit, workers, False)
 
 
 def of_dataset(
@@ -218,7 +218,8 @@ def of_dataset(
     roots = tuple(Path(p).resolve() for p in (constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE, source))
     resize = benchmark.image.shorter_side if photographs else 0
     own = {} if photographs else own_columns(found, label_column, benchmark, source)
-    return Table(name, without_machine(source), commit, benchmark.classes, labels[rows], rows, files, roots,
+    stated = source if commit else sources.folder(source).stated.text
+    return Table(name, stated, commit, benchmark.classes, labels[rows], rows, files, roots,
                  benchmark.image.size, resize, photographs, workers, own)  # fmt: skip
 
 
@@ -256,11 +257,6 @@ def number_column(table: datasets.Dataset, column: str, shape: tuple[int, ...], 
     if values.shape != (len(table), *shape) or not np.isfinite(values).all():
         raise UserError(f"{source}: column '{column}' does not hold {wanted} per row (shape {values.shape}).")
     return values
-
-
-def without_machine(source: str) -> str:
-    """A local source as outputs may name it: an absolute path keeps only its last part."""
-    return Path(source).name if Path(source).is_absolute() else source
 
 
 def local(path: Path, splits: Sequence[str], named: bool = False) -> datasets.Dataset:

@@ -34,7 +34,7 @@ def claims_table() -> tuple[dict[str, str], tuple[Claim, ...]]:
 
 
 @lru_cache
-def repos() -> dict[tuple[str, int, str], str]:
+def repos() -> dict[tuple[str, int, str | None], str]:
     """{(benchmark, IPC, repo): method} of the catalogue."""
     return {
         (publisher.benchmark, ipc, publisher.repo.format(method=method, ipc=ipc)): method
@@ -57,9 +57,9 @@ def method_of(entry: Entry) -> tuple[str, str] | tuple[None, None]:
         return "random", "the selection"
     if entry.about:
         return entry.about.method, "distilled.json of these images"
-    repo = re.split("[@:]", images.source)[0]
-    if images.commit and (group.benchmark, group.ipc, repo) in repos():
-        return repos()[group.benchmark, group.ipc, repo], "the catalogue"
+    published = group.benchmark, group.ipc, images.origin.repo
+    if published in repos():
+        return repos()[published], "the catalogue"
     named = re.fullmatch(rf"(?:{re.escape(group.benchmark)}-)?([a-z0-9-]+)-ipc{group.ipc}", images.name)
     return (named[1], "the set's name") if named and named[1] in claims_table()[0] else (None, None)
 

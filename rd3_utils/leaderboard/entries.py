@@ -272,7 +272,7 @@ def split_of(run: Run) -> str:
 
 def drawn_from(run: Run) -> tuple[str, str] | None:
     """What says which real images a Run had, or None of others: equal words must mean equal images."""
-    return (run.benchmark, run.images.source) if run.images.source == "full" or run.draw is not None else None
+    return (run.benchmark, run.images.source) if run.images.origin.is_selection else None
 
 
 def run_identity(run: Run) -> tuple[str, str, int]:
@@ -333,7 +333,7 @@ def of_one_kind(
 
 def row_group(run: Run) -> Group:
     """The Group of a Run."""
-    protocol, custom, full = run.protocol, vetting.is_custom(run), run.images.source == "full"
+    protocol, custom, full = run.protocol, vetting.is_custom(run), run.images.origin.is_full
     changes = ", ".join(f"{key}={json.dumps(value)}" for key, value in sorted(protocol.overrides.items()))
     label = protocol.name
     if custom:

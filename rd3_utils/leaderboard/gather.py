@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rd3_utils import hub, units
+from rd3_utils.data import sources
 from rd3_utils.errors import UserError
 from rd3_utils.leaderboard import entries as entry_files
 from rd3_utils.leaderboard import vetting
@@ -21,15 +22,15 @@ def gather(folders: Iterable[Path | str], tag: str | None = None, repos: Iterabl
 
     A repo that was named and cannot be read is a UserError; one that carries the tag is kept apart.
     """
-    named = [hub.parse(repo)[:2] for repo in repos]
+    named = [(source.name, source.revision) for source in map(sources.repository, repos)]
     tagged, more = hub.models_tagged(tag, REPOS) if tag else ([], False)
-    known, sources, room = {repo for repo, _ in named}, [], entry_files.MOST_RUNS
+    known, read, room = {repo for repo, _ in named}, [], entry_files.MOST_RUNS
     for repo, revision in [*named, *((repo, None) for repo in tagged if repo not in known)]:
         origin, files = of_repo(repo, revision, repo in known, room)
         room -= len(files)
-        sources.append((origin, files))
-    found = entry_files.gathered_entries(folders, sources)
-    found = with_methods(found) if sources else found
+        read.append((origin, files))
+    found = entry_files.gathered_entries(folders, read)
+    found = with_methods(found) if read else found
     if more:
         note = f"More than {REPOS} repos have the tag {tag}; the others were not read."
         found = dataclasses.replace(found, notes=(*found.notes, note))
@@ -64,9 +65,8 @@ def with_methods(found: entry_files.Found) -> entry_files.Found:
     lacking: dict[tuple[str, str], list[entry_files.Entry]] = {}
     for entry in found.entries:
         images = entry.runs[0].images
-        match = re.fullmatch(rf"({hub.REPO_ID.pattern})(?:@.*)?(?::.*)?", images.source)
-        if match and images.commit and not entry.about and not entry.is_random:
-            lacking.setdefault((match[1], images.commit), []).append(entry)
+        if images.origin.repo and images.commit and not entry.about:
+            lacking.setdefault((images.origin.repo, images.commit), []).append(entry)
     known = {}
     for repo, commit in list(lacking)[:DATASETS]:
         try:

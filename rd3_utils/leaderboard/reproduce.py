@@ -1,12 +1,11 @@
 """The commands that make the Runs of a row again."""
 
 import json
-import re
 import shlex
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-from rd3_utils import hub
 from rd3_utils.leaderboard import vetting
 from rd3_utils.leaderboard.entries import Entry
 from rd3_utils.protocols import protocol as protocols
@@ -34,19 +33,17 @@ DEFAULTS: dict[str, Any] = {  # of the options of train_student.py that say what
 def reproduce(entry: Entry) -> list[str]:
     """Command lines that make the Runs of an entry again, and the images where a method of this project made them."""
     group, first, bench = entry.group, entry.runs[0], vetting.bench_of(entry.group.benchmark)
-    source, commit = first.images.source, first.images.commit
-    match = re.fullmatch(rf"({hub.REPO_ID.pattern})(?:@[\w./-]+)?(:[\w./@-]+)?", source) if commit else None
-    own_data = first.test.commit is None and "/" in bench.data.repo
+    source, own_data = first.images.origin, first.test.commit is None and bench.data.on_hub
     options = SimpleNamespace(
         defaults=DEFAULTS,
         benchmark=bench.name,
         protocol=group.protocol if group.protocol in protocols.names() else f"{group.protocol}.toml",
-        distilled=f"{match[1]}@{commit}{match[2] or ''}" if match else source,
+        distilled=(replace(source, revision=first.images.commit) if source.repo else source).text,
         set=[f"{key}={json.dumps(value)}" for key, value in sorted(first.protocol.overrides.items())],
         data_dir="DIR" if own_data else None,
     )
     lines = terminal.commands(list(entry.runs), options, bench)
-    if entry.about and entry.about.method in METHODS and not match:
+    if entry.about and entry.about.method in METHODS and not source.repo:
         words = [
             "python",
             "-m",
@@ -58,7 +55,7 @@ def reproduce(entry: Entry) -> list[str]:
             "--ipc",
             str(entry.about.ipc),
             "--out",
-            source,
+            source.text,
             *(["--data-dir", "DIR"] if own_data else []),
         ]
         lines.insert(0, shlex.join(words))

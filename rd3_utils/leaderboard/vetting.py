@@ -9,7 +9,6 @@ import dataclasses
 import json
 from functools import lru_cache
 
-from rd3_utils.data import sources
 from rd3_utils.errors import UserError
 from rd3_utils.learning import initialisation, search
 from rd3_utils.protocols import benchmark as benchmarks
@@ -117,14 +116,14 @@ def check_run_images(run: Run, bench: Benchmark) -> None:
     images, classes, side = run.images, len(bench.classes), run.arm.partition("-")[0]
     if images.ipc is not None and images.images != images.ipc * classes:
         raise Refused(f"{images.images} images, but {images.ipc} per class of {classes} are {images.ipc * classes}")
-    drawn = sources.draw_of(images.source)
-    if drawn is None and (side == "random" or images.source.startswith("random:")):
+    drawn, full = images.origin.draw, images.origin.is_full
+    if drawn is None and (side == "random" or (images.origin.is_selection and not full)):
         raise Refused(f"arm {run.arm} with images {shown(images.source)}, wanted a selection random:ipc=K,seed=S")
     if drawn and drawn[0] != images.ipc:
         raise Refused(f"images {shown(images.source)} with {images.ipc} per class")
     if images.train is not None and images.train.images != (bench.data.train_images or images.train.images):
         raise Refused(f"drawn from {images.train.images} train images, {bench.name} has {bench.data.train_images}")
-    if side == "full" and (images.source != "full" or images.images != (bench.data.train_images or images.images)):
+    if side == "full" and (not full or images.images != (bench.data.train_images or images.images)):
         raise Refused(f"arm full-hard with {images.images} images of {shown(images.source)}, wanted the train split")
     if side == "full" and (run.protocol.name != TEACHER_PROTOCOL or run.protocol.overrides):
         raise Refused(f"arm full-hard under {run.protocol.name}, wanted {TEACHER_PROTOCOL} as it is")

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from rd3_utils import hub
-from rd3_utils.data import embedded, tables
+from rd3_utils.data import embedded, sources
 from rd3_utils.errors import UserError
 from rd3_utils.learning import students, teachers, training
 from rd3_utils.protocols.benchmark import Benchmark
@@ -47,18 +47,17 @@ def load_frozen(source: str) -> Frozen:
     UserError for a folder without config.json or safetensors, files of another network, one that takes no square images of
     three channels, and one whose weights are no finite numbers.
     """
-    kind, _, rest = source.partition(":")
-    folder, commit, name = Path(rest if kind == "local-dir" else source), None, source
-    if kind == "hf-hub":
-        repo, revision, _ = hub.parse(rest)
-        commit = hub.commit(repo, revision, repo_type="model")
-        folder = hub.network_folder(repo, commit, also=(RUN,))
+    where = sources.parse_network(source)
+    if where.kind not in ("hf-hub", "local-dir"):
+        where = sources.saved(source)
+    folder, commit = Path(where.name), None
+    if where.kind == "hf-hub":
+        commit = hub.commit(where.name, where.revision, repo_type="model")
+        folder = hub.network_folder(where.name, commit, also=(RUN,))
     elif not folder.is_dir() and (embedded.PACKAGE / folder).is_dir():
         folder = embedded.PACKAGE / folder
     elif folder.suffix == ".json" and folder.is_file():  # the Run instead of the folder beside it
         folder = folder.with_suffix("")
-    if kind != "hf-hub":
-        name = f"local-dir:{tables.without_machine(rest if kind == 'local-dir' else source)}"
     if not folder.is_dir():
         raise UserError(
             f"student {source}: there is no such folder; give the seed folder that train_student.py keeps beside a Run "
@@ -68,7 +67,7 @@ def load_frozen(source: str) -> Frozen:
     if not (folder / "model.safetensors").is_file():
         raise UserError(f"student {source} has no model.safetensors beside its config.json; give the whole folder.")
     try:
-        network = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        network = timm.create_model(sources.saved(folder).text, pretrained=True)
         config = cast(dict, network.pretrained_cfg)
         shape, mean, std = (tuple(config[key]) for key in ("input_size", "mean", "std"))
     except teachers.MISLOADED as error:
@@ -79,7 +78,7 @@ def load_frozen(source: str) -> Frozen:
             "3 channels and a square: the benchmarks here have such images."
         )
     training.check_finite(network, f"student {source}")
-    return frozen(network, name, commit, config["architecture"], shape[1], mean, std, folder)
+    return frozen(network, where.stated.text, commit, config["architecture"], shape[1], mean, std, folder)
 
 
 def untrained(student: str, benchmark: Benchmark, seed: int) -> Frozen:

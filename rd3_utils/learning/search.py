@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from rd3_utils.data import images as image_sets
-from rd3_utils.data import selections
+from rd3_utils.data import selections, sources
 from rd3_utils.data.images import ImageSet
 from rd3_utils.data.tables import Table
 from rd3_utils.errors import UserError
@@ -42,7 +42,7 @@ def held_out(train: Table, images: ImageSet) -> ImageSet:
     if least == 0:
         raise UserError(f"training.learning_rates: {images.name} holds every train image of a class; none is left to hold out.")
     rows = np.concatenate([mine[:least] for mine in picked])
-    return image_sets.of_table(train, rows, f"held-out-ipc{least}", f"held-out:ipc={least}")
+    return image_sets.of_table(train, rows, f"held-out-ipc{least}", sources.held_out(least).text)
 
 
 def unseen(train: Table, rows: np.ndarray, wanted: int, seen: set[bytes]) -> np.ndarray:

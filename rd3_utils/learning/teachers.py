@@ -23,8 +23,9 @@ from safetensors import SafetensorError
 from torch import nn
 
 from rd3_utils import hub
-from rd3_utils.data import embedded, tables
+from rd3_utils.data import embedded, sources
 from rd3_utils.data.images import ImageSet
+from rd3_utils.data.sources import NetworkSource
 from rd3_utils.errors import UserError, unknown
 from rd3_utils.learning import evaluation, students, training
 from rd3_utils.protocols import benchmark as benchmarks
@@ -57,9 +58,7 @@ class Teacher:
 
     def describe(self) -> dict:
         """What labels and Runs record of it; `classes`, how many it knows, only where the benchmark has columns of them."""
-        source = self.source
-        if source.startswith("local-dir:"):
-            source = f"local-dir:{tables.without_machine(source.removeprefix('local-dir:'))}"
+        source = sources.parse_network(self.source).stated.text
         keys = ("commit", "architecture", "sha256", "top1")
         own = {} if self.columns is None else {"classes": self.outputs}
         return {"source": source, **{key: getattr(self, key) for key in keys}, **own}
@@ -71,17 +70,16 @@ def load(source: str, benchmark: Benchmark) -> Teacher:
     UserError for an unknown source, a network that cannot be had, that does not take the benchmark's images, that does not
     know all of its classes, or whose weights are no finite numbers.
     """
-    source = benchmark.defaults.teacher if source == "default" else source
-    if source.startswith("torchvision:"):
-        architecture, commit, names = source.removeprefix("torchvision:"), None, None
-        network, mean, std = from_torchvision(architecture)
+    where = sources.parse_network(source, benchmark.defaults.teacher)
+    if where.kind == "torchvision":
+        architecture, commit, names = where.name, None, None
+        network, mean, std = from_torchvision(where)
     else:
-        network, commit = from_timm(source, benchmark)
+        network, commit = from_timm(where, benchmark)
         config = cast(dict, network.pretrained_cfg)
         architecture, names = config["architecture"], config.get("label_names")
         mean, std = tuple(config["mean"]), tuple(config["std"])
-    if ":" not in source and Path(source).is_dir():
-        source = f"local-dir:{source}"
+    source = where.text
     network.eval().requires_grad_(False)
     training.check_finite(network, f"teacher {source}")
     outputs = count_outputs(network, source, benchmark.image.size)
@@ -99,18 +97,19 @@ def is_default(described: Any, benchmark: Benchmark) -> bool:
 @cache
 def embedded_sha256(source: str) -> str:
     """SHA-256 of the teacher local-dir:embedded/..., that comes with the project; "" of any other source."""
-    folder = embedded.PACKAGE / source.removeprefix("local-dir:")
-    if not source.startswith("local-dir:") or not students.is_saved(folder):
+    where = sources.parse_network(source)
+    folder = embedded.PACKAGE / where.name
+    if where.kind != "local-dir" or not students.is_saved(folder):
         return ""
-    return weights_sha256(timm.create_model(f"local-dir:{folder}", pretrained=True))
+    return weights_sha256(timm.create_model(sources.saved(folder).text, pretrained=True))
 
 
-def from_timm(source: str, benchmark: Benchmark) -> tuple[nn.Module, str | None]:
+def from_timm(source: NetworkSource, benchmark: Benchmark) -> tuple[nn.Module, str | None]:
     """(network, commit or None) of a timm architecture with its published weights, a Hub repo, or a saved student."""
-    kind, _, rest = source.partition(":")
-    name, commit, overlay = source, None, None
-    if kind == "local-dir" or (not rest and Path(source).is_dir()):
-        path = Path(rest or source)
+    commit = overlay = None
+    network = source
+    if source.kind == "local-dir":
+        path = Path(source.name)
         path = path if path.is_dir() else embedded.PACKAGE / path
         if not path.is_dir():
             raise UserError(
@@ -119,30 +118,28 @@ def from_timm(source: str, benchmark: Benchmark) -> tuple[nn.Module, str | None]
                 "then give --teacher local-dir:FOLDER, the seed0 folder of its results."
             )
         students.read_timm_config(path)  # says so where there is none
-        name = f"local-dir:{path}"
-    elif kind == "hf-hub":
-        repo, revision, _ = hub.parse(rest)
-        commit = hub.commit(repo, revision, repo_type="model")
-        name = f"local-dir:{hub.network_folder(repo, commit)}"
-    elif not timm.is_model(source.partition(".")[0]):
-        raise unknown("teacher", source, ["default", "hf-hub:OWNER/REPO", "local-dir:FOLDER", "torchvision:NAME",
-                                          *timm.list_models(source[:3] + "*")])  # fmt: skip
-    elif published := repo_of(source):
+        network = sources.saved(path)
+    elif source.kind == "hf-hub":
+        commit = hub.commit(source.name, source.revision, repo_type="model")
+        network = sources.saved(hub.network_folder(source.name, commit))
+    elif not timm.is_model(source.architecture):
+        raise unknown("teacher", source, [*sources.NETWORKS, *timm.list_models(source.name[:3] + "*")])
+    elif published := repo_of(source.name):
         commit = hub.commit(published, repo_type="model")
         hub.network_folder(published, commit)  # from where timm takes them; it would read a pickle where there is nothing else
         overlay = {"hf_hub_id": f"{published}@{commit}", "hf_hub_filename": None}
     try:
-        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay), commit
+        return timm.create_model(network.text, pretrained=True, pretrained_cfg_overlay=overlay), commit
     except (*MISLOADED, hub.httpx.HTTPError) as error:
         raise UserError(f"teacher {source} cannot be loaded: {hub.one_line(error)}") from error
 
 
-def repo_of(source: str) -> str | None:
+def repo_of(name: str) -> str | None:
     """The Hub repo with the published weights of a timm architecture; None where they have an address of their own."""
     try:
-        return getattr(timm.get_pretrained_cfg(source), "hf_hub_id", None)
+        return getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None)
     except RuntimeError as error:
-        raise UserError(f"teacher {source} cannot be loaded: {hub.one_line(error)}") from error
+        raise UserError(f"teacher {name} cannot be loaded: {hub.one_line(error)}") from error
 
 
 def count_outputs(network: nn.Module, source: str, size: int) -> int:
@@ -192,11 +189,11 @@ def columns_of(names: list | tuple | dict | None, outputs: int, source: str, ben
     )
 
 
-def from_torchvision(name: str) -> tuple[nn.Module, tuple, tuple]:
+def from_torchvision(source: NetworkSource) -> tuple[nn.Module, tuple, tuple]:
     """(network, mean, std) of torchvision NAME with its first published weights, such as IMAGENET1K_V1."""
     import torchvision
 
-    name, _, weights_name = name.partition(".")
+    name, weights_name = source.architecture, source.tag
     classifiers = torchvision.models.list_models(module=torchvision.models)
     if name not in classifiers:
         raise unknown("torchvision network", name, classifiers)
@@ -208,7 +205,7 @@ def from_torchvision(name: str) -> tuple[nn.Module, tuple, tuple]:
     try:
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:
-        raise UserError(f"torchvision:{name} weights cannot be fetched: {hub.one_line(error)}") from error
+        raise UserError(f"weights of torchvision:{name} cannot be fetched: {hub.one_line(error)}") from error
     network = torchvision.models.get_model(name, **builder_arguments(name, weights))
     # keys of old dense-net checkpoints, as torchvision's own loader renames them
     pattern = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.((?:[12])\.(?:weight|bias|running_mean|running_var))$")

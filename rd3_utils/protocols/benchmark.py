@@ -26,6 +26,16 @@ class Data:
     part_of: str = ""  # the benchmark whose classes the repo holds, where this one uses only some of them
     renames: dict = field(default_factory=dict, hash=False)  # where the repo names a class wrongly: its name -> the class
 
+    @property
+    def on_hub(self) -> bool:
+        """Whether `repo` is one of the Hub."""
+        return "/" in self.repo
+
+    @property
+    def carried(self) -> bool:
+        """Whether the images come with scikit-learn and need no file."""
+        return self.repo == "sklearn:digits"
+
 
 @dataclass(frozen=True)
 class Pixels:

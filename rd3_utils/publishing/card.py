@@ -6,7 +6,6 @@ matter, percent in the text.
 """
 
 import json
-import re
 import statistics
 import sys
 from argparse import Namespace
@@ -18,7 +17,8 @@ from urllib.parse import quote
 from huggingface_hub import EvalResult, ModelCardData
 
 from rd3_utils.arms.planned_runs import PlannedRun, citations
-from rd3_utils.data import selections
+from rd3_utils.data import sources
+from rd3_utils.data.sources import NetworkSource
 from rd3_utils.protocols import protocol as protocols
 from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.protocols.knobs import NEUTRAL, SECTIONS, TAUGHT
@@ -230,7 +230,7 @@ def front_matter(report: dict, head: Run, cell: PlannedRun, benchmark: Benchmark
     results = [
         EvalResult(
             task_type="image-classification",
-            dataset_type=data.repo if "/" in data.repo else benchmark.name,
+            dataset_type=data.repo if data.on_hub else benchmark.name,
             dataset_name=benchmark.title,
             dataset_config=data.config,
             dataset_split=data.test,
@@ -245,8 +245,7 @@ def front_matter(report: dict, head: Run, cell: PlannedRun, benchmark: Benchmark
     custom = "custom-" if cell.protocol.overrides else ""
     tags = ["rd3", *(["dataset-distillation"] if is_distilled(head) else []), f"benchmark-{benchmark.name}"]
     tags += [f"ipc-{images.nominal_ipc}"] if images.ipc else []
-    real = data.repo if selections.is_selection(images.source) and "/" in data.repo else None
-    learned_from = re.split("[@:]", images.source)[0] if images.commit and "/" in images.source else real
+    learned_from = images.origin.repo or (data.repo if images.origin.is_selection and data.on_hub else None)
     return ModelCardData(
         library_name="timm",
         pipeline_tag="image-classification",
@@ -259,7 +258,7 @@ def front_matter(report: dict, head: Run, cell: PlannedRun, benchmark: Benchmark
 
 def is_distilled(run: Run) -> bool:
     """Whether the images of a Run were made to be distilled ones; real images may be given as --distilled, too."""
-    return run.arm.startswith("distilled-") and not selections.is_selection(run.images.source)
+    return run.arm.startswith("distilled-") and not run.images.origin.is_selection
 
 
 def result(arms: dict[str, dict], student: str, head: Run, benchmark: Benchmark) -> str:
@@ -433,10 +432,10 @@ def weights_section(runs: list[Run], head: Run, folder: Path, root: Path | str) 
     if not kept:
         return []
     text = "The weights of the first seed after its last epoch, whatever its score, read from this card's folder:"
-    return [text, how_to_load(f"local-dir:{kept[0].relative_to(folder).as_posix()}")]
+    return [text, how_to_load(sources.saved(kept[0].relative_to(folder).as_posix()))]
 
 
-def how_to_load(name: str) -> str:
-    """The Python that makes the student called `name` in timm."""
-    code = f"import rd3_utils, timm\n\nstudent = timm.create_model({json.dumps(name)}, pretrained=True)"
+def how_to_load(network: NetworkSource) -> str:
+    """The Python that makes a student that is at `network`."""
+    code = f"import rd3_utils, timm\n\nstudent = timm.create_model({json.dumps(network.text)}, pretrained=True)"
     return fenced(code, "python")

@@ -24,7 +24,7 @@ from typing import Any, Self
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from rd3_utils import hub, launch, units
-from rd3_utils.data import embedded, selections, soft_labels, tables
+from rd3_utils.data import embedded, soft_labels, sources
 from rd3_utils.data import images as image_sets
 from rd3_utils.data.images import ImageSet
 from rd3_utils.errors import UserError
@@ -236,9 +236,9 @@ def about_images(source: str, images: ImageSet) -> dict:
 def image_section(repo: str, images: ImageSet, about: dict | None, benchmark: Benchmark) -> str:
     """The part of a dataset card on one image set."""
     about, data = dict(about or {}), benchmark.data
-    selected = images.source if selections.is_selection(images.source) else None
-    elsewhere = {"repo": images.source.partition("@")[0], "commit": images.commit} if images.commit else {"repo": data.repo}
-    source = about.pop("source", {"repo": data.repo, "commit": images.commit} if selected else elsewhere)
+    selected = images.origin if images.origin.is_selection else None
+    made_from = {"repo": images.origin.repo or data.repo, **({"commit": images.commit} if images.commit or selected else {})}
+    source = about.pop("source", made_from)
     rows: list[list] = [
         ["", images.name],
         ["method", about.pop("method", None) or (f"real images, {selected}" if selected else "not stated")],
@@ -252,7 +252,7 @@ def image_section(repo: str, images: ImageSet, about: dict | None, benchmark: Be
     rows += [["synthesis", f"{seconds} s on {device}"]] if seconds is not None else []
     known = ("benchmark", "ipc", "fingerprint")
     rows += [[f"setting: {key}", setting(value)] for key, value in about.items() if key not in known]
-    words = ["--benchmark", benchmark.name, "--distilled", f"{repo}:{images.name}", "--teacher", "default"]
+    words = ["--benchmark", benchmark.name, "--distilled", sources.in_repo(repo, images.name).text, "--teacher", "default"]
     return "\n\n".join(
         [
             f"## Images: {escape(images.name)}",
@@ -302,8 +302,8 @@ def train_options(options: Namespace, repo: str, images: ImageSet, with_images: 
     for name in names:
         value = getattr(options, name)
         if name == "distilled" and with_images:
-            value = f"{repo}:{images.name}"
+            value = sources.in_repo(repo, images.name).text
         if value is not None and value != options.defaults[name]:
             values = value if isinstance(value, list) else [value]
-            words += [word for one in values for word in (f"--{name.replace('_', '-')}", tables.without_machine(str(one)))]
+            words += [word for one in values for word in (f"--{name.replace('_', '-')}", sources.without_machine(str(one)))]
     return words

@@ -24,6 +24,7 @@ from huggingface_hub.utils import yaml_dump
 
 from rd3_utils import hub, launch, units
 from rd3_utils.arms.planned_runs import PlannedRun
+from rd3_utils.data import sources
 from rd3_utils.errors import UserError
 from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.publishing import card
@@ -54,7 +55,7 @@ def check_push(
     if not found:
         raise UserError("students of random images are not pushed; add a distilled arm to --arms, or leave out --push-to.")
     cell = min(found, key=lambda cell: (cell.arm == "full-hard", cell.arm != f"distilled-{cell.protocol.main_labels}"))
-    if cell.images.source.startswith("random:"):
+    if cell.images.origin.draw:
         raise UserError(
             f"{cell.images.name} are random real images, and students of those are not pushed as weights; leave out --push-to."
         )
@@ -197,7 +198,7 @@ def repo_weights_section(target: hub.Target, runs: list[Run], head: Run) -> list
             f"standard deviation {reports.percent(run_files.spread(same))}."
         )
     text += " The front matter holds top-1 as a fraction, .eval_results the same in percent."
-    return ["## Weights", escape(text), card.how_to_load(f"hf-hub:{target.repo}")]
+    return ["## Weights", escape(text), card.how_to_load(sources.pushed(target.repo))]
 
 
 def eval_result(target: hub.Target, report: dict, head: Run, cell: PlannedRun, benchmark: Benchmark) -> tuple[str, str]:
@@ -213,7 +214,7 @@ def eval_result(target: hub.Target, report: dict, head: Run, cell: PlannedRun, b
     if summary["std"] is not None:
         notes += f", standard deviation {reports.percent(summary['std'])}"
     entry = EvalResultEntry(
-        dataset_id=benchmark.data.repo if "/" in benchmark.data.repo else benchmark.name,
+        dataset_id=benchmark.data.repo if benchmark.data.on_hub else benchmark.name,
         task_id=task,
         value=round(100 * summary["mean"], 4),
         dataset_revision=head.test.commit,

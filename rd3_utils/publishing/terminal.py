@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from rd3_utils.arms.planned_runs import PlannedRun
-from rd3_utils.data.tables import without_machine
+from rd3_utils.data.sources import without_machine
 from rd3_utils.learning import teachers as networks
 from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.scoring import report as reports

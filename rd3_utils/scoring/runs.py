@@ -17,6 +17,7 @@ from typing import Any
 
 from rd3_utils import units
 from rd3_utils.data import sources
+from rd3_utils.data.sources import Source
 from rd3_utils.errors import UserError
 from rd3_utils.scoring import shapes
 from rd3_utils.scoring.shapes import (
@@ -80,10 +81,14 @@ class RunImages:
         return f"{self.name}@{self.fingerprint[:8]}"
 
     @property
+    def origin(self) -> Source:
+        """Where the images came from."""
+        return sources.recorded(self.source, self.commit)
+
+    @property
     def draw(self) -> int | None:
         """The draw number of random real images, else None."""
-        drawn = sources.draw_of(self.source)
-        return drawn and drawn[1]
+        return self.origin.seed
 
 
 @dataclass(frozen=True, eq=False)

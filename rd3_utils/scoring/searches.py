@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Collection
 from typing import Any
 
+from rd3_utils.data import sources
 from rd3_utils.scoring import runs, shapes
 from rd3_utils.scoring.runs import RunImages
 from rd3_utils.scoring.shapes import Refused, is_fraction, is_number, is_table, shown
@@ -40,7 +41,7 @@ def check_search(table: Any, rates: Collection[float], test_fingerprint: str) ->
     best = max(finished, key=lambda one: (one.top1, -one.learning_rate))
     if best.learning_rate != found.learning_rate:
         raise Refused(f"{where} chose {found.learning_rate:g}, and {best.learning_rate:g} scored best")
-    if not found.images.source.startswith("held-out:") or found.images.fingerprint == test_fingerprint:
+    if sources.recorded(found.images.source).kind != "held-out" or found.images.fingerprint == test_fingerprint:
         raise Refused(f"{where} was not scored on held-out train images")
     for one in finished:
         check_share(one.top1, found.images.images, f"top1 of a candidate of {where}")

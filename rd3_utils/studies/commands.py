@@ -10,7 +10,7 @@ from rd3_utils.data import soft_labels
 from rd3_utils.errors import UserError
 from rd3_utils.protocols.recipe import digest
 from rd3_utils.studies.jobs import Job
-from rd3_utils.studies.planning import Placed, StudyPlan, is_made, recorded, selection_seed
+from rd3_utils.studies.planning import Placed, StudyPlan, is_made, recorded
 from rd3_utils.studies.study import PROJECT, VIEWS_SEED
 
 
@@ -29,7 +29,7 @@ def make_jobs(plan: StudyPlan, placed: list[Placed]) -> dict[Path, Job]:
             "--benchmark",
             cell.benchmark,
             "--out",
-            one.source,
+            one.source.text,
         ]
         command += data_dir(plan, cell.benchmark)
         claim = folder.with_name(f"{folder.name}.claim")
@@ -82,7 +82,7 @@ def train_job(plan: StudyPlan, one: Placed, launch: list[str], after: list[Job])
     """The Job that trains one cell."""
     assert one.path is not None  # its images were read
     command = [*launch, str(PROJECT / "train_student.py"), *what(plan, one), "--arms", one.arm, "--seeds", str(one.cell.seed)]
-    command += ["--draw", selection_seed(one.source)] if one.arm.startswith("random-") else []
+    command += ["--draw", str(one.source.seed)] if one.arm.startswith("random-") else []
     command += ["--soft-labels", plan.soft_labels, "--out", str(plan.out), "--runs-only"]
     log = plan.folder / "logs" / f"{'-'.join((*one.path.relative_to(plan.out).parts[:-1], one.path.stem))}.log"
     return Job(one.cell.name, command, one.path.is_file, one.path.with_suffix(".claim"), log, after)
@@ -103,7 +103,7 @@ def what(plan: StudyPlan, one: Placed) -> list[str]:
     """The options that both scripts take."""
     cell = one.cell
     name = str(plan.study.folder / cell.protocol) if cell.protocol.endswith(".toml") else one.protocol.name
-    words = ["--benchmark", cell.benchmark, "--protocol", name, "--distilled", one.source, "--student", cell.student]
+    words = ["--benchmark", cell.benchmark, "--protocol", name, "--distilled", one.source.text, "--student", cell.student]
     words += [word for change in cell.set for word in ("--set", change)]
     words += [word for teacher in one.teachers for word in ("--teacher", teacher)]
     return words + data_dir(plan, cell.benchmark)

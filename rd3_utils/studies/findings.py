@@ -323,8 +323,8 @@ def image_facts(placed: list[Placed], known: dict[str, dict], stores: Path | str
     measured, taught = cache(facts_of_files), {called(weights_of(one.run)) for one in placed if one.run and one.run.teachers}
     for one in placed:
         key, folder = fact_key(one.cell), one.folder
-        if folder is None and (embedded.EMBEDDED / one.source).is_dir():
-            folder = embedded.EMBEDDED / one.source
+        if folder is None and (embedded.EMBEDDED / one.source.name).is_dir():
+            folder = embedded.EMBEDDED / one.source.name
         if folder is not None and folder.exists():
             found[key] = found.get(key, {}) | measured(folder)
         elif key not in found:

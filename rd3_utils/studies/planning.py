@@ -9,8 +9,9 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from rd3_utils.data import catalogue, embedded, selections, tables
+from rd3_utils.data import catalogue, embedded, selections, sources, tables
 from rd3_utils.data import images as image_sets
+from rd3_utils.data.sources import Source
 from rd3_utils.errors import UserError
 from rd3_utils.learning import initialisation
 from rd3_utils.protocols import benchmark as benchmarks
@@ -22,7 +23,7 @@ from rd3_utils.scoring import measure
 from rd3_utils.scoring import runs as run_files
 from rd3_utils.scoring.results import Results
 from rd3_utils.scoring.runs import Run
-from rd3_utils.studies.study import FOLDER_STARTS, VIEWS_SEED, Cell, Study, cells
+from rd3_utils.studies.study import VIEWS_SEED, Cell, Study, cells, located
 
 QUICK = 2e8  # bytes of pixels up to which a dry run reads an image set to learn its fingerprint
 NEAR = 9  # kept Runs that tell what a student costs: few follow the load of a machine, all forget what starting up takes
@@ -43,7 +44,7 @@ class Placed:
     """A Cell with its protocol and recipe resolved: where its Run lies, and the Run if it is there."""
 
     cell: Cell
-    source: str  # as the command gets it
+    source: Source  # as the command gets it
     folder: Path | None  # of a local set
     known: Known
     protocol: Protocol
@@ -56,7 +57,7 @@ class Placed:
     @property
     def labels_key(self) -> tuple | None:
         """Cells with the same one read the same label store; None where no store is read. See PlannedRun.labels_key."""
-        labels, images = self.recipe.labels, self.known.identity or self.source
+        labels, images = self.recipe.labels, self.known.identity or self.source.text
         if labels.kind not in ("soft", "static"):
             return None
         bn = getattr(labels, "teacher_bn", "eval")
@@ -95,7 +96,9 @@ class StudyPlan:
         self.cells = [cell for cell in self.asked if not self.lacks(cell)]
         self.left_out: dict[str, list[str]] = {}
         kept = {cell.source for cell in self.cells}
-        for method, source in sorted({(cell.method, self.located(cell)[0]) for cell in self.asked if cell.source not in kept}):
+        for method, source in sorted(
+            {(cell.method, self.located(cell)[0].text) for cell in self.asked if cell.source not in kept}
+        ):
             self.left_out.setdefault(method, []).append(source)
         if self.left_out and not self.cells:
             [first, *_] = next(iter(self.left_out.values()))
@@ -140,7 +143,7 @@ class StudyPlan:
         source, folder = self.located(cell)
         known = self.look(cell, source, folder, bench, fetch)
         protocol = self.protocol(cell.protocol, cell.set)
-        side = source.partition(":")[0] if selections.is_selection(source) and folder is None else "distilled"
+        side = source.name if source.is_selection else "distilled"
         kind = "hard" if protocol.labels.kind == "hard" else "soft"
         if protocol.labels.kind == "learned" and side != "distilled":
             raise UserError(
@@ -204,27 +207,27 @@ class StudyPlan:
                 f"{name}, the one at hand is {test.fingerprint[:8]}; give the --data-dir of those, or another --out."
             )
 
-    def located(self, cell: Cell) -> tuple[str, Path | None]:
-        """(SOURCE as a command in this folder takes it, the set's Path or None)."""
-        path = self.study.folder / Path(cell.source).expanduser()
-        if not (cell.make or cell.source.startswith(FOLDER_STARTS) or path.exists()):
-            return cell.source, None
-        path = Path(os.path.normpath(path))
-        return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path), path
+    def located(self, cell: Cell) -> tuple[Source, Path | None]:
+        """(Source as a command in this folder takes it, the set's Path or None)."""
+        source = located(cell.source, cell.make, self.study.folder)
+        if source.kind != "path":
+            return source, None
+        path = Path(os.path.normpath(self.study.folder / Path(cell.source).expanduser()))
+        return sources.folder(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path), path
 
-    def look(self, cell: Cell, source: str, folder: Path | None, bench: Benchmark, fetch: bool) -> Known:
+    def look(self, cell: Cell, source: Source, folder: Path | None, bench: Benchmark, fetch: bool) -> Known:
         """What is Known of a set; it is read where that is quick and needs no network, or where `fetch` asks for it."""
-        key = cell.benchmark, source
+        key = cell.benchmark, source.text
         if key in self.known and (self.known[key].identity or not fetch):
             return self.known[key]
         count = (cell.ipc or 0) * len(bench.classes) or bench.data.train_images or len(bench.classes)
         by_name = Known(None, cell.ipc or max(1, count // len(bench.classes)), count)
         if folder is not None:
             here = is_made(folder)
-        elif selections.is_selection(source):
-            here = bench.name in self.data_dirs or bench.data.repo.startswith("sklearn:")
+        elif source.is_selection:
+            here = bench.name in self.data_dirs or bench.data.carried
         else:
-            here = source in embedded.image_sets()
+            here = source.name in embedded.image_sets()
         quick = here and count * 3 * bench.image.size**2 < QUICK
         if fetch and folder is not None and not here:
             raise UserError(f"no images in {source}; put them there, or give the study's [[images]] of {cell.method} a `make`.")
@@ -245,12 +248,12 @@ class StudyPlan:
         """The Table of a benchmark's train split."""
         return tables.real(benchmarks.load(name), "train", self.data_dirs.get(name))
 
-    def named(self, cell: Cell, source: str, folder: Path | None, bench: Benchmark, wanted: dict[str, Any]) -> list[Run]:
+    def named(self, cell: Cell, source: Source, folder: Path | None, bench: Benchmark, wanted: dict[str, Any]) -> list[Run]:
         """The Runs that may be of a cell whose images were not read: by the name of the set's folder, or by its source."""
-        source = (catalogue.repo(source, bench) or source) if folder is None else source
+        text = catalogue.located(source, bench).text
         found = []
         for _, run in self.runs[cell.benchmark]:
-            named = run.images.name == stem(folder) if folder else run.images.source == source
+            named = run.images.name == source.set_name if folder else run.images.source == text
             if named and run.environment.precision == self.precision and self.misfit(run, wanted) is None:
                 found.append(run)
         return found
@@ -263,8 +266,8 @@ class StudyPlan:
         stated = self.facts.get(fact_key(cell), {}).get("images")
         if stated is not None:
             return next((run for run in found if run.images.identity == stated), None)
-        others = {self.located(other)[1] for other in self.asked} if folder else set()
-        namesakes = [other for other in others if other and folder and stem(other) == stem(folder)]
+        others = {self.located(other)[0] for other in self.asked} if folder else set()
+        namesakes = [other for other in others if other.kind == "path" and other.set_name == self.located(cell)[0].set_name]
         if len(namesakes) > 1 or len({run.images.fingerprint for run in found}) != 1:
             return None  # nothing tells whose Run it is
         return found[0]
@@ -312,11 +315,6 @@ def resize_of(run: Run) -> int:
     return run.recipe["training"].get("test_resize", 0)
 
 
-def stem(folder: Path) -> str:
-    """How an image set in a folder or file is called."""
-    return folder.name.split(".")[0]
-
-
 def fact_key(cell: Cell) -> str:
     """How images.json names the image set of a cell."""
     return f"{cell.benchmark} {cell.source}"
@@ -332,15 +330,6 @@ def part_of_array(found: list[Cell], index: int, count: int) -> list[Cell]:
     return found[index * len(found) // count : (index + 1) * len(found) // count]
 
 
-def selection_seed(source: str) -> str:
-    """The seed of a selection of random images, as text."""
-    return str(selections.parsed(source)[1]["seed"])
-
-
 def recorded(teacher: str, benchmark: str) -> str:
     """How a store names the teacher that `--teacher` calls so; see teachers.load and Teacher.describe."""
-    teacher = benchmarks.load(benchmark).defaults.teacher if teacher == "default" else teacher
-    kind, colon, rest = teacher.partition(":")
-    if (kind, colon) == ("local-dir", ":") or (not colon and Path(teacher).is_dir()):
-        return f"local-dir:{tables.without_machine(rest or teacher)}"
-    return teacher
+    return sources.parse_network(teacher, benchmarks.load(benchmark).defaults.teacher).stated.text

@@ -48,7 +48,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rd3_utils.data import embedded
+from rd3_utils.data import embedded, sources
+from rd3_utils.data.sources import Source
 from rd3_utils.errors import UserError, unknown
 from rd3_utils.learning import students as networks
 from rd3_utils.protocols import benchmark as benchmarks
@@ -56,7 +57,6 @@ from rd3_utils.protocols import protocol as protocols
 from rd3_utils.protocols.strict import build, read_toml
 
 PROJECT = embedded.PACKAGE.parent
-FOLDER_STARTS = (".", "/", "~")  # how a source begins that is a folder whether it is there or not
 
 
 @dataclass(frozen=True)
@@ -174,14 +174,12 @@ def load(path: Path | str) -> Study:
         raise UserError(f"{where} has nothing to train; it needs benchmarks, seeds, [[images]] and [[grid]] or [[ablation]].")
     methods, ipcs = [images.method for images in study.images], {ipc for images in study.images for ipc in images.ipc}
     for images in study.images:
-        sources = [
-            resolved(images.source, where, ipc, draw, "B") for ipc in images.ipc or (0,) for draw in images.draws or (0,)
-        ]
-        if len(set(sources)) < len(sources):
+        sets = [resolved(images.source, where, ipc, draw, "B") for ipc in images.ipc or (0,) for draw in images.draws or (0,)]
+        if len(set(sets)) < len(sets):
             raise UserError(
                 f"{where}: '{images.source}' of {images.method} is one set for several ipc or draws; write {{ipc}}, {{draw}}."
             )
-        if images.optional and (images.make or not images.source.startswith(FOLDER_STARTS)):
+        if images.optional and (images.make or not sources.reads_as_folder(images.source)):
             raise UserError(
                 f"{where}: '{images.source}' of {images.method} is optional: that is for folders (./, ../, /, ~) and without "
                 "a make."
@@ -241,6 +239,11 @@ def cells(study: Study) -> list[Cell]:
     return sorted(dict.fromkeys(found), key=place)
 
 
+def located(source: str, make: str, folder: Path) -> Source:
+    """The Source of images as a study in `folder` states it; what it can make is a folder, whether it is there or not."""
+    return sources.folder(source) if make else sources.parse(source, folder)
+
+
 def grid_cells(study: Study) -> list[Cell]:
     """The Cells that a [[grid]] asks for, whether an ablation does as well."""
     return [cell for part in study.grid for name in part.protocols for cell in combined(study, part, name, part.set)]
@@ -274,7 +277,8 @@ def combined(study: Study, part: Grid | Ablation, protocol: str, changes: Sequen
                     continue
                 source, make = (resolved(text, study.name, ipc, draw, benchmark) for text in (images.source, images.make))
                 # a student of all the data always follows teacher-v1
-                name, knobs = (protocols.TEACHER_PROTOCOL, ()) if source == "full" else (protocol, tuple(changes))
+                full = located(source, make, study.folder).is_full
+                name, knobs = (protocols.TEACHER_PROTOCOL, ()) if full else (protocol, tuple(changes))
                 yield Cell(benchmark, images.method, ipc, draw, source, make, name, knobs, student, seed, images.optional)
 
 

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import tqdm
 from torch import nn
 
-from rd3_utils.data import augmentation, selections
+from rd3_utils.data import augmentation, selections, sources
 from rd3_utils.data import images as image_sets
 from rd3_utils.data.tables import Table
 from rd3_utils.errors import UserError, unknown
@@ -48,8 +48,8 @@ def dm(
         raise UserError(f"--dsa {dsa}: {benchmark.name} forbids mirror images; leave out flip.")
     image_sets.check_size(len(train), benchmark)
     student = students.architecture(student or benchmark.defaults.student, benchmark)
-    start = selections.random(benchmark, lambda: train, f"random:ipc={ipc},seed={seed}", ipc, seed)
-    everything = selections.full(benchmark, lambda: train, "full")
+    start = selections.select(sources.random(ipc, seed), benchmark, lambda: train)
+    everything = selections.select(sources.FULL, benchmark, lambda: train)
     mean, std = (torch.tensor(v, device=device)[:, None, None] * 255 for v in (benchmark.image.mean, benchmark.image.std))
     generator = torch.Generator().manual_seed(seed)
     synthetic = ((start.images.to(device).float() - mean) / std).requires_grad_()

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rd3_utils.data import images as image_sets
-from rd3_utils.data import selections, views
+from rd3_utils.data import selections, sources, views
 from rd3_utils.data.tables import Table
 from rd3_utils.errors import UserError, unknown
 from rd3_utils.learning import teachers, training
@@ -163,7 +163,7 @@ def from_real(
     teacher: str,
 ) -> torch.Tensor:
     """The images of random:ipc=K,seed=S, uint8 [C, ipc, 3, S, S]."""
-    images = selections.random(benchmark, lambda: train, f"random:ipc={ipc},seed={seed}", ipc, seed).images
+    images = selections.select(sources.random(ipc, seed), benchmark, lambda: train).images
     return images.unflatten(0, (-1, ipc))
 
 

@@ -92,7 +92,7 @@ def target(
     }
 
     def read() -> TransferTarget:
-        source = f"random:ipc={train_per_class},seed={seed}" if train_per_class else "full"
+        source = sources.random(train_per_class, seed) if train_per_class else sources.FULL
         return TransferTarget(
             benchmark, selections.select(source, benchmark, lambda: train), image_sets.of_table(test), settings
         )
@@ -218,7 +218,7 @@ def records_report(records: Sequence[dict]) -> dict:
 
 def records_summary(records: Sequence[dict], name: str) -> dict:
     """`runs.summarised` of one classifier's top-1."""
-    draws = [sources.draw_of(r["network"].get("images", {}).get("source", "")) for r in records]
+    draws = [sources.recorded(r["network"].get("images", {}).get("source", "")).draw for r in records]
     return runs.summarised([(draw and draw[1], r["network"]["seed"], r["top1"][name]) for draw, r in zip(draws, records)])
 
 
