@@ -22,8 +22,8 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> UserError:
     """The UserError for a name that is not in a table: the nearest known name first, then all of them."""
-    known = sorted(known)
-    near = nearest(str(name).lower(), known)
+    known, name = sorted(known), " ".join(str(name).split())
+    near = nearest(name.lower(), known)
     suggestion = f"did you mean '{near}'? " if near else ""
     return UserError(f"unknown {kind} '{name}': {suggestion}Known: {', '.join(known)}.")
 

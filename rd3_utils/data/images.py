@@ -174,7 +174,7 @@ def read(source: Source | str, benchmark: Benchmark, workers: int | None = None)
     path = {"path": Path(source.name), "name": embedded.EMBEDDED / source.name}.get(source.kind)
     if source.repo is None and not (path and sources.exists(path)):
         raise UserError(
-            f"no folder or file '{source}', and no embedded set of that name ({', '.join(embedded.image_sets())}); "
+            f"no folder or file {source.text!r}, and no embedded set of that name ({', '.join(embedded.image_sets())}); "
             "give a path, a selection such as random:ipc=10,seed=0, or OWNER/REPO."
         )
     table = tables.published(source, benchmark, path, workers)

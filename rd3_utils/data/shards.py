@@ -36,10 +36,10 @@ class Folder:
         path = self.where / Path(entry["file"]).name
         if not path.is_file():
             raise UserError(f"{path} is missing though index.json names it; make or fetch the labels again.")
-        found = entry["sha256"] if path in self.checked else file_sha256(path)
-        if found != entry["sha256"]:
+        sha256 = entry["sha256"] if path in self.checked else file_sha256(path)
+        if sha256 != entry["sha256"]:
             raise UserError(
-                f"{path} has SHA-256 {found[:12]}..., index.json says {entry['sha256'][:12]}...: "
+                f"{path} has SHA-256 {sha256[:12]}..., index.json says {entry['sha256'][:12]}...: "
                 "the file is damaged; make or fetch the labels again."
             )
         self.checked.add(path)
@@ -125,14 +125,14 @@ class HubFolder:
             for attempt in range(TRIES):
                 path = hub.download(self.repo, self.commit, f"{self.where}/{name}", self.folder, again=attempt > 0)
                 try:
-                    found = entry["sha256"] if path in self.checked else file_sha256(path)
+                    sha256 = entry["sha256"] if path in self.checked else file_sha256(path)
                 except FileNotFoundError:  # another command dropped it
                     return path  # which whoever opens it notices
-                if found == entry["sha256"]:
+                if sha256 == entry["sha256"]:
                     self.checked |= {path} if self.limit is None else set()
                     return path
         raise UserError(
-            f"{name} of {self} came {TRIES} times with SHA-256 {found[:12]}..., index.json says {entry['sha256'][:12]}...: "
+            f"{name} of {self} came {TRIES} times with SHA-256 {sha256[:12]}..., index.json says {entry['sha256'][:12]}...: "
             "the repo is damaged; ask its owner to publish it again."
         )
 

@@ -145,7 +145,7 @@ def selection(text: str) -> Source:
         if not options:
             raise UserError(f"selection {text!r}: {name} takes no options.")
         if key not in options:
-            raise unknown(f"option of selection {text!r}", " ".join(key.split()), options)
+            raise unknown(f"option of selection {text!r}", key, options)
         options[key] = int(value)
     missing = [key for key, value in options.items() if value is None]
     if missing:

@@ -75,23 +75,23 @@ def claims_of(entry: Entry, method: str) -> list[tuple[Claim, float, float | Non
     Nearest: made under the protocol of `entry`, then with its kind of labels. For random images the labels must be the same.
     """
     group = entry.group
-    found: list[tuple[Claim, float, float | None]] = []
+    claims: list[tuple[Claim, float, float | None]] = []
     for claim in claims_table()[1]:
         same = (claim.method, claim.benchmark, claim.student) == (method, group.benchmark, group.student)
         if not same or str(group.ipc) not in claim.top1 or (method == "random" and claim.labels != group.labels):
             continue
         mean, *std = claim.top1[str(group.ipc)]
-        found.append((claim, mean, std[0] if std else None))
-    return sorted(found, key=lambda one: (one[0].protocol != group.protocol or group.custom, one[0].labels != group.labels))
+        claims.append((claim, mean, std[0] if std else None))
+    return sorted(claims, key=lambda one: (one[0].protocol != group.protocol or group.custom, one[0].labels != group.labels))
 
 
 def elsewhere(entry: Entry, method: str) -> list[tuple[Claim, float, float | None]]:
     """[(Claim, mean, std or None)] like `claims_of`, of other students than that of `entry`."""
     group = entry.group
-    found: list[tuple[Claim, float, float | None]] = []
+    claims: list[tuple[Claim, float, float | None]] = []
     for claim in claims_table()[1]:
         same = (claim.method, claim.benchmark) == (method, group.benchmark) and claim.student != group.student
         if same and str(group.ipc) in claim.top1 and (method != "random" or claim.labels == group.labels):
             mean, *std = claim.top1[str(group.ipc)]
-            found.append((claim, mean, std[0] if std else None))
-    return found
+            claims.append((claim, mean, std[0] if std else None))
+    return claims

@@ -111,7 +111,7 @@ def extract(one: Frozen, images: torch.Tensor, device: torch.device | str, batch
     """
     network: Any = one.network.to(device)  # timm's networks have no type in common that tells of features
     mean, std = (torch.tensor(v, device=device)[:, None, None] * 255 for v in (one.mean, one.std))
-    found = []
+    batches = []
     steps = torch.arange(len(images)).split(min(batch, max(64, batch * 32**2 // one.size**2)))
     for rows in tqdm(steps, desc=one.source, unit="batch", leave=False, disable=len(steps) < 20):
         x = (resized(images[rows], one.size).to(device).float() - mean) / std  # [B, 3, S, S]
@@ -119,8 +119,8 @@ def extract(one: Frozen, images: torch.Tensor, device: torch.device | str, batch
             y = network.forward_head(network.forward_features(x), pre_logits=True)
         except students.MISFITS as error:
             raise UserError(f"student {one.source} gives no features of {one.size} px images: {hub.one_line(error)}") from error
-        found.append(y.flatten(1).float().cpu())
-    features = torch.cat(found)
+        batches.append(y.flatten(1).float().cpu())
+    features = torch.cat(batches)
     if not torch.isfinite(features).all():
         raise training.Diverged(f"student {one.source}: its features are not all finite numbers; its training diverged.")
     if bool((features == features[0]).all()):

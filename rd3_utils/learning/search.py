@@ -36,8 +36,8 @@ def held_out(train: Table, images: ImageSet) -> ImageSet:
             f"training.learning_rates: {images.name} leaves too few of the {len(train)} train images to hold some out; "
             "state one training.learning_rate and training.learning_rates=[]."
         )
-    seen = {held_out_fingerprint(image) for image in images.images.numpy()}
-    picked = [unseen(train, rows, per_class, seen) for rows in selections.shuffled(train, ORDER_SEED)]
+    trained_on = {held_out_fingerprint(image) for image in images.images.numpy()}
+    picked = [unseen(train, rows, per_class, trained_on) for rows in selections.shuffled(train, ORDER_SEED)]
     least = min(map(len, picked))
     if least == 0:
         raise UserError(f"training.learning_rates: {images.name} holds every train image of a class; none is left to hold out.")
@@ -45,17 +45,17 @@ def held_out(train: Table, images: ImageSet) -> ImageSet:
     return image_sets.of_table(train, rows, f"held-out-ipc{least}", sources.held_out(least).text)
 
 
-def unseen(train: Table, rows: np.ndarray, wanted: int, seen: set[bytes]) -> np.ndarray:
-    """The first `wanted` of `rows` whose pixels are not in `seen`."""
-    found: list[int] = []
+def unseen(train: Table, rows: np.ndarray, wanted: int, trained_on: set[bytes]) -> np.ndarray:
+    """The first `wanted` of `rows` whose pixels are not in `trained_on`."""
+    new_rows: list[int] = []
     for start in range(0, len(rows), wanted):
-        some = rows[start : start + wanted]
-        pixels = np.empty((len(some), 3, train.size, train.size), np.uint8)
-        train.decode(some, pixels)
-        found += [row for row, image in zip(some, pixels) if held_out_fingerprint(image) not in seen]
-        if len(found) >= wanted:
+        chunk = rows[start : start + wanted]
+        pixels = np.empty((len(chunk), 3, train.size, train.size), np.uint8)
+        train.decode(chunk, pixels)
+        new_rows += [row for row, image in zip(chunk, pixels) if held_out_fingerprint(image) not in trained_on]
+        if len(new_rows) >= wanted:
             break
-    return np.array(found[:wanted], np.int64)
+    return np.array(new_rows[:wanted], np.int64)
 
 
 def held_out_fingerprint(image: np.ndarray) -> bytes:

@@ -241,11 +241,11 @@ def teachers_id(teachers: Sequence[Teacher], ensemble: str, teacher_bn: str = "e
 
 def described(teachers: Sequence[Teacher], ensemble: str) -> list[dict]:
     """What a label store records of its teachers; their weights, too, where accuracy decides them and was measured."""
-    found = [teacher.describe() for teacher in teachers]
-    if ensemble != "accuracy_weighted" or len(found) == 1 or any(teacher.top1 is None for teacher in teachers):
-        return found
+    records = [teacher.describe() for teacher in teachers]
+    if ensemble != "accuracy_weighted" or len(records) == 1 or any(teacher.top1 is None for teacher in teachers):
+        return records
     weights = accuracy_weights([teacher.top1 for teacher in teachers]).tolist()
-    return [{**about, "weight": weight} for about, weight in zip(found, weights)]
+    return [{**about, "weight": weight} for about, weight in zip(records, weights)]
 
 
 def mean(logits: Sequence[torch.Tensor], top1: Sequence[float | None]) -> torch.Tensor:
@@ -299,12 +299,12 @@ class Ensemble(nn.Module):
         self.eval()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        found = []
+        answers = []
         for network, rescale, columns in zip(self.networks, self.rescale, self.columns):
             y = x if rescale is None else x * rescale[0].to(x.device) + rescale[1].to(x.device)
             logits = network(y).float()
-            found.append(logits if columns is None else logits[:, columns.to(x.device)])
-        return self.combine(found, self.top1)
+            answers.append(logits if columns is None else logits[:, columns.to(x.device)])
+        return self.combine(answers, self.top1)
 
 
 @contextlib.contextmanager

@@ -32,20 +32,20 @@ def check_search(table: Any, rates: Collection[float], test_fingerprint: str) ->
     where = "learning_rate_search"
     if not is_table(table) or table.get("learning_rate") not in rates:
         raise Refused("its protocol searches a learning rate, and it does not say which of the grid won")
-    found = shapes.read(Search, table, runs.SCHEMA, where)
-    if sorted(one.learning_rate for one in found.candidates) != sorted(rates):
+    stated = shapes.read(Search, table, runs.SCHEMA, where)
+    if sorted(one.learning_rate for one in stated.candidates) != sorted(rates):
         raise Refused(f"{where} tried other rates than its protocol's grid")
-    finished = [one for one in found.candidates if one.top1 is not None]
+    finished = [one for one in stated.candidates if one.top1 is not None]
     if not finished:
         raise Refused(f"{where} has no candidate that finished")
     best = max(finished, key=lambda one: (one.top1, -one.learning_rate))
-    if best.learning_rate != found.learning_rate:
-        raise Refused(f"{where} chose {found.learning_rate:g}, and {best.learning_rate:g} scored best")
-    if sources.recorded(found.images.source).kind != "held-out" or found.images.fingerprint == test_fingerprint:
+    if best.learning_rate != stated.learning_rate:
+        raise Refused(f"{where} chose {stated.learning_rate:g}, and {best.learning_rate:g} scored best")
+    if sources.recorded(stated.images.source).kind != "held-out" or stated.images.fingerprint == test_fingerprint:
         raise Refused(f"{where} was not scored on held-out train images")
     for one in finished:
-        check_share(one.top1, found.images.images, f"top1 of a candidate of {where}")
-    return found
+        check_share(one.top1, stated.images.images, f"top1 of a candidate of {where}")
+    return stated
 
 
 def check_share(value: float, n: int, name: str) -> None:

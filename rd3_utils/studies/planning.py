@@ -117,12 +117,12 @@ class StudyPlan:
     @cached_property
     def runs(self) -> dict[str, list[tuple[Path, Run]]]:
         """{benchmark: [(path, Run)]}: every Run under `out`."""
-        found: dict[str, list[tuple[Path, Run]]] = {}
+        runs: dict[str, list[tuple[Path, Run]]] = {}
         for name in self.study.benchmarks:
-            found[name], left_out = self.results.runs_of(name)
+            runs[name], left_out = self.results.runs_of(name)
             for line in left_out:
                 print(f"left out: {line}", file=sys.stderr)
-        return found
+        return runs
 
     def read_protocol(self, name: str, changes: tuple[str, ...]) -> Protocol:
         """The Protocol that the study calls `name`, with `changes`; a .toml file is relative to the study's."""
@@ -251,33 +251,33 @@ class StudyPlan:
     def named(self, cell: Cell, source: Source, folder: Path | None, bench: Benchmark, wanted: dict[str, Any]) -> list[Run]:
         """The Runs that may be of a cell whose images were not read: by the name of the set's folder, or by its source."""
         text = catalogue.located(source, bench).text
-        found = []
+        runs = []
         for _, run in self.runs[cell.benchmark]:
             named = run.images.name == source.set_name if folder else run.images.source == text
             if named and run.environment.precision == self.precision and self.misfit(run, wanted) is None:
-                found.append(run)
-        return found
+                runs.append(run)
+        return runs
 
-    def whose(self, cell: Cell, folder: Path | None, found: list[Run]) -> Run | None:
+    def whose(self, cell: Cell, folder: Path | None, runs: list[Run]) -> Run | None:
         """The one of the `named` Runs that had the images of a cell, or None: never by a name that two sets share.
 
         Of a folder that is gone, or a repo that moved, the last report says what lay there.
         """
         stated = self.facts.get(fact_key(cell), {}).get("images")
         if stated is not None:
-            return next((run for run in found if run.images.identity == stated), None)
+            return next((run for run in runs if run.images.identity == stated), None)
         others = {self.located(other)[0] for other in self.asked} if folder else set()
         namesakes = [other for other in others if other.kind == "path" and other.set_name == self.located(cell)[0].set_name]
-        if len(namesakes) > 1 or len({run.images.fingerprint for run in found}) != 1:
+        if len(namesakes) > 1 or len({run.images.fingerprint for run in runs}) != 1:
             return None  # nothing tells whose Run it is
-        return found[0]
+        return runs[0]
 
     def misfit(self, run: Run, wanted: dict[str, Any]) -> measure.Verdict | None:
         """In what a Run differs from what is `wanted` of a cell, {of measure.FACTS or "seed": value}; None if it fits."""
-        for what, value in wanted.items():
-            mine = run.seed if what == "seed" else measure.FACTS[what](run)
+        for fact, value in wanted.items():
+            mine = run.seed if fact == "seed" else measure.FACTS[fact](run)
             if mine != value:
-                return measure.Verdict(what, mine, value)
+                return measure.Verdict(fact, mine, value)
         return None
 
     def teachers(self, cell: Cell, recipe: Recipe) -> tuple[str, ...]:
@@ -325,9 +325,9 @@ def is_made(folder: Path) -> bool:
     return folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
 
 
-def part_of_array(found: list[Cell], index: int, count: int) -> list[Cell]:
+def part_of_array(ordered: list[Cell], index: int, count: int) -> list[Cell]:
     """The part number `index` (from 0) of `count` of a list: whole neighbourhoods, which share images and labels."""
-    return found[index * len(found) // count : (index + 1) * len(found) // count]
+    return ordered[index * len(ordered) // count : (index + 1) * len(ordered) // count]
 
 
 def recorded(teacher: str, benchmark: str) -> str:
