@@ -169,7 +169,7 @@ def spelt_sources(tree):
     comparison with a word of the grammar, and the pattern of repos.
     """
     holders = [node for node in ast.walk(tree) if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))]
-    docstrings = [node.body[0].value for node in holders if isinstance(node.body[0], ast.Expr)]
+    docstrings = [node.body[0].value for node in holders if node.body and isinstance(node.body[0], ast.Expr)]
     for node in ast.walk(tree):
         match node:
             case ast.Constant(value=str(text)) if text.startswith(KINDS) and node not in docstrings:

@@ -274,13 +274,13 @@ def test_a_study_credits_a_run_to_the_set_it_was_trained_on_whatever_the_folders
 
 def test_a_study_credits_no_run_by_the_name_of_a_repo_that_moved(tmp_path):
     """Two Runs say one source and had different images: only the last report tells which one the study speaks of."""
-    text = TWO_SETS.replace('name = "two"', 'name = "one"').replace("./sets/rded/ipc{ipc}", "hf:someone/else")
+    text = TWO_SETS.replace('name = "two"', 'name = "one"').replace("./sets/rded/ipc{ipc}", "someone/else")
     (tmp_path / "one.toml").write_text(text.replace("./sets/sre2l/ipc{ipc}", "digits-dm-ipc{ipc}"))
     plan = planning.StudyPlan(studies.load(tmp_path / "one.toml"), tmp_path / "results")
     one = next(one for one in plan.place(False) if one.cell.method == "rded")
     own = {"name": one.protocol.name, "digest": one.protocol.digest}
     for fingerprint in ("a" * 64, "b" * 64):
-        images = {"name": "else", "source": "hf:someone/else", "fingerprint": fingerprint}
+        images = {"name": "else", "source": "someone/else", "fingerprint": fingerprint}
         run = table(protocol=own, arm=one.arm, images=images, labels={"kind": "hard"})
         runs.write(Results(plan.out).path_of(runs.of(run)), run)
         found = [one.run and one.run.images.identity for one in plan.place(False) if one.cell.method == "rded"]

@@ -9,7 +9,7 @@ from rd3_utils.data.sources import FULL, NetworkSource, Source
 from rd3_utils.errors import UserError
 
 PARTS = ["random", "full", "dm", "a", "Owner", "re-po.1", ":", ",", "@", "/", "=", "ipc", "seed", "0", "00", "1", "10", "010",
-         "\u0663", " ", "\n", ".", "..", "~", "-", "refs/pr/1", "ipc=10", "seed=3", "random:ipc=2", "a/b", "hf-hub:",
+         "\u0663", " ", "\n", ".", "..", "~", "-", "refs/pr/1", "ipc=10", "seed=3", "random:ipc=2", "a/b", "hf-hub:a/b",
          "local-dir:", "torchvision:", "timm", "resnet18.a1_in1k", "default", "held-out:", "\0", "x" * 300]  # fmt: skip
 
 
