@@ -45,6 +45,12 @@ def mobilenet(network: nn.Module) -> None:
     linear_layers(network, lambda weight: nn.init.normal_(weight, 0, 0.01))
 
 
+def mobilenet_v3(network: Timm) -> None:
+    """The same; timm writes the hidden layer of the classifier as a convolution, which is drawn as the linear one it is."""
+    mobilenet(network)
+    nn.init.normal_(network.conv_head.weight, 0, 0.01)
+
+
 def efficientnet(network: nn.Module) -> None:
     """torchvision/models/efficientnet.py: the last layer uniform to 1 / sqrt(classes)."""
     convolutions(network)
@@ -90,7 +96,8 @@ RULES: dict[str, Callable[[nn.Module], None]] = {  # timm's name -> the rule; `r
     **{f"resnet{depth}_cifar": small_image_resnet for depth in (18, 34, 50, 101)},
     **{f"resnet{depth}": resnet for depth in (18, 34, 50, 101, 152)},
     **{name: resnet for name in "resnext50_32x4d resnext101_32x8d resnext101_64x4d wide_resnet50_2 wide_resnet101_2".split()},
-    **{name: mobilenet for name in "mobilenetv2_100 mobilenetv3_small_100 mobilenetv3_large_100".split()},
+    "mobilenetv2_100": mobilenet,
+    **{f"mobilenetv3_{size}_100": mobilenet_v3 for size in ("small", "large")},
     **{f"efficientnet_b{i}": efficientnet for i in range(8)},
     **{f"vgg{depth}{norm}": vgg for depth in (11, 13, 16, 19) for norm in ("", "_bn")},
     **{f"vit_{kind}": vision_transformer for kind in "base_cifar base_patch16_224 base_patch32_224".split()},
@@ -108,6 +115,8 @@ def draw_weights(name: str, network: nn.Module) -> None:
 def version(name: str) -> int:
     """Which initialisation students called `name` have: 2 where torchvision's took the place of timm's, 1 where none changed.
 
-    Runs of two versions are of two networks. A Run that states none is of version 1.
+    3 for MobileNetV3, one layer of which was drawn as a convolution under 2. Runs of two versions are of two networks. A Run
+    that states none is of version 1.
     """
-    return 2 if name.partition(".")[0] in RULES else 1
+    rule = RULES.get(name.partition(".")[0])
+    return 1 if rule is None else 3 if rule is mobilenet_v3 else 2
