@@ -42,6 +42,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import httpx, validate_repo_id
 
 from rd3_utils.errors import TagTaken, UserError
+from rd3_utils.files import write_whole
 
 T = TypeVar("T")
 Files = Mapping[str, Path | bytes | None]  # what a repo is to hold: path -> source, or None for no such file
@@ -93,11 +94,8 @@ def commit(repo: str, revision: str | None = None, repo_type: str = "dataset") -
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else one_line(cause)
         print(f"{repo}@{revision or 'main'} is taken as it last was, {last[:8]}: {why}", file=sys.stderr, flush=True)
         return last
-    with contextlib.suppress(OSError):  # a cache that may only be read
-        known.parent.mkdir(parents=True, exist_ok=True)
-        temporary = known.with_name(f".{known.name}.{os.getpid()}")
-        temporary.write_text(found)
-        os.replace(temporary, known)
+    with contextlib.suppress(UserError):  # a cache that may only be read
+        write_whole(known, found)
     return found
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from rd3_utils import hub
+from rd3_utils import files, hub
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import whitening
 from rd3_utils.data.images import ImageSet
@@ -40,7 +40,7 @@ def convert(
     whitened images are taken for normalised ones.
     """
     source, out = Path(source), Path(out)
-    image_sets.check_new(out)
+    files.check_new(out)
     tensor = read_tensor(source)
     size, classes = benchmark.image.size, len(benchmark.classes)
     if tensor.shape[1:] != (3, size, size) or not tensor.is_floating_point() or not torch.isfinite(tensor).all():

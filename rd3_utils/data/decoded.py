@@ -19,7 +19,7 @@ from filelock import FileLock
 from huggingface_hub import constants
 from PIL import features
 
-from rd3_utils import hub, units
+from rd3_utils import files, hub, units
 from rd3_utils.data.tables import Table
 from rd3_utils.errors import UserError
 
@@ -90,19 +90,16 @@ def write_decoded(
             f"{table.name}: {len(picked)} decoded images take {units.size(size)}, {units.size(room)} are "
             "free where HF_HOME lies; free some, or set HF_HOME to another disk."
         )
-    for abandoned in folder.glob("*.partial"):  # of a killed command: whoever holds the lock is the only writer
-        abandoned.unlink()
-    partial = folder / f"pixels.{os.getpid()}.partial"
-    with open(partial, "wb") as file:
-        os.posix_fallocate(file.fileno(), 0, size)  # a disk that fills up is an error here, not a crash later
-    pixels = np.memmap(partial, np.uint8, "r+", shape=shape)
-    table.decode(picked, pixels)
-    pixels.flush()
-    about = {"images": len(picked), "size": table.size, "of": table.name, "fingerprint": fingerprint(mapped(partial, shape))}
-    os.replace(partial, folder / "pixels.u8")
-    text = folder / f"index.{os.getpid()}.partial"
-    text.write_text(json.dumps(about, indent=1) + "\n")
-    os.replace(text, folder / "index.json")
+    files.remove_abandoned(folder, after=0)  # whoever holds the lock is the only writer
+    with files.whole_file(folder / "pixels.u8", files.SET_HOME) as partial:
+        with open(partial, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)  # a disk that fills up is an error here, not a crash later
+        pixels = np.memmap(partial, np.uint8, "r+", shape=shape)
+        table.decode(picked, pixels)
+        pixels.flush()
+        found = fingerprint(mapped(partial, shape))
+    about = {"images": len(picked), "size": table.size, "of": table.name, "fingerprint": found}
+    files.write_whole(folder / "index.json", json.dumps(about, indent=1) + "\n", files.SET_HOME)
 
 
 def mapped(file: Path, shape: tuple[int, ...]) -> torch.Tensor:

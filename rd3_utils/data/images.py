@@ -7,7 +7,6 @@ mapped from disk (`decoded`).
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from rd3_utils import units
+from rd3_utils import files, units
 from rd3_utils.data import decoded, embedded, sources, tables
 from rd3_utils.data.sources import Source
 from rd3_utils.data.tables import Table
@@ -205,27 +204,15 @@ def save(images: ImageSet, folder: Path) -> Path:
     if images.weights is not None:
         kinds["weight"], columns["weight"] = datasets.Value("float32"), images.weights.numpy()
     table = datasets.Dataset.from_dict(columns, features=datasets.Features(kinds))
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "train-00000-of-00001.parquet"
-    temporary = path.with_suffix(".tmp")
-    table.to_parquet(str(temporary))
-    os.replace(temporary, path)
+    with files.whole_file(path) as partial:
+        table.to_parquet(str(partial))
     return path
-
-
-def check_new(out: Path) -> None:
-    """UserError if the folder `out` holds something."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"'{out}' exists and is not an empty folder; give another one, nothing is overwritten.")
 
 
 def save_new(images: ImageSet, out: Path, about: dict) -> None:
     """Write `images` and distilled.json, which says `about` (plain data) how they came about, into the new folder `out`."""
-    check_new(out)
-    partial = out.with_name(f".{out.name}.partial")
-    save(images, partial)
-    (partial / "distilled.json").write_text(json.dumps(about, indent=1) + "\n")
-    out.mkdir(parents=True, exist_ok=True)
-    for file in partial.iterdir():
-        os.replace(file, out / file.name)
-    partial.rmdir()
+    files.check_new(out)
+    with files.whole_folder(out, last="distilled.json") as partial:
+        save(images, partial)
+        files.write_whole(partial / "distilled.json", json.dumps(about, indent=1) + "\n")

@@ -18,13 +18,10 @@ Keys of a shard of K epochs of N images, C classes:
 and where view operations are used, what they drew: the columns that docs/knobs.md lists, [K, N] or [K, N, n].
 """
 
-import contextlib
 import dataclasses
 import json
 import math
-import os
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +31,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from rd3_utils import files
 from rd3_utils.data.shards import Folder, HubFolder
 from rd3_utils.errors import UserError
 from rd3_utils.hub import file_sha256
@@ -182,11 +180,9 @@ def write_shard(path: Path, plan: StorePlan, first: int, stop: int, views: "Sequ
     for key, (name, kind) in OPTIONAL.items():
         if getattr(views[0], name) is not None:
             tensors[key] = torch.stack([getattr(v, name) for v in views]).to(kind)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    save_file(tensors, temporary, metadata={"rd3": json.dumps(shard_metadata(plan, first, stop))})
-    temporary.chmod(0o644)  # safetensors 0.8 writes 0600
-    os.replace(temporary, path)
+    with files.whole_file(path, failures=SafetensorError) as partial:
+        save_file(tensors, partial, metadata={"rd3": json.dumps(shard_metadata(plan, first, stop))})
+        partial.chmod(0o644)  # safetensors 0.8 writes 0600
 
 
 def packed(logits: torch.Tensor, plan: StorePlan, first: int, stop: int) -> dict[str, torch.Tensor]:
@@ -230,17 +226,12 @@ def finish(where: Path, plan: StorePlan, recognised: float) -> None:
         entry = {"file": name, "epochs": [first, stop], "bytes": path.stat().st_size, "sha256": file_sha256(path)}
         shards.append({**entry, "tensors": offsets(path)})
     index = {**plan.header, "recognised": recognised, "epochs_per_shard": plan.epochs_per_shard, "shards": shards}
-    temporary = where / f".index.json.{os.getpid()}.partial"
-    temporary.write_text(json.dumps(index, indent=1) + "\n")
-    os.replace(temporary, where / "index.json")
+    files.write_whole(where / "index.json", json.dumps(index, indent=1) + "\n")
     mine = {name for name, _, _ in plan.shards}
     for stale in where.glob("labels-*.safetensors"):
         if stale.name not in mine:
             stale.unlink(missing_ok=True)
-    for abandoned in where.glob(".*.partial"):  # of a killed command; one that still writes is younger
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - abandoned.stat().st_mtime > 3600:
-                abandoned.unlink()
+    files.remove_abandoned(where)
 
 
 def offsets(path: Path) -> dict[str, list]:

@@ -28,6 +28,7 @@ from rd3_utils.data.classes import benchmark_labels, class_index
 from rd3_utils.data.decoding import content, picture, pixels
 from rd3_utils.data.sources import Source
 from rd3_utils.errors import UserError
+from rd3_utils.files import SET_HOME, write_whole
 from rd3_utils.protocols.benchmark import Benchmark
 
 IMAGE_COLUMNS = ("image", "img")
@@ -349,10 +350,7 @@ def read_split(repo: str, commit: str, which: dict, split: str, listing: Path) -
         paths = [str(file).partition(f"@{commit}/")[2] for file in found.get(split, ())]
         if len(found) > 1 and paths and all(path.endswith(".parquet") for path in paths):
             features = builder.info.features and builder.info.features.to_dict()
-            listing.parent.mkdir(parents=True, exist_ok=True)
-            temporary = listing.with_name(f".{listing.name}.{os.getpid()}.partial")
-            temporary.write_text(json.dumps({"files": paths, "features": features}))
-            os.replace(temporary, listing)
+            write_whole(listing, json.dumps({"files": paths, "features": features}), SET_HOME)
     if not listing.is_file():
         return hub.retried(lambda: datasets.load_dataset(repo, **which, revision=commit, split=split), hub.WAITS[:2])
     about = json.loads(listing.read_text())

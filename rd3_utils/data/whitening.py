@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from rd3_utils import hub
+from rd3_utils import files, hub
 from rd3_utils.data.images import ImageSet
 from rd3_utils.errors import UserError
 
@@ -68,10 +67,9 @@ def fitted(images: ImageSet, mean: Sequence[float], std: Sequence[float], eps: f
             with contextlib.suppress(FileNotFoundError, SafetensorError):  # a damaged file is fitted again
                 return Whitening(**load_file(path))
             whitening = fit_whitening(images, mean, std, eps)
-            temporary = FITTED / f".{key}.{os.getpid()}.partial"
-            save_file({"centre": whitening.centre, "matrix": whitening.matrix.contiguous()}, temporary)
-            temporary.chmod(0o644)  # safetensors writes 0600
-            os.replace(temporary, path)
+            with files.whole_file(path, files.SET_HOME, SafetensorError) as partial:
+                save_file({"centre": whitening.centre, "matrix": whitening.matrix.contiguous()}, partial)
+                partial.chmod(0o644)  # safetensors writes 0600
     except OSError as error:
         raise UserError(f"the whitening matrix cannot be kept in {FITTED} ({hub.one_line(error)}); set HF_HOME.") from error
     return whitening

@@ -11,13 +11,12 @@ autoescape, scripts and styles run by their hash alone, and no name is used as a
 """
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from rd3_utils import hub
 from rd3_utils.errors import UserError
+from rd3_utils.files import whole_folder
 from rd3_utils.leaderboard.entries import Found
 from rd3_utils.leaderboard.pages import Board
 from rd3_utils.leaderboard.rendering import TEMPLATES
@@ -33,16 +32,12 @@ def build_site(found: Found, out: Path | str) -> dict[str, bytes]:
     UserError where `out` holds something else.
     """
     check_site_folder(out)
-    out, files = Path(out), site_files(found)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    for path, data in files.items():
-        (partial / path).parent.mkdir(parents=True, exist_ok=True)
-        (partial / path).write_bytes(data)
-    if out.exists():
-        shutil.rmtree(out)
-    os.replace(partial, out)
-    return files
+    pages = site_files(found)
+    with whole_folder(out, replaces=True) as partial:
+        for path, data in pages.items():
+            (partial / path).parent.mkdir(parents=True, exist_ok=True)
+            (partial / path).write_bytes(data)
+    return pages
 
 
 def check_site_folder(out: Path | str) -> None:

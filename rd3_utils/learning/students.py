@@ -5,20 +5,20 @@ Importing this module registers the architectures, so that a saved student reloa
 """
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from rd3_utils import hub
+from rd3_utils import files, hub
 from rd3_utils.errors import UserError, unknown
 from rd3_utils.learning import dropping, initialisation
 from rd3_utils.learning.architectures import CONVNETS, OWN, RESNETS
@@ -248,30 +248,26 @@ def has_batch_norm(network: nn.Module) -> bool:
 
 def save(network: nn.Module, folder: Path | str, benchmark: Benchmark) -> None:
     """Write config.json and model.safetensors in timm's layout, with the benchmark's class names and normalisation."""
-    folder = Path(folder)
-    temporary = folder.with_name(f".{folder.name}.partial")
     data = benchmark.image
     network = network.to(memory_format=torch.contiguous_format)  # what safetensors stores
     hook = network.register_state_dict_post_hook(copied)
-    timm.models.save_for_hf(
-        network,
-        str(temporary),
-        model_config={"label_names": list(benchmark.classes), "pretrained_cfg": {"tag": "rd3", "license": None}},
-        safe_serialization=True,
-        data_config={
-            "input_size": (3, data.size, data.size),
-            "mean": data.mean,
-            "std": data.std,
-            "crop_pct": 1.0,
-            "interpolation": "bilinear",
-        },
-    )
+    with files.whole_folder(folder, last="config.json", failures=SafetensorError) as partial:
+        timm.models.save_for_hf(
+            network,
+            str(partial),
+            model_config={"label_names": list(benchmark.classes), "pretrained_cfg": {"tag": "rd3", "license": None}},
+            safe_serialization=True,
+            data_config={
+                "input_size": (3, data.size, data.size),
+                "mean": data.mean,
+                "std": data.std,
+                "crop_pct": 1.0,
+                "interpolation": "bilinear",
+            },
+        )
+        for file in partial.iterdir():
+            file.chmod(0o644)
     hook.remove()
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in sorted(temporary.iterdir(), key=lambda file: file.name != "model.safetensors"):  # config.json last
-        file.chmod(0o644)
-        os.replace(file, folder / file.name)
-    temporary.rmdir()
 
 
 def copied(module: nn.Module, state: dict, prefix: str, metadata: dict) -> None:

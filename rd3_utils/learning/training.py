@@ -5,7 +5,6 @@ resumes to the same bits.
 """
 
 import math
-import os
 import pickle
 import struct
 import sys
@@ -23,7 +22,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from rd3_utils import launch
+from rd3_utils import files, launch
 from rd3_utils.data.images import ImageSet
 from rd3_utils.data.shards import is_first_here
 from rd3_utils.errors import UserError
@@ -281,8 +280,6 @@ def save_checkpoint(
     """
     if any(not_finite(kept) for kept in (network, average) if kept):
         return
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     state = {
         "epoch": epoch,
         "seconds": seconds,
@@ -293,9 +290,8 @@ def save_checkpoint(
         "average": average.state_dict() if average else None,
         "history": history,
     }
-    temporary = path.with_suffix(".partial")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    with files.whole_file(path) as partial, open(partial, "wb") as file:
+        torch.save(state, file)
 
 
 def load_checkpoint(

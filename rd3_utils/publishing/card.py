@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from rd3_utils import files
 from rd3_utils.arms.planned_runs import PlannedRun, citations
 from rd3_utils.data import sources
 from rd3_utils.data.sources import NetworkSource
@@ -90,8 +91,8 @@ def write_card(
     report = reports.report(runs, others, cited)
     pictures = draw_pictures(runs, report, cell, cells, labels, folder)
     text = card(runs, report, head, weights, cell, benchmark, pictures, options)
-    plots.write_picture(folder / "report.json", f"{json.dumps(report, indent=1, allow_nan=False)}\n".encode())
-    plots.write_picture(folder / "README.md", text.encode())
+    files.write_whole(folder / "report.json", f"{json.dumps(report, indent=1, allow_nan=False)}\n")
+    files.write_whole(folder / "README.md", text)
     return report, pictures
 
 

@@ -5,7 +5,6 @@ Every function takes data and the path of the one file it writes. Accuracies com
 
 import io
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from rd3_utils import files
 from rd3_utils.data import views as view_sets
 from rd3_utils.data.images import ImageSet
 from rd3_utils.data.views import Views
@@ -273,12 +273,4 @@ def save_figure(figure: "Figure", path: Path) -> None:
         (picture.quantize(colours) if colours else picture).save(coded, format="png", optimize=True)
         if coded.tell() <= MOST_BYTES:
             break
-    write_picture(path, coded.getvalue())
-
-
-def write_picture(path: Path, data: bytes) -> None:
-    """Write the bytes `data` to `path`: a temporary name, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")  # several cells may write one card
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    files.write_whole(path, coded.getvalue())  # several cells may write one card

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rd3_utils import units
+from rd3_utils import files, units
 from rd3_utils.data import sources
 from rd3_utils.data.sources import Source
 from rd3_utils.errors import UserError
@@ -286,12 +286,8 @@ def kept(where: Path) -> Run | None:
 
 def write(where: Path, run: dict) -> None:
     """Write the plain data of a Run to `where`: temporary name, renamed; an existing file is kept."""
-    if where.exists():
-        return
-    where.parent.mkdir(parents=True, exist_ok=True)
-    temporary = where.with_name(f".{where.name}.{os.getpid()}.partial")
-    temporary.write_text(json.dumps(run, indent=1, allow_nan=False) + "\n")
-    os.replace(temporary, where)
+    if not where.exists():
+        files.write_whole(where, json.dumps(run, indent=1, allow_nan=False) + "\n")
 
 
 def as_read(run: dict) -> Run:

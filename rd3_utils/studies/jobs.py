@@ -19,6 +19,8 @@ from types import FrameType
 
 from filelock import FileLock
 
+from rd3_utils import files
+
 HEARTBEAT = 15  # seconds between two touches of a claim
 STALE = 300  # seconds without a touch after which a claim of another host is nobody's
 POLL = 0.2  # seconds between two looks at the commands
@@ -117,9 +119,7 @@ def start(job: Job, environment: dict[str, str]) -> subprocess.Popen:
             env={**os.environ, **environment},
             start_new_session=True,
         )
-    temporary = job.claim.with_name(f".{job.claim.name}.{os.getpid()}.partial")
-    temporary.write_text(json.dumps(holder(process.pid)))
-    os.replace(temporary, job.claim)
+    files.write_whole(job.claim, json.dumps(holder(process.pid)))
     return process
 
 

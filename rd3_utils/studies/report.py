@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from rd3_utils.publishing import plots
+from rd3_utils import files
 from rd3_utils.scoring.report import percent
 from rd3_utils.studies.figures import draw_figures
 from rd3_utils.studies.ranking import PARTS
@@ -26,9 +26,9 @@ def facts(folder: Path) -> dict:
 def write_report(folder: Path, study: Study, report: dict, images: dict) -> Path:
     """Write report.md, report.json, images.json and plots/ into `folder`; the path of report.md."""
     pictures = draw_figures(folder / "plots", report)
-    plots.write_picture(folder / "images.json", f"{json.dumps(images, indent=1)}\n".encode())
-    plots.write_picture(folder / "report.json", f"{json.dumps(report, indent=1, allow_nan=False)}\n".encode())
-    plots.write_picture(folder / "report.md", report_text(study, report, pictures).encode())
+    files.write_whole(folder / "images.json", f"{json.dumps(images, indent=1)}\n")
+    files.write_whole(folder / "report.json", f"{json.dumps(report, indent=1, allow_nan=False)}\n")
+    files.write_whole(folder / "report.md", report_text(study, report, pictures))
     return folder / "report.md"
 
 

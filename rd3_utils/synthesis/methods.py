@@ -1,15 +1,13 @@
 """A distilled image set made here, by any method of settings.METHODS, and written with what it was made of."""
 
 import importlib
-import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rd3_utils import launch
+from rd3_utils import files, launch
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import tables
 from rd3_utils.data.images import ImageSet
@@ -37,8 +35,7 @@ def synthesize(
     module, _, function = METHODS[method][0].partition(":")
     make = getattr(importlib.import_module(f"rd3_utils.synthesis.{module}"), function)
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"'{out}' exists and is not an empty folder; give another --out, nothing is overwritten.")
+    files.check_new(out)
     accelerator = launch.accelerator()
     if accelerator.num_processes > 1:
         raise UserError(
@@ -51,8 +48,6 @@ def synthesize(
     name = out.resolve().name
     labels = torch.arange(len(benchmark.classes)).repeat_interleave(ipc)
     found = image_sets.make(name, pixels, labels, benchmark.classes, name)
-    partial = out.with_name(f".{name}.partial")
-    image_sets.save(found, partial)
     about = {
         "method": method,
         "benchmark": benchmark.name,
@@ -64,9 +59,5 @@ def synthesize(
         "seconds": round(seconds, 1),
         "device": accelerator.device.type,
     }
-    (partial / "distilled.json").write_text(json.dumps(about, indent=1) + "\n")
-    out.mkdir(parents=True, exist_ok=True)
-    for file in partial.iterdir():
-        os.replace(file, out / file.name)
-    partial.rmdir()
+    image_sets.save_new(found, out, about)
     return found

@@ -9,7 +9,6 @@ The digest covers the settings and the fingerprints of both splits, so that reco
 """
 
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -20,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from accelerate import Accelerator
 
-from rd3_utils import launch
+from rd3_utils import files, launch
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import selections, sources, tables
 from rd3_utils.data.images import ImageSet
@@ -164,11 +163,8 @@ def records_folder(out: Path | str, to: TransferTarget) -> Path:
 
 
 def write_record(where: Path, data: dict) -> None:
-    """Write plain data: temporary name, renamed."""
-    where.parent.mkdir(parents=True, exist_ok=True)
-    temporary = where.with_name(f".{where.name}.{os.getpid()}.partial")
-    temporary.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n")
-    os.replace(temporary, where)
+    """Write plain data."""
+    files.write_whole(where, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
 def read_record(where: Path) -> dict:
