@@ -17,7 +17,7 @@ import shlex
 import time
 from pathlib import Path
 
-from rd3_utils import hub, launch, units
+from rd3_utils import launch, pushing, units
 from rd3_utils.cli import options as shared
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import selections, soft_labels, tables
@@ -57,7 +57,7 @@ def main(options: argparse.Namespace) -> None:
         return
     if target:
         missing = not labelling.is_complete(where, plan)
-        launch.raise_on_all(accelerator, lambda: hub.may_push(target, missing) if accelerator.is_main_process else None)
+        launch.raise_on_all(accelerator, lambda: pushing.may_push(target, missing) if accelerator.is_main_process else None)
         pushed = images if options.with_images else None
         about = dataset_repo.about_images(options.distilled or benchmark.defaults.distilled, images) if pushed else {}
     if labelling.is_complete(where, plan):

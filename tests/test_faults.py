@@ -19,16 +19,16 @@ if not hasattr(time, 'really'):
     time.really = time.sleep
     time.sleep = lambda seconds: time.really(min(seconds, 0.05))
 """
-FIRST = "hub.push(hub.Target({repo!r}, 'model'), lambda commit, there: {{'old.md': b'old'}}, 'first')"
+FIRST = "pushing.push(pushing.Target({repo!r}, 'model'), lambda commit, there: {{'old.md': b'old'}}, 'first')"
 PUSH = """
-mine = hub.Target({repo!r}, "model", create_pr={create_pr}, tag={tag!r})
+mine = pushing.Target({repo!r}, "model", create_pr={create_pr}, tag={tag!r})
 card = b"---\\ntags: [rd3]\\n---\\n# " + {repo!r}.encode()
 def build(commit, there):
     if "old.md" in there:
-        hub.text(mine, commit, "old.md")
+        pushing.text(mine, commit, "old.md")
     return {{"README.md": card, "model.safetensors": {repo!r}.encode() * 5000, "old.md": None}}
-hub.may_push(mine, True)
-print(*hub.push(mine, build, "a push"))
+pushing.may_push(mine, True)
+print(*pushing.push(mine, build, "a push"))
 """
 KINDS_OUT = {  # every kind of call of a push: method and path
     "who this is": "GET /api/whoami-v2",
@@ -95,7 +95,7 @@ def pulled(hub, tmp_path_factory):  # noqa: F811
 from rd3_utils.data import embedded, images
 folder = embedded.EMBEDDED / "digits-teacher-convnet3"
 files = {name: folder / name for name in ("config.json", "model.safetensors")}
-hub.push(hub.Target("bench/pull-teacher", "model", tag="v1"), lambda commit, there: files, "teacher")
+pushing.push(pushing.Target("bench/pull-teacher", "model", tag="v1"), lambda commit, there: files, "teacher")
 """,
         cwd=home,
     )
@@ -230,7 +230,7 @@ from pathlib import Path
 network = timm.create_model("test_vit")
 timm.models.save_for_hf(network, "there", safe_serialization=True)
 files = {name: Path("there") / name for name in ("config.json", "model.safetensors")}
-hub.push(hub.Target("timm/test_vit.r160_in1k", "model"), lambda commit, there: files, "weights")
+pushing.push(pushing.Target("timm/test_vit.r160_in1k", "model"), lambda commit, there: files, "weights")
 from rd3_utils.learning import teachers
 print(teachers.weights_sha256(network))
 """
@@ -260,7 +260,7 @@ def test_a_network_of_timm_is_pinned_to_a_commit_and_never_read_from_a_pickle(hu
 SILENT = """
 import time
 from huggingface_hub import HfApi
-from rd3_utils import hub
+from rd3_utils import hub, pushing
 from rd3_utils.data import images, shards
 from rd3_utils.errors import UserError
 from rd3_utils.learning import teachers
@@ -273,7 +273,7 @@ tries = {
     "labels": lambda: shards.stores_on_hub("bench/any"),
     "labels at a commit": lambda: shards.stores_on_hub("bench/any@" + "1" * 40),
     "teacher at a commit": lambda: teachers.load("hf-hub:bench/any@" + "1" * 40, digits),
-    "push": lambda: hub.push(hub.Target("bench/any", "model"), lambda commit, there: {"a": b"a"}, "x"),
+    "push": lambda: pushing.push(pushing.Target("bench/any", "model"), lambda commit, there: {"a": b"a"}, "x"),
 }
 for name, ask in tries.items():
     began = time.time()
@@ -338,7 +338,7 @@ def test_a_cache_that_cannot_be_written_is_not_called_a_silent_hub(server, pulle
 OUTSIDE = """
 import json, re
 from huggingface_hub import HfApi
-from rd3_utils import hub
+from rd3_utils import hub, pushing
 from rd3_utils.data import images, label_store, shards, soft_labels
 from rd3_utils.errors import UserError
 from rd3_utils.protocols import benchmark, protocol
@@ -350,7 +350,7 @@ index = json.loads(files.index().read_text())
 for name in ("..", "", "../../secret", "labels-00000-of-00016.safetensors/..", "/etc/passwd"):
     index["shards"][3]["file"] = name
     path = files.where + "/index.json"
-    hub.push(hub.Target("bench/outside", "dataset"), lambda commit, there: {path: json.dumps(index).encode()}, "x")
+    pushing.push(pushing.Target("bench/outside", "dataset"), lambda commit, there: {path: json.dumps(index).encode()}, "x")
     (other,) = shards.stores_on_hub("bench/outside").values()
     try:
         label_store.load_store(other, found, recipe, 0)
@@ -391,14 +391,14 @@ XET = """
 import hashlib, json, os
 from pathlib import Path
 from huggingface_hub import HfApi, constants
-from rd3_utils import hub
+from rd3_utils import hub, pushing
 assert not constants.HF_HUB_DISABLE_XET
 for name in ("labels-a.safetensors", "labels-b.safetensors"):
     Path(name).write_bytes(os.urandom(3_000_000))
-target = hub.Target("bench/xet", "dataset", tag="v1")
+target = pushing.Target("bench/xet", "dataset", tag="v1")
 files = {f"soft_labels/x/{name}": Path(name) for name in ("labels-a.safetensors", "labels-b.safetensors")}
 build = lambda commit, there: {**files, "soft_labels/x/index.json": b"{}"}
-print(hub.push(target, build, "x").new, hub.push(target, build, "x").new)
+print(pushing.push(target, build, "x").new, pushing.push(target, build, "x").new)
 commit = hub.commit("bench/xet", "v1")
 for path, source in files.items():
     for folder in (None, Path("bounded")):

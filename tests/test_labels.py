@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from rd3_utils import hub, launch
+from rd3_utils import launch, pushing
 from rd3_utils.arms import planned_runs
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import label_readers, label_store, selections, soft_labels, tables, views
@@ -306,7 +306,7 @@ def test_learned_labels_and_weights_survive_the_file_and_change_the_fingerprint(
 
 
 def test_a_published_set_brings_its_own_labels_along(digits, learned, tmp_path):
-    target = hub.Target("owner/repo", "dataset", False, False, None)
+    target = pushing.Target("owner/repo", "dataset", False, False, None)
     files = dataset_repo.image_files(target, learned, {}, digits, tmp_path)
     again = image_sets.read(str(files["mine/train-00000-of-00001.parquet"]), digits)
     assert again.fingerprint == learned.fingerprint and torch.equal(again.soft_labels, learned.soft_labels)

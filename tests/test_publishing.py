@@ -22,7 +22,7 @@ EPOCHS = "--set", "training.epochs=160"  # 16 shards of ten epochs
 WORKER = """
 import contextlib, io, json, os, sys, traceback
 import generate_soft_labels, train_student
-from rd3_utils import __main__ as rd3_utils, hub, launch
+from rd3_utils import __main__ as rd3_utils, hub, launch, pushing
 hub.WAITS, hub.SILENCE = (0.05, 0.1, 0.2, 0.4), 2
 
 def script(name, *arguments):
@@ -38,7 +38,7 @@ for line in sys.stdin:
     out, err, code = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            exec(job["code"], {"script": script, "hub": hub})
+            exec(job["code"], {"script": script, "hub": hub, "pushing": pushing})
         except SystemExit as stop:
             code = stop.code
         except BaseException:
@@ -257,7 +257,7 @@ from huggingface_hub import HfApi
 from pathlib import Path
 from rd3_utils.publishing import dataset_repo
 (where,) = Path("soft_labels").glob("*/*")
-target = hub.Target("bench/half", "dataset", tag="v1")
+target = pushing.Target("bench/half", "dataset", tag="v1")
 dataset_repo.push_shards(target, where, sorted(where.glob("labels-*"))[:3])
 dataset_repo.push_shards(target, where, sorted(where.glob("labels-*"))[:3])
 index = f"{dataset_repo.in_repo(where)}/index.json"
@@ -279,10 +279,10 @@ print(index in HfApi().list_repo_files("bench/half", repo_type="dataset"), tags)
 
 
 OWN = """
-target = hub.Target("bench/own", "dataset")
+target = pushing.Target("bench/own", "dataset")
 def theirs(commit, there):
     return {"docs/card.md": b"# of the owner", "card.md": b"# too"}
-hub.push(target, theirs, "own")
+pushing.push(target, theirs, "own")
 """
 
 
@@ -317,9 +317,9 @@ FAULTS = {
     "no answer to the commit until it is too late": {"match": "POST .*/commit/", "stall": 5},
 }
 PUSH = """
-target = hub.Target({repo!r}, "model", create_pr={create_pr}, tag={tag!r})
+target = pushing.Target({repo!r}, "model", create_pr={create_pr}, tag={tag!r})
 files = {{"README.md": b"---\\ntags: [rd3]\\n---\\n# x", "model.safetensors": bytes(300_000), "old.txt": None}}
-print(*hub.push(target, lambda commit, there: files, "a push"))
+print(*pushing.push(target, lambda commit, there: files, "a push"))
 """
 
 
@@ -363,7 +363,7 @@ def test_a_tag_that_is_there_stops_a_push_before_it_commits(hub):
 MOVED = """
 from huggingface_hub import CommitOperationAdd, HfApi
 from rd3_utils.errors import UserError
-target = hub.Target("bench/moved-{times}", "model")
+target = pushing.Target("bench/moved-{times}", "model")
 HfApi().create_repo(target.repo)
 asked = 0
 def build(commit, there):
@@ -373,7 +373,7 @@ def build(commit, there):
         HfApi().upload_file(repo_id=target.repo, path_or_fileobj=f"{{asked}}".encode(), path_in_repo="other.txt")
     return {{"mine.txt": b"mine"}}
 try:
-    print(hub.push(target, build, "mine").new)
+    print(pushing.push(target, build, "mine").new)
 except UserError as error:
     print(error)
 """
@@ -388,7 +388,8 @@ def test_a_branch_that_somebody_moves_is_met_once_and_then_said(hub):
 
 
 def test_a_pull_request_is_opened_once_also_where_its_answer_is_lost(hub):
-    hub.python("hub.push(hub.Target('bench/pr', 'model'), lambda commit, there: {'a.txt': b'a', 'old.txt': b'o'}, 'first')")
+    old = "lambda commit, there: {'a.txt': b'a', 'old.txt': b'o'}"
+    hub.python(f"pushing.push(pushing.Target('bench/pr', 'model'), {old}, 'first')")
     hub.fault(match="POST .*/commit/", lose_answer=True)
     first = hub.python(PUSH.format(repo="bench/pr", create_pr=True, tag=None))
     again = hub.python(PUSH.format(repo="bench/pr", create_pr=True, tag=None))
@@ -407,7 +408,8 @@ def others(hub):
 from huggingface_hub import HfApi
 api = HfApi()
 for name in ("open", "gated"):
-    hub.push(hub.Target(f"carol/{name}", "model"), lambda commit, there: {"README.md": b"---\\ntags: [rd3]\\n---\\n"}, "x")
+    card = b"---\\ntags: [rd3]\\n---\\n"
+    pushing.push(pushing.Target(f"carol/{name}", "model"), lambda commit, there: {"README.md": card}, "x")
 api.update_repo_settings("carol/gated", gated="manual")
 """,
         token="hf_carol",
@@ -420,10 +422,11 @@ api = HfApi()
 api.create_repo("bench/public")
 api.create_repo("bench/elsewhere")
 api.upload_file(repo_id="bench/elsewhere", path_or_fileobj=b"x", path_in_repo="pytorch_model.bin")
-hub.push(hub.Target("bench/tagged", "model", tag="v1"), lambda commit, there: {"README.md": b"---\\ntags: [rd3]\\n---\\n"}, "x")
-hub.push(hub.Target("bench/tagged", "model"), lambda commit, there: {"a": b"b"}, "y")
+card = b"---\\ntags: [rd3]\\n---\\n"
+pushing.push(pushing.Target("bench/tagged", "model", tag="v1"), lambda commit, there: {"README.md": card}, "x")
+pushing.push(pushing.Target("bench/tagged", "model"), lambda commit, there: {"a": b"b"}, "y")
 mine = {"README.md": b"---\\ntags: [rd3]\\n---\\n"}
-hub.push(hub.Target("bench/at-head", "model", tag="v1"), lambda commit, there: mine, "x")
+pushing.push(pushing.Target("bench/at-head", "model", tag="v1"), lambda commit, there: mine, "x")
 """
     )
 

@@ -230,8 +230,9 @@ def test_a_damaged_entry_is_decoded_again(small, tmp_path, mapped, damage):
         (entry / "index.json").unlink()
     else:
         (entry / "index.json").unlink()
-        (entry / "pixels.u8").rename(entry / "pixels.partial")
+        (entry / "pixels.u8").rename(entry / ".pixels.u8.1-00000000.partial")
     again = image_sets.test_split(small, tmp_path)
+    assert {path.name for path in entry.iterdir()} == {".lock", "index.json", "pixels.u8"}
     assert torch.equal(images, again.images) and first.fingerprint == again.fingerprint
     assert json.loads((entry / "index.json").read_text())["fingerprint"] == first.fingerprint
 

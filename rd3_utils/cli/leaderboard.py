@@ -19,14 +19,14 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Gather Runs, write the site, and push it if asked."""
-    from rd3_utils import hub
+    from rd3_utils import pushing
     from rd3_utils.leaderboard import gather, site
 
     if not (options.results or options.hub_tag or options.hub_repos):
         raise UserError("give --results DIR, --hub-tag TAG or --hub-repos OWNER/REPO: a leaderboard needs Runs.")
     if options.private and not options.publish:
         raise UserError("--private needs --publish OWNER/SPACE.")
-    target = hub.Target(options.publish, "space", options.private) if options.publish else None
+    target = pushing.Target(options.publish, "space", options.private) if options.publish else None
     if target:
         site.check_space(target)
     site.check_site_folder(options.out)

@@ -9,7 +9,7 @@ from rd3_utils.errors import UserError, nearest, stop, unknown
 from rd3_utils.protocols import benchmark, knobs, protocol
 
 if TYPE_CHECKING:
-    from rd3_utils.hub import Target
+    from rd3_utils.pushing import Target
 
 
 class Parser(argparse.ArgumentParser):
@@ -108,7 +108,7 @@ PUBLISH = ("push_to", "private", "create_pr", "tag", "push_only", "with_images")
 
 
 def push_target(options: argparse.Namespace, kind: str) -> "Target | None":
-    """The hub.Target of parsed options, or None without --push-to; UserError for options that contradict each other."""
+    """The Target of parsed options, or None without --push-to; UserError for options that contradict each other."""
     given = [name for name in PUBLISH[1:] if getattr(options, name, None)]
     if options.push_to is None and given:
         raise UserError(f"--{given[0].replace('_', '-')} needs --push-to OWNER/REPO.")
@@ -118,9 +118,9 @@ def push_target(options: argparse.Namespace, kind: str) -> "Target | None":
         raise UserError("a pull request cannot be tagged: leave out --tag, or --create-pr.")
     if options.push_to is None:
         return None
-    from rd3_utils import hub
+    from rd3_utils.pushing import Target
 
-    return hub.Target(options.push_to, kind, options.private, options.create_pr, options.tag)
+    return Target(options.push_to, kind, options.private, options.create_pr, options.tag)
 
 
 def keep_defaults(parser: argparse.ArgumentParser) -> None:

@@ -19,13 +19,13 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Push an image set to a dataset repo of the Hub."""
-    from rd3_utils import hub
+    from rd3_utils import pushing
     from rd3_utils.data import selections, tables
     from rd3_utils.publishing import dataset_repo
 
     target = push_target(options, "dataset")
     assert target is not None  # OWNER/REPO is no option
-    hub.may_push(target)
+    pushing.may_push(target)
     stated = dataset_repo.stated_record(options.source)
     bench = benchmark.load(options.benchmark or stated.get("benchmark", "digits"))
     images = selections.image_set(options.source, bench, lambda: tables.real(bench, "train", options.data_dir))

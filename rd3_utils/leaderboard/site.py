@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rd3_utils import hub
+from rd3_utils import pushing
 from rd3_utils.errors import UserError
 from rd3_utils.files import whole_folder
 from rd3_utils.leaderboard.entries import Found
@@ -79,19 +79,19 @@ def encoded(value: Any) -> bytes:
     return f"{text}\n".encode()
 
 
-def publish_site(target: hub.Target, files: dict[str, bytes]) -> hub.Pushed:
-    """Make the static Space `target` hold `files` and nothing else, in one commit; a hub.Pushed."""
+def publish_site(target: pushing.Target, files: dict[str, bytes]) -> pushing.Pushed:
+    """Make the static Space `target` hold `files` and nothing else, in one commit; a pushing.Pushed."""
 
     def build(commit: str, there: dict[str, Any]) -> dict[str, Path | bytes | None]:
         stale = {path: None for path in there if path != ".gitattributes" and path not in files}
         return {**files, **stale}
 
-    return hub.push(target, build, "Leaderboard")
+    return pushing.push(target, build, "Leaderboard")
 
 
-def check_space(target: hub.Target) -> None:
+def check_space(target: pushing.Target) -> None:
     """UserError unless this login may push to `target` and it is a Space of ours, a fresh one, or none yet."""
-    about = hub.may_push(target)
+    about = pushing.may_push(target)
     fresh = {".gitattributes", "README.md", "index.html", "style.css"}  # what the Hub puts into a new static Space
     strange = [f.rfilename for f in about.siblings if f.rfilename not in fresh] if about else []
     if about and strange and MARK not in (about.tags or []):

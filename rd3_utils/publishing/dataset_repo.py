@@ -23,7 +23,7 @@ from typing import Any, Self
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from rd3_utils import hub, launch, units
+from rd3_utils import hub, launch, pushing, units
 from rd3_utils.data import embedded, soft_labels, sources
 from rd3_utils.data import images as image_sets
 from rd3_utils.data.images import ImageSet
@@ -48,7 +48,7 @@ class LabelUpload:
     mended by `publish_labels`, which sends whatever is not there. Pull requests get everything at once, at the end.
     """
 
-    def __init__(self, target: hub.Target, where: Path) -> None:
+    def __init__(self, target: pushing.Target, where: Path) -> None:
         self.target, self.where = target, where
         self.pool = ThreadPoolExecutor(1)
         self.coming: Future[None] | None = None
@@ -81,7 +81,7 @@ def in_repo(where: Path) -> str:
     return f"{LABELS_FOLDER}{where.parent.name}/{where.name}"
 
 
-def push_shards(target: hub.Target, where: Path, paths: Sequence[Path]) -> None:
+def push_shards(target: pushing.Target, where: Path, paths: Sequence[Path]) -> None:
     """Push shards in commits of about BATCH bytes. Where one replaces another, the index that names the other goes first."""
     target, store = dataclasses.replace(target, tag=None), in_repo(where)
     group: list[Path] = []
@@ -91,15 +91,15 @@ def push_shards(target: hub.Target, where: Path, paths: Sequence[Path]) -> None:
             files = {f"{store}/{p.name}": p for p in group}
 
             def build(commit: str, there: dict[str, Any], files: dict[str, Path] = files) -> dict[str, Path | bytes | None]:
-                replaced = any(path in there and not hub.same(there[path], file) for path, file in files.items())
+                replaced = any(path in there and not pushing.same(there[path], file) for path, file in files.items())
                 return {**files, **({f"{store}/index.json": None} if replaced else {})}
 
-            hub.push(target, build, f"labels {group[0].name} and on" if len(group) > 1 else f"labels {group[0].name}")
+            pushing.push(target, build, f"labels {group[0].name} and on" if len(group) > 1 else f"labels {group[0].name}")
             group = []
 
 
 def publish_labels(
-    target: hub.Target, where: Path, images: ImageSet | None, about: dict, benchmark: Benchmark, words: list[str]
+    target: pushing.Target, where: Path, images: ImageSet | None, about: dict, benchmark: Benchmark, words: list[str]
 ) -> None:
     """Push the finished store in `where`: shards that are not there, then in one commit index, card and the `images`.
 
@@ -119,20 +119,20 @@ def publish_labels(
         if not target.create_pr:
             push_shards(target, where, shards)
         tags = {"rd3", "soft-labels", "knowledge-distillation", f"benchmark-{benchmark.name}"}
-        done(hub.push(target, building(target, files, tags), f"index of the soft labels of {index['images']['name']}"))
+        done(pushing.push(target, building(target, files, tags), f"index of the soft labels of {index['images']['name']}"))
 
 
-def publish_images(target: hub.Target, images: ImageSet, about: dict, benchmark: Benchmark) -> None:
+def publish_images(target: pushing.Target, images: ImageSet, about: dict, benchmark: Benchmark) -> None:
     """Push an image set, with what `about` (distilled.json, or {}) says of how it was made, in one commit."""
     with tempfile.TemporaryDirectory() as folder, said_how_to_repeat():
         files = image_files(target, images, about, benchmark, Path(folder))
         size = sum(len(f) if isinstance(f, bytes) else f.stat().st_size for f in files.values())
         print(f"pushing {len(images)} images, {units.size(size)}, to {target.url}", flush=True)
         tags = {"rd3", *(["dataset-distillation"] if about else []), f"benchmark-{benchmark.name}", f"ipc-{images.nominal_ipc}"}
-        done(hub.push(target, building(target, files, tags), f"{images.name}: {len(images)} images"))
+        done(pushing.push(target, building(target, files, tags), f"{images.name}: {len(images)} images"))
 
 
-def done(pushed: hub.Pushed) -> None:
+def done(pushed: pushing.Pushed) -> None:
     print(f"{'pushed' if pushed.new else 'nothing to push, all is there:'} {pushed.url} at {pushed.commit}")
 
 
@@ -148,9 +148,9 @@ def said_how_to_repeat() -> Iterator[None]:
 
 
 def building(
-    target: hub.Target, files: dict[str, Path | bytes], tags: set[str]
+    target: pushing.Target, files: dict[str, Path | bytes], tags: set[str]
 ) -> Callable[[str, dict[str, Any]], dict[str, Path | bytes | None]]:
-    """The function that hub.push asks: `files`, the card of the repo as it then is, and no old shards beside ours."""
+    """The function that pushing.push asks: `files`, the card of the repo as it then is, and no old shards beside ours."""
     folders = {path.rsplit("/", 1)[0] for path in files}
     ours = re.compile(r"(labels-[^/]*\.safetensors|train-[^/]*\.parquet|distilled\.json)")
 
@@ -160,11 +160,11 @@ def building(
             for path in there
             if path not in files and path.rpartition("/")[0] in folders and ours.fullmatch(path.rpartition("/")[2])
         }
-        sections = {path: hub.text(target, commit, path) for path in there if is_section(path, there)}
+        sections = {path: pushing.text(target, commit, path) for path in there if is_section(path, there)}
         sections |= {
             path: data.decode() for path, data in files.items() if path.endswith("/card.md") and isinstance(data, bytes)
         }
-        old = hub.text(target, commit, "README.md") if "README.md" in there else ""
+        old = pushing.text(target, commit, "README.md") if "README.md" in there else ""
         return {**files, **stale, "README.md": dataset_card(target.repo, old, sections, tags).encode()}
 
     return build
@@ -196,7 +196,7 @@ def dataset_card(repo: str, old: str, sections: dict[str, str], tags: Iterable[s
 
 
 def image_files(
-    target: hub.Target, images: ImageSet, about: dict, benchmark: Benchmark, folder: Path
+    target: pushing.Target, images: ImageSet, about: dict, benchmark: Benchmark, folder: Path
 ) -> dict[str, Path | bytes]:
     """{path in the repo: local path or bytes} of an image set; parquet and picture are written into `folder`."""
     parquet = image_sets.save(images, folder)

@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from huggingface_hub import EvalResultEntry, ModelCard, constants, eval_result_entries_to_yaml
 from huggingface_hub.utils import yaml_dump
 
-from rd3_utils import hub, launch, units
+from rd3_utils import hub, launch, pushing, units
 from rd3_utils.arms.planned_runs import PlannedRun
 from rd3_utils.data import sources
 from rd3_utils.errors import UserError
@@ -38,7 +38,7 @@ OURS = ("runs/", "plots/", ".eval_results/")  # folders of the repo that hold no
 
 
 def check_push(
-    target: hub.Target, cells: list[PlannedRun], options: Namespace, precision: str, accelerator: Accelerator
+    target: pushing.Target, cells: list[PlannedRun], options: Namespace, precision: str, accelerator: Accelerator
 ) -> PlannedRun:
     """The cell whose network is to be pushed to `target`; UserError, in every process and before any work, if none may be.
 
@@ -70,7 +70,7 @@ def check_push(
 
     def ask() -> None:
         missing = any(not cell.path(options.out, precision).is_file() for cell in cells)
-        about = hub.may_push(target, missing) if accelerator.is_main_process else None
+        about = pushing.may_push(target, missing) if accelerator.is_main_process else None
         strange = [f.rfilename for f in about.siblings if f.rfilename not in (".gitattributes", "README.md")] if about else []
         if about and strange and "rd3" not in about.tags:
             raise UserError(
@@ -102,7 +102,7 @@ def kept_runs(cells: list[PlannedRun], options: Namespace, precision: str) -> li
 
 
 def prepared(
-    target: hub.Target,
+    target: pushing.Target,
     cells: list[PlannedRun],
     benchmark: Benchmark,
     options: Namespace,
@@ -115,7 +115,7 @@ def prepared(
 
 
 def push_student(
-    target: hub.Target,
+    target: pushing.Target,
     cell: PlannedRun,
     cells: list[PlannedRun],
     finished: list[Run],
@@ -140,7 +140,8 @@ def push_student(
                 return {**files, **stale, "README.md": with_licence(text, target, commit, there)}
 
             run = run_files.read(cell.path(options.out, precision))
-            pushed = hub.push(target, build, f"{cell.student}, {cell.arm} of {cell.images.name}, {reports.protocol_text(run)}")
+            message = f"{cell.student}, {cell.arm} of {cell.images.name}, {reports.protocol_text(run)}"
+            pushed = pushing.push(target, build, message)
     except Exception as error:
         said = str(error) if isinstance(error, UserError) else hub.one_line(error)
         words = launch.again(error, "--push-only")
@@ -152,7 +153,7 @@ def push_student(
 
 
 def repo_files(
-    target: hub.Target,
+    target: pushing.Target,
     cell: PlannedRun,
     cells: list[PlannedRun],
     finished: list[Run],
@@ -185,7 +186,7 @@ def repo_files(
     return files
 
 
-def repo_weights_section(target: hub.Target, runs: list[Run], head: Run) -> list[str]:
+def repo_weights_section(target: pushing.Target, runs: list[Run], head: Run) -> list[str]:
     """Which network the repo holds and what it scores beside the mean, and how to load it."""
     same = [run.top1 for run in runs if run.arm == head.arm]
     text = (
@@ -201,7 +202,7 @@ def repo_weights_section(target: hub.Target, runs: list[Run], head: Run) -> list
     return ["## Weights", escape(text), card.how_to_load(sources.pushed(target.repo))]
 
 
-def eval_result(target: hub.Target, report: dict, head: Run, cell: PlannedRun, benchmark: Benchmark) -> tuple[str, str]:
+def eval_result(target: pushing.Target, report: dict, head: Run, cell: PlannedRun, benchmark: Benchmark) -> tuple[str, str]:
     """(name, text) of the file in .eval_results: the mean top-1 in percent under a task of this protocol and IPC.
 
     A benchmark that is not on the Hub goes by its name alone.
@@ -225,11 +226,11 @@ def eval_result(target: hub.Target, report: dict, head: Run, cell: PlannedRun, b
     return re.sub(r"[^\w.-]", "-", task), yaml_dump(eval_result_entries_to_yaml([entry]))
 
 
-def with_licence(text: bytes, target: hub.Target, commit: str, there: dict[str, Any]) -> bytes:
+def with_licence(text: bytes, target: pushing.Target, commit: str, there: dict[str, Any]) -> bytes:
     """The card `text` with the licence that the owner stated on the card that is there, if any."""
     if "README.md" not in there:
         return text
-    stated = ModelCard(hub.text(target, commit, "README.md"), ignore_metadata_errors=True).data.to_dict()
+    stated = ModelCard(pushing.text(target, commit, "README.md"), ignore_metadata_errors=True).data.to_dict()
     stated = {key: value for key, value in stated.items() if key.startswith("license")}
     if not stated:
         return text
