@@ -17,7 +17,7 @@ import shlex
 import time
 from pathlib import Path
 
-from rd3_utils import launch, pushing, units
+from rd3_utils import files, launch, pushing, units
 from rd3_utils.cli import options as shared
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import selections, soft_labels, tables
@@ -63,6 +63,7 @@ def main(options: argparse.Namespace) -> None:
     if labelling.is_complete(where, plan):
         say("nothing to do: the store is complete.")
     else:
+        launch.raise_on_all(accelerator, lambda: files.try_folder(where))
         started = time.time()
         test = image_sets.test_split(benchmark, options.data_dir, options.workers)
         with dataset_repo.LabelUpload(target, where) if target else contextlib.nullcontext() as upload:

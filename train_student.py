@@ -21,7 +21,7 @@ from accelerate.utils import tqdm
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from rd3_utils import launch, tracking
+from rd3_utils import files, launch, tracking
 from rd3_utils.arms import kept, label_sources, planned_runs
 from rd3_utils.cli import options as shared
 from rd3_utils.data import images as image_sets
@@ -57,6 +57,7 @@ def main(options: Namespace) -> None:
         if push and main_process:
             push(student_repo.kept_runs(cells, options, precision))
         return
+    launch.from_main(accelerator, lambda: files.try_files(cell.path(options.out, precision) for cell in cells))
     test = functools.cache(lambda size: image_sets.test_split(benchmark, options.data_dir, options.workers, size))
     labels = label_sources.find_labels(cells, options, benchmark, lambda: test(0), accelerator)  # the split is read when needed
     known = [(labels[cell.labels_key].describe(), labels[cell.labels_key].origin) for cell in cells]

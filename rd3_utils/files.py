@@ -11,7 +11,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from rd3_utils.errors import UserError
@@ -122,8 +122,14 @@ def check_new(folder: Path | str) -> None:
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"'{folder}' exists and is not an empty folder; give another one, nothing is overwritten.")
+    try_whole(folder)
+
+
+def try_whole(folder: Path | str) -> None:
+    """`try_folder` for a `folder` that comes to be whole, and so needs room beside it."""
+    folder = Path(folder)
     if folder.is_mount():
-        raise UserError(f"'{folder}' is a disk of its own, into which no whole folder can be moved; give a folder on it.")
+        raise UserError(f"'{folder}' is a disk of its own, onto which no folder can be moved; give a folder in it.")
     for tried in (folder, folder.resolve().parent):
         try_folder(tried)
 
@@ -144,6 +150,12 @@ def try_folder(folder: Path | str, instead: str = ELSEWHERE) -> None:
             sync_file(partial)  # only then does a full disk say so
         finally:
             remove(partial)
+
+
+def try_files(paths: Iterable[Path]) -> None:
+    """`try_folder` for those of the files `paths` that are still to be made."""
+    for folder in sorted({path.parent for path in paths if not os.path.exists(path)}):
+        try_folder(folder)
 
 
 def nearest(folder: Path) -> Path:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from rd3_utils import files
+from rd3_utils.data import images as image_sets
 from rd3_utils.errors import UserError
 
 WRITER = """
@@ -271,3 +272,37 @@ def test_a_folder_that_may_not_be_written_is_told(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="this user may not write there"):
         files.try_folder(tmp_path / "out")
+
+
+COMMANDS = {
+    "train": "train_student --teacher default --out OUT/results",
+    "label": "generate_soft_labels --out OUT/labels",
+    "train, its labels": "train_student --teacher default --out results --soft-labels OUT/labels",
+    "synthesize": "rd3_utils synthesize dm --ipc 1 --out OUT/set",
+    "convert": "rd3_utils convert images_best.pt OUT/set --benchmark digits",
+    "study": "rd3_utils study digits-smoke.toml --out OUT/results",
+    "leaderboard": "rd3_utils leaderboard --results here --out OUT/site",
+    "transfer": "rd3_utils transfer here --to digits --out OUT/results",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_tries_its_output_folder_before_it_works(script, tmp_path, monkeypatch, command):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "file").write_text("old")
+    before = names(tmp_path)
+    work = AssertionError("work was begun")
+    monkeypatch.setattr(image_sets, "test_split", lambda *_: (_ for _ in ()).throw(work))
+    done = script(*COMMANDS[command].replace("OUT", "file").split())
+    assert done.code == 2 and "a file lies where a folder is wanted: remove it, or choose another" in done.err
+    assert done.err.startswith("error: ") and done.err.count("\n") == 1 and "file/" in done.err
+    monkeypatch.setattr(files, "sync_file", raising(errno.ENOSPC))
+    full = script(*COMMANDS[command].replace("OUT", "new").split())
+    assert full.code == 2 and "the disk is full: free some space" in full.err and full.err.count("\n") == 1
+    assert names(tmp_path) == before
+
+
+@pytest.mark.parametrize("command", ["train", "label", "study"])
+def test_a_dry_run_makes_nothing(script, tmp_path, command):
+    done = script(*COMMANDS[command].replace("OUT", "new").split(), "--dry-run")
+    assert done.code == 0 and names(tmp_path) == set(), done.err

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from rd3_utils import files, launch
 from rd3_utils.arms.planned_runs import EACH, PlannedRun
 from rd3_utils.data import label_readers, label_store, shards, soft_labels, sources
 from rd3_utils.data.images import ImageSet
@@ -200,6 +201,7 @@ def made_store(
     plan, recipe = label_plan(cell, options, found, accelerator), cell.recipe.labelled
     where = soft_labels.store_folder(root, cell.images, plan.teachers_id, recipe, cell.views_seed)
     if not labelling.is_complete(where, plan):
+        launch.raise_on_all(accelerator, lambda: files.try_folder(where))
         found[:] = [teachers.examined(teacher, benchmark, test(), accelerator) for teacher in found]
         labelling.make_labels(where, plan, cell.images, recipe, found, benchmark, test(), accelerator)
     return where

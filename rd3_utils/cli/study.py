@@ -4,6 +4,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from rd3_utils import files
 from rd3_utils.cli.options import add_data_dirs, positive, seed
 from rd3_utils.data import embedded
 from rd3_utils.errors import UserError
@@ -58,6 +59,7 @@ def run(options: Namespace) -> None:
         progress.show_plan(plan, plan.place(False, chosen), config_path.name)
         if options.dry_run:
             return
+        files.try_folder(plan.folder)
         try:
             failed = progress.conduct(plan, chosen, options.workers, config, config_path)
         except KeyboardInterrupt:

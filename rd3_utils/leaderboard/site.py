@@ -16,7 +16,7 @@ from typing import Any
 
 from rd3_utils import pushing
 from rd3_utils.errors import UserError
-from rd3_utils.files import whole_folder
+from rd3_utils.files import try_whole, whole_folder
 from rd3_utils.leaderboard.entries import Found
 from rd3_utils.leaderboard.pages import Board
 from rd3_utils.leaderboard.rendering import TEMPLATES
@@ -41,10 +41,11 @@ def build_site(found: Found, out: Path | str) -> dict[str, bytes]:
 
 
 def check_site_folder(out: Path | str) -> None:
-    """UserError where `out` exists and is neither empty nor a site of ours, all of whose files may be replaced."""
+    """UserError where `out` is neither missing, nor empty, nor a site of ours, all of whose files may be replaced."""
     out = Path(out)
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "data" / "site.json").is_file())):
         raise UserError(f"--out {out} exists and is no leaderboard of ours; give a new folder, nothing is overwritten.")
+    try_whole(out)
 
 
 def site_files(found: Found) -> dict[str, bytes]:

@@ -284,6 +284,7 @@ def transfer(
     accelerator = launch.accelerator()
     if accelerator.num_processes > 1:
         raise UserError(f"transfer runs in one process, {accelerator.num_processes} were launched; run it without a launcher.")
+    files.try_folder(Path(out) / "transfer")
     everything = entries(sources, against)
     prepared = [prepare() for prepare in targets]
     for read_target in prepared:
