@@ -29,8 +29,8 @@ REASONS = {  # errno: what was found, and what to do where that is not just `ins
     errno.EACCES: "this user may not write there: {instead}",
     errno.EPERM: "this user may not write there: {instead}",
     errno.ENAMETOOLONG: "the name is too long: use a shorter one",
-    errno.ENOTDIR: "a file lies where a folder is wanted: remove it, or {instead}",
-    errno.EEXIST: "a file lies where a folder is wanted: remove it, or {instead}",
+    errno.ENOTDIR: "'{there}' is no folder: remove it, or {instead}",
+    errno.EEXIST: "'{there}' is no folder: remove it, or {instead}",
     errno.EISDIR: "a folder lies where a file is wanted: remove it, or {instead}",
 }
 
@@ -160,12 +160,11 @@ def try_files(paths: Iterable[Path]) -> None:
 
 def nearest(folder: Path) -> Path:
     """`folder`, or of the folders above it the first that is there, be it a file or a link that leads nowhere."""
-    folder = folder.absolute()
     for path in (folder, *folder.parents):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             path.lstat()
             return path
-    return Path(folder.anchor)
+    return Path()
 
 
 def remove_abandoned(folder: Path, name: str = "", after: float = ABANDONED) -> None:
@@ -194,8 +193,9 @@ def told(path: Path, instead: str, failures: type[Exception] | tuple[type[Except
     except kinds as error:
         number = error.errno if isinstance(error, OSError) else stated_errno(error)
         reason = REASONS.get(number or 0, "{error}: {instead}")
-        text = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())[:200]
-        raise UserError(f"{path} cannot be written, {reason.format(instead=instead, error=text)}.") from error
+        there = nearest(path) if "{there}" in reason else ""
+        text = reason.format(instead=instead, there=there, error=" ".join(str(error).split())[:200])
+        raise UserError(f"{path} cannot be written, {text}.") from error
 
 
 def stated_errno(error: Exception) -> int | None:

@@ -133,7 +133,7 @@ def test_a_disk_that_refuses_is_one_line_that_names_the_path_and_what_to_do(tmp_
 def test_a_name_and_a_place_that_cannot_be_are_one_line_too(tmp_path):
     (tmp_path / "file").write_text("old")
     (tmp_path / "folder" / "inner").mkdir(parents=True)
-    for path, words in (("file/x", "a file lies where a folder is wanted: remove it"), ("n" * 300, "use a shorter one"),
+    for path, words in (("file/x", f"'{tmp_path}/file' is no folder: remove it, or"), ("n" * 300, "use a shorter one"),
                         ("folder", "a folder lies where a file is wanted")):  # fmt: skip
         with pytest.raises(UserError, match=words):
             files.write_whole(tmp_path / path, b"new")
@@ -257,7 +257,8 @@ def test_an_output_folder_that_cannot_be_is_told(tmp_path):
     (tmp_path / "file").write_text("old")
     (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
     for name in ("file", "file/deep/er", "nowhere", "nowhere/deep"):
-        with pytest.raises(UserError, match=f"^{tmp_path}/{name} cannot be written, a file lies where a folder is wanted"):
+        there = tmp_path / name.partition("/")[0]
+        with pytest.raises(UserError, match=f"^{tmp_path}/{name} cannot be written, '{there}' is no folder: remove it, or"):
             files.try_folder(tmp_path / name)
     with pytest.raises(UserError, match="use a shorter one"):
         files.try_folder(tmp_path / ("n" * 300) / "x")
@@ -294,7 +295,7 @@ def test_a_command_tries_its_output_folder_before_it_works(script, tmp_path, mon
     work = AssertionError("work was begun")
     monkeypatch.setattr(image_sets, "test_split", lambda *_: (_ for _ in ()).throw(work))
     done = script(*COMMANDS[command].replace("OUT", "file").split())
-    assert done.code == 2 and "a file lies where a folder is wanted: remove it, or choose another" in done.err
+    assert done.code == 2 and "file' is no folder: remove it, or choose another" in done.err
     assert done.err.startswith("error: ") and done.err.count("\n") == 1 and "file/" in done.err
     monkeypatch.setattr(files, "sync_file", raising(errno.ENOSPC))
     full = script(*COMMANDS[command].replace("OUT", "new").split())
