@@ -42,9 +42,7 @@ def write_whole(path: Path | str, data: bytes | str, instead: str = ELSEWHERE) -
 
 
 @contextlib.contextmanager
-def whole_file(
-    path: Path | str, instead: str = ELSEWHERE, failures: type[Exception] | tuple[type[Exception], ...] = ()
-) -> Iterator[Path]:
+def whole_file(path: Path | str, instead: str = ELSEWHERE, failures: tuple[type[Exception], ...] = ()) -> Iterator[Path]:
     """The path of an empty file to be written; it is at `path` when the block ends, on the disk and not only in memory.
 
     A block that raises leaves what was at `path`, and nothing else. A link at `path` is replaced, not followed. UserError
@@ -71,7 +69,7 @@ def whole_folder(
     last: str = "",
     replaces: bool = False,
     instead: str = ELSEWHERE,
-    failures: type[Exception] | tuple[type[Exception], ...] = (),
+    failures: tuple[type[Exception], ...] = (),
 ) -> Iterator[Path]:
     """The path of an empty folder to be filled; when the block ends, it is `folder`.
 
@@ -185,12 +183,12 @@ def remove_abandoned(folder: Path, name: str = "", after: float = ABANDONED) -> 
 
 
 @contextlib.contextmanager
-def told(path: Path, instead: str, failures: type[Exception] | tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def told(path: Path, instead: str, failures: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """An OSError while `path` is written, or one of `failures`, as a UserError that says what to do."""
-    kinds = (OSError, *(failures if isinstance(failures, tuple) else (failures,)))
+    caught: tuple[type[Exception], ...] = (OSError, *failures)
     try:
         yield
-    except kinds as error:
+    except caught as error:
         number = error.errno if isinstance(error, OSError) else stated_errno(error)
         reason = REASONS.get(number or 0, "{error}: {instead}")
         there = nearest(path) if "{there}" in reason else ""

@@ -153,7 +153,7 @@ from safetensors.torch import save_file
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 for name in ("plain", "tensors"):
     try:
-        with files.whole_file(sys.argv[1] + "/" + name, failures=SafetensorError) as partial:
+        with files.whole_file(sys.argv[1] + "/" + name, failures=(SafetensorError,)) as partial:
             partial.write_bytes(bytes(20_000)) if name == "plain" else save_file({"x": torch.zeros(9999)}, partial)
     except UserError as error:
         print(error)
@@ -166,9 +166,9 @@ for name in ("plain", "tensors"):
 def test_what_a_library_raises_instead_says_the_same(tmp_path):
     for text, words in (("I/O error: No space left on device (os error 28)", "the disk is full: free some space"),
                         ("somehow", "somehow: choose another folder")):  # fmt: skip
-        with pytest.raises(UserError, match=words), files.whole_file(tmp_path / "x", failures=SafetensorError):
+        with pytest.raises(UserError, match=words), files.whole_file(tmp_path / "x", failures=(SafetensorError,)):
             raise SafetensorError(text)
-    with files.whole_file(tmp_path / "x", failures=SafetensorError) as partial:
+    with files.whole_file(tmp_path / "x", failures=(SafetensorError,)) as partial:
         save_file({"x": torch.ones(3)}, partial)
     assert names(tmp_path) == {"x"}
 
@@ -278,7 +278,7 @@ def test_a_folder_that_may_not_be_written_is_told(tmp_path):
 COMMANDS = {
     "train": "train_student --teacher default --out OUT/results",
     "label": "generate_soft_labels --out OUT/labels",
-    "train, its labels": "train_student --teacher default --out results --soft-labels OUT/labels",
+    "train, its labels": "train_student --teacher default --out results --soft-labels ./OUT/labels",
     "synthesize": "rd3_utils synthesize dm --ipc 1 --out OUT/set",
     "convert": "rd3_utils convert images_best.pt OUT/set --benchmark digits",
     "study": "rd3_utils study digits-smoke.toml --out OUT/results",

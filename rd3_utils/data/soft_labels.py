@@ -180,7 +180,7 @@ def write_shard(path: Path, plan: StorePlan, first: int, stop: int, views: "Sequ
     for key, (name, kind) in OPTIONAL.items():
         if getattr(views[0], name) is not None:
             tensors[key] = torch.stack([getattr(v, name) for v in views]).to(kind)
-    with files.whole_file(path, failures=SafetensorError) as partial:
+    with files.whole_file(path, failures=(SafetensorError,)) as partial:
         save_file(tensors, partial, metadata={"rd3": json.dumps(shard_metadata(plan, first, stop))})
         partial.chmod(0o644)  # safetensors 0.8 writes 0600
 

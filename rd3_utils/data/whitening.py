@@ -67,7 +67,7 @@ def fitted(images: ImageSet, mean: Sequence[float], std: Sequence[float], eps: f
             with contextlib.suppress(FileNotFoundError, SafetensorError):  # a damaged file is fitted again
                 return Whitening(**load_file(path))
             whitening = fit_whitening(images, mean, std, eps)
-            with files.whole_file(path, files.SET_HOME, SafetensorError) as partial:
+            with files.whole_file(path, files.SET_HOME, (SafetensorError,)) as partial:
                 save_file({"centre": whitening.centre, "matrix": whitening.matrix.contiguous()}, partial)
                 partial.chmod(0o644)  # safetensors writes 0600
     except OSError as error:

@@ -251,7 +251,7 @@ def save(network: nn.Module, folder: Path | str, benchmark: Benchmark) -> None:
     data = benchmark.image
     network = network.to(memory_format=torch.contiguous_format)  # what safetensors stores
     hook = network.register_state_dict_post_hook(copied)
-    with files.whole_folder(folder, last="config.json", failures=SafetensorError) as partial:
+    with files.whole_folder(folder, last="config.json", failures=(SafetensorError,)) as partial:
         timm.models.save_for_hf(
             network,
             str(partial),
