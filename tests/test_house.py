@@ -170,6 +170,7 @@ KNOW_SOURCES = {
     "data/sources.py",  # the grammar
     "protocols/benchmark.py",  # where a benchmark's own data are
     "hub.py",  # which names a repo may have
+    "pushing.py",  # the same, of one that is pushed to
 }
 
 
