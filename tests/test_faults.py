@@ -60,8 +60,8 @@ digits = benchmark.load("digits")
 found = images.read("bench/pull-images@v1", digits).fingerprint
 print(found, teachers.load("hf-hub:bench/pull-teacher@v1", digits).sha256)
 (files,) = shards.stores_on_hub("bench/pull-labels@v1", 0).values()
-store = label_store.SoftLabelStore(files, soft_labels.read_index(files), 16)
-print(sum(float(store.epoch(epoch)[1].double().sum()) for epoch in range(16)))
+store = label_store.Shards(files, soft_labels.read_index(files), 16)
+print(sum(float(store.read(epoch)["logits"].double().sum()) for epoch in range(16)))
 """
 KINDS_IN = {
     "a commit": "GET /api/(datasets|models)/bench/[^/]*/revision/v1",
@@ -367,7 +367,7 @@ def test_an_index_that_names_a_file_elsewhere_is_refused(hub, pulled):  # noqa: 
 DROPPED = """
 from rd3_utils.data import label_store, shards, soft_labels
 (files,) = shards.stores_on_hub("bench/pull-labels", 0).values()
-store = label_store.SoftLabelStore(files, soft_labels.read_index(files), 16)
+store = label_store.Shards(files, soft_labels.read_index(files), 16)
 honest, times = shards.file_sha256, [2]
 def robbed(path):
     if times[0]:
@@ -376,7 +376,7 @@ def robbed(path):
     return honest(path)
 shards.file_sha256 = robbed
 try:
-    print(float(store.epoch(0)[1].double().sum()) != 0, times)
+    print(float(store.read(0)["logits"].double().sum()) != 0, times)
 finally:
     shards.file_sha256 = honest
 """

@@ -148,10 +148,8 @@ def test_a_damaged_shard_is_found_when_it_is_read(made, ten):
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    store = label_store.load_store(where, ten, recipe, 0)
-    store.epoch(0)
     with pytest.raises(UserError, match="the file is damaged"):
-        store.epoch(4)
+        label_store.load_store(where, ten, recipe, 0).epoch(4)
 
 
 def test_a_damaged_store_is_mended_by_the_command_that_made_it(made, ten):

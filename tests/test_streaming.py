@@ -143,15 +143,15 @@ import time, torch
 from pathlib import Path
 from rd3_utils.data import label_store, shards, soft_labels
 (files,) = shards.stores_on_hub("bench/large", 0).values()
-store = label_store.SoftLabelStore(files, soft_labels.read_index(files), 64)
+store = label_store.Shards(files, soft_labels.read_index(files), 64)
 shard, most = max(entry["bytes"] for entry in store.index["shards"]), 0
 def memory(key):
     return 1024 * int(Path("/proc/self/status").read_text().partition(key + ":")[2].split()[0])
-store.epoch(0)
+store.read(0)
 Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
 before = memory("VmRSS")
 for epoch in range(64):
-    store.epoch(epoch)
+    store.read(epoch)
     time.sleep(0.02)  # a student trains
     most = max(most, sum(shards.size_of(path) for path in files.folder.rglob("labels-*")))
 print(len(store.index["shards"]), most / shard, (memory("VmHWM") - before) / shard)

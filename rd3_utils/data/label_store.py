@@ -1,6 +1,7 @@
 """Reading a label store: checked against images, recipe and teachers, then epoch -> (Views, logits [N, C])."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from rd3_utils.data import label_checks
 from rd3_utils.data.images import ImageSet
 from rd3_utils.data.shards import Folder, HubFolder
-from rd3_utils.data.soft_labels import OPTIONAL, SHARD, read_index, recognised, unpacked
-from rd3_utils.data.views import Views
+from rd3_utils.data.soft_labels import SHARD, border_of, label_layout, read_index, recognised, unpacked, view_tensors
+from rd3_utils.data.views import Views, draw
 from rd3_utils.errors import UserError
 from rd3_utils.hub import file_sha256
 from rd3_utils.protocols.knobs import stated
@@ -22,15 +24,23 @@ OPENINGS = 5  # tries to open a shard that another command may drop
 
 
 class SoftLabelStore:
-    """A finished store, read by memory-mapped slice from `files` (a Folder or HubFolder); shards are checked when opened.
+    """A finished store of an ImageSet under a recipe: the views that are drawn, and what the teachers said about each.
 
-    Its first `epochs` are read, and cycled, however many more it holds. The next shard is fetched while one is read.
+    Nothing of a view is believed: a store whose views are not those of the recipe is refused when it is read. Its first
+    `epochs` are read, and cycled, however many more it holds.
     """
 
-    def __init__(self, files: Folder | HubFolder, index: dict, epochs: int) -> None:
-        self.files, self.index, self.epochs = files, index, epochs
-        self.shard: Any = None
-        self.name: str | None = None
+    def __init__(self, shards: "Shards", images: ImageSet, recipe: Recipe) -> None:
+        self.shards, self.images, self.recipe = shards, images, recipe
+        self.agreement: float | None = None
+
+    @property
+    def index(self) -> dict:
+        return self.shards.index
+
+    @property
+    def epochs(self) -> int:
+        return self.shards.epochs
 
     @property
     def teachers(self) -> list[dict]:
@@ -39,7 +49,7 @@ class SoftLabelStore:
     @property
     def origin(self) -> dict:
         """Of no weight for what is learned: where labels came from, if from the Hub, and what teachers made of the images."""
-        return {**self.files.origin, **recognised(self.index)}
+        return {**self.shards.files.origin, **recognised(self.index)}
 
     def describe(self) -> dict:
         """What a Run records of its labels: of the epochs that are read, in bytes their part of each shard."""
@@ -52,17 +62,59 @@ class SoftLabelStore:
         return {"kind": "soft", "bytes": size, **known, **grouping(self.index)}
 
     def epoch(self, epoch: int) -> tuple[Views, torch.Tensor]:
-        """(Views, logits float32 [N, C]) of `epoch`; epochs beyond the store's `epochs` cycle."""
-        epoch %= self.epochs
+        """(Views, logits float32 [N, C]) of `epoch`; epochs beyond the store's `epochs` cycle. UserError for what is forged."""
+        if self.agreement is None:
+            self.agreement = self.measured_agreement()
+        return self.checked(epoch % self.epochs)
+
+    def checked(self, epoch: int) -> tuple[Views, torch.Tensor]:
+        """(Views, logits) of `epoch`: the views drawn, and the store's found to be the same; the logits finite."""
+        name, recipe = str(self.shards.files), self.recipe
+        views = draw(recipe, self.index["views_seed"], epoch)
+        columns = view_tensors(views, recipe.image_size, border_of(recipe))
+        layout = {key: (column.dtype, tuple(column.shape)) for key, column in columns.items()}
+        layout |= label_layout(recipe.images, recipe.classes, self.index["label_dtype"])
+        stored = self.shards.read(epoch, layout)
+        label_checks.check_views(stored, columns, epoch, name)
+        logits = unpacked(stored)
+        label_checks.check_labels(logits, epoch, name)
+        return views, logits
+
+    def measured_agreement(self) -> float:
+        """The share of labels whose likeliest class is one that their view shows; UserError where they are of other images.
+
+        Of the first epochs that make VIEWS_NEEDED views.
+        """
+        needed = min(self.epochs, math.ceil(label_checks.VIEWS_NEEDED / len(self.images)))
+        labels, others = [], []
+        for epoch in range(needed):
+            views, logits = self.checked(epoch)
+            labels.append(logits)
+            others.append(self.images.labels[views.mix_partner])
+        own = self.images.labels.repeat(needed)
+        share, chance = label_checks.agreement(torch.cat(labels), own, torch.cat(others))
+        label_checks.check_agreement(share, chance, len(own), self.index, str(self.shards.files))
+        return share
+
+
+class Shards:
+    """The shards of a finished store, read by memory-mapped slice from `files` (a Folder or HubFolder), checked when opened.
+
+    The next shard is fetched while one is read.
+    """
+
+    def __init__(self, files: Folder | HubFolder, index: dict, epochs: int) -> None:
+        self.files, self.index, self.epochs = files, index, epochs
+        self.shard: Any = None
+        self.name: str | None = None
+
+    def read(self, epoch: int, layout: label_checks.Layout | None = None) -> dict[str, torch.Tensor]:
+        """{key: what the store holds of `epoch`}; UserError, before anything is read, where that is not of this `layout`."""
         shard, at = self.open(epoch)
-        read = {key: shard.get_slice(key)[at : at + 1][0] for key in shard.keys()}
-        box = read["box"].long()
-        box[:, :2] -= self.index["border"]
-        patches = read.get("patch_order", torch.zeros(len(box), 2, 1, dtype=torch.uint8)).long()
-        partner, mix_box, order = (read[key].long() for key in ("mix_partner", "mix_box", "order"))
-        used = {name: read[key] for key, (name, _) in OPTIONAL.items() if key in read}
-        used = {name: value if value.is_floating_point() else value.long() for name, value in used.items()}
-        return Views(box, read["flip"].bool(), partner, mix_box, order, patches, **used), unpacked(read)
+        if layout is not None:
+            first, stop = self.index["shards"][epoch // self.index["epochs_per_shard"]]["epochs"]
+            label_checks.check_layout(shard, stop - first, layout, f"{self.name} of {self.files}")
+        return {key: shard.get_slice(key)[at : at + 1][0] for key in shard.keys()}
 
     def open(self, epoch: int) -> tuple[safe_open, int]:
         """(memory-mapped shard that holds `epoch`, verified; its place in it); the next shard is on its way."""
@@ -122,7 +174,7 @@ def load_store(
         raise UserError(
             f"index.json of {where} is damaged ({type(error).__name__}: {error}); make the labels again."
         ) from error
-    return SoftLabelStore(files, index, recipe.label_epochs)
+    return SoftLabelStore(Shards(files, index, recipe.label_epochs), images, recipe)
 
 
 def check_use(where: object, index: dict, images: ImageSet, recipe: Recipe, views_seed: int, teachers_id: str | None) -> None:
@@ -147,6 +199,9 @@ def check_use(where: object, index: dict, images: ImageSet, recipe: Recipe, view
         same=index["views_digest"] == recipe.views_digest,
     )
     check_same(where, "views seed", index["views_seed"], views_seed)
+    for key, wanted in (("rows", len(images)), ("classes", len(images.class_names))):
+        check_same(where, f"a number of {key} of", index[key], wanted)
+    check_same(where, "image_size and border", [index["image_size"], index["border"]], [recipe.image_size, border_of(recipe)])
     check_same(where, "a number of teachers of", len(index["teachers"]), recipe.labels.teachers)
     if recipe.labels.teachers > 1:
         check_same(where, "ensemble rule", index["ensemble"], recipe.labels.ensemble)

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 FORMAT = 1
 LEAST_SHARDS = 16  # a kill or a lost process costs at most a sixteenth of the labels, also where all would fit one file
 SHARD = re.compile(r"labels-\d+-of-\d+\.safetensors")  # no name that an index may state leaves its folder
-INTEGERS = {True: torch.uint8, False: torch.uint16}
 OPTIONAL = {  # key in a shard -> field of Views and type on disk, where a recipe uses it; patch_order has a shape of its own
     column.key: (column.name, getattr(torch, column.dtype)) for column in COLUMNS if column.key != "patch_order"
 }
@@ -97,10 +96,6 @@ class StorePlan:
         """The store's metadata as it stands in every shard and in the index: plain data, no machine paths."""
         stated = {key: value for key, value in dataclasses.asdict(self).items() if (key, value) != ("teacher_bn", "eval")}
         return {"format": "rd3-soft-labels", "version": FORMAT, **stated, "temperature": 1.0}
-
-
-def fits_a_byte(plan: StorePlan) -> bool:
-    return plan.image_size + 2 * plan.border < 256
 
 
 def row_bytes(views: dict, classes: int, side: int, label_dtype: str) -> int:
@@ -164,25 +159,36 @@ def write_shard(path: Path, plan: StorePlan, first: int, stop: int, views: "Sequ
 
     UserError where logits cannot be stored.
     """
-    integer = INTEGERS[fits_a_byte(plan)]
-    box = torch.stack([v.box for v in views])
-    box[..., :2] += plan.border
-    tensors = {
-        **packed(logits, plan, first, stop),
-        "box": box.to(integer),
-        "flip": torch.stack([v.flip for v in views]).to(torch.uint8),
-        "mix_partner": torch.stack([v.mix_partner for v in views]).to(torch.uint32),
-        "mix_box": torch.stack([v.mix_box for v in views]).to(integer),
-        "order": torch.stack([v.order for v in views]).to(torch.uint32),
-    }
-    if plan.views["patch_shuffle"] > 1:
-        tensors["patch_order"] = torch.stack([v.patch_order for v in views]).to(torch.uint8)
-    for key, (name, kind) in OPTIONAL.items():
-        if getattr(views[0], name) is not None:
-            tensors[key] = torch.stack([getattr(v, name) for v in views]).to(kind)
+    columns = [view_tensors(one, plan.image_size, plan.border) for one in views]
+    tensors = packed(logits, plan, first, stop) | {key: torch.stack([one[key] for one in columns]) for key in columns[0]}
     with files.whole_file(path, failures=(SafetensorError,)) as partial:
         save_file(tensors, partial, metadata={"rd3": json.dumps(shard_metadata(plan, first, stop))})
         partial.chmod(0o644)  # safetensors 0.8 writes 0600
+
+
+def view_tensors(views: "Views", size: int, border: int) -> dict[str, torch.Tensor]:
+    """{key in a shard: what it holds of one epoch of `views`} of images of `size` pixels with `border` more on each side."""
+    pixels = torch.uint8 if size + 2 * border < 256 else torch.uint16
+    box = views.box + torch.tensor([border, border, 0, 0])
+    tensors = {
+        "box": box.to(pixels),
+        "flip": views.flip.to(torch.uint8),
+        "mix_partner": views.mix_partner.to(torch.uint32),
+        "mix_box": views.mix_box.to(pixels),
+        "order": views.order.to(torch.uint32),
+    }
+    if views.patch_order.shape[2] > 1:
+        tensors["patch_order"] = views.patch_order.to(torch.uint8)
+    used = {key: (getattr(views, name), kind) for key, (name, kind) in OPTIONAL.items()}
+    return tensors | {key: column.to(kind) for key, (column, kind) in used.items() if column is not None}
+
+
+def label_layout(rows: int, classes: int, label_dtype: str) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """{key in a shard: (type, shape)} of one epoch's labels, as `packed` writes them."""
+    if label_dtype == "fp16":
+        return {"logits": (torch.float16, (rows, classes))}
+    lows = {key: (torch.float16, (rows,)) for key in ("logits_lo", "logits_scale")}
+    return {"logits_q": (torch.uint8, (rows, classes)), **lows}
 
 
 def packed(logits: torch.Tensor, plan: StorePlan, first: int, stop: int) -> dict[str, torch.Tensor]:

@@ -1,0 +1,216 @@
+"""Forged label stores: every file is signed again, and nothing of it trains a student that the recipe would not."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from rd3_utils import launch
+from rd3_utils.data import label_checks, label_store, soft_labels, views
+from rd3_utils.errors import UserError
+from rd3_utils.learning import labelling
+from rd3_utils.protocols import protocol as protocols
+
+KNOBS = {
+    "views.mix": "mixup", "views.randaugment": "2", "views.color_jitter": "0.4", "views.lighting": "0.1",
+    "views.dsa": "color_crop",     "views.patch_shuffle": "2", "views.crop_scale": "[0.3, 1.0]", "training.epochs": "100",
+}  # fmt: skip
+
+
+def store_of(images, digits, test_set, root, overrides, label_dtype="fp16"):
+    """(folder, recipe) of a finished store of the embedded teacher."""
+    recipe = protocols.load("rd3-v1").override([f"{key}={value}" for key, value in overrides.items()])
+    recipe = recipe.resolve(digits, "convnet3", images.ipc, len(images), "soft")
+    accelerator = launch.accelerator()
+    found = labelling.load_teachers(["default"], recipe, digits)
+    plan = labelling.plan_store(images, recipe, found, 0, accelerator.device, label_dtype=label_dtype)
+    labelling.make_labels(root, plan, images, recipe, found, digits, test_set, accelerator)
+    return root, recipe
+
+
+@pytest.fixture(scope="module")
+def stores(ten, digits, test_set, tmp_path_factory):
+    """{kind: (folder, recipe)}: one store of rd3-v1's views and one of every view operation, of 100 epochs of ten images."""
+    root = tmp_path_factory.mktemp("stores")
+    plain = store_of(ten, digits, test_set, root / "plain", {"training.epochs": "100"})
+    return {"plain": plain, "all": store_of(ten, digits, test_set, root / "all", KNOBS, "u8")}
+
+
+@pytest.fixture
+def forged(stores, tmp_path):
+    """forged(kind, change) -> (folder, recipe) of a copy; `change(tensors, first)` changes every shard, then signed again."""
+
+    def forge(kind, change):
+        where, recipe = stores[kind]
+        copy = shutil.copytree(where, tmp_path / "forged")
+        index = json.loads((copy / "index.json").read_text())
+        for entry in index["shards"]:
+            path = copy / entry["file"]
+            with safe_open(path, "pt") as shard:
+                about = shard.metadata()
+            tensors = {key: tensor.clone() for key, tensor in load_file(path).items()}
+            tensors = change(tensors, entry["epochs"][0]) or tensors
+            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, about)
+            entry |= {"bytes": path.stat().st_size, "sha256": soft_labels.file_sha256(path)}
+            entry["tensors"] = soft_labels.offsets(path)
+        (copy / "index.json").write_text(json.dumps(index))
+        return copy, recipe
+
+    return forge
+
+
+def everything(where, images, recipe):
+    """Read all epochs, as a training does."""
+    store = label_store.load_store(where, images, recipe, 0)
+    for epoch in range(store.epochs):
+        store.epoch(epoch)
+    return store
+
+
+def put(key, change):
+    """A forger that replaces the tensor `key` by change(tensor)."""
+    return lambda tensors, first: tensors.update({key: change(tensors[key])})
+
+
+def int_change(change):
+    """change(tensor as int64), back in the tensor's own type: torch computes little in unsigned ones."""
+    return lambda tensor: change(tensor.long()).to(tensor.dtype)
+
+
+def moved(tensor, *place, by=1):
+    """`tensor` with one number changed at `place`."""
+    tensor = tensor.clone()
+    tensor[place] += by
+    return tensor
+
+
+def ulps(steps):
+    """A forger's change of one number by `steps` units of its type."""
+
+    def change(tensor):
+        tensor = tensor.clone()
+        for _ in range(steps):
+            tensor[0, 3] = torch.nextafter(tensor[0, 3], torch.full_like(tensor[0, 3], 9.0))
+        return tensor
+
+    return change
+
+
+VIEWS = {
+    "rows repeated in the order": ("plain", put("order", int_change(lambda t: t // 5)), "'order' of row"),
+    "half of the images": ("plain", put("order", int_change(lambda t: t % 5)), "'order' of row"),
+    "another order": ("plain", put("order", lambda t: t.flip(1)), "'order' of row"),
+    "no mixing": ("plain", put("mix_box", torch.zeros_like), "'mix_box' of row"),
+    "another partner": ("plain", put("mix_partner", int_change(lambda t: t.roll(1, 1))), "'mix_partner' of row"),
+    "every view flipped": ("plain", put("flip", torch.ones_like), "'flip' of row"),
+    "a flip of 3": ("plain", put("flip", lambda t: t + 3), "'flip' of row"),
+    "whole images": ("all", put("box", lambda t: torch.tensor([0, 0, 8, 8]).to(t.dtype).expand_as(t)), "'box' of row"),
+    "a box outside": ("all", put("box", int_change(lambda t: t + 100)), "'box' of row"),
+    "one pixel in one epoch": ("all", put("box", int_change(lambda t: moved(t, 0, 7, 1))), "'box' of row 7"),
+    "patches unshuffled": ("all", put("patch_order", lambda t: t * 0), "'patch_order' of row"),
+    "no MixUp": ("all", put("mix_lam", torch.ones_like), "'mix_lam' of row"),
+    "a weight of 2": ("all", put("mix_lam", lambda t: t + 1), "'mix_lam' of row"),
+    "a weight that is none": ("all", put("mix_lam", lambda t: t * float("nan")), "'mix_lam' of row"),
+    "other operations": ("all", put("operations", torch.zeros_like), "'operations' of row"),
+    "other colours": ("all", put("jitter", ulps(2)), "'jitter' of row 3"),
+    "colours in another order": ("all", put("jitter_order", torch.zeros_like), "'jitter_order' of row"),
+    "no lighting": ("all", put("lighting", torch.zeros_like), "'lighting' of row"),
+    "no DSA": ("all", put("dsa", torch.zeros_like), "'dsa' of row"),
+    "DSA's numbers": ("all", put("dsa_numbers", lambda t: t * 0.5), "'dsa_numbers' of row"),
+    "views of another epoch": (
+        "plain",
+        lambda t, first: {k: v if k == "logits" else v.roll(1, 0) for k, v in t.items()},
+        "of row",
+    ),
+}
+FILES = {
+    "another tensor": ("plain", lambda t, first: {**t, "notes": torch.zeros(3)}, "holds a tensor 'notes'"),
+    "an operation more": (
+        "plain",
+        lambda t, first: {**t, "dsa": torch.zeros(len(t["flip"]), 10, dtype=torch.uint8)},
+        "holds a tensor 'dsa'",
+    ),
+    "a tensor less": ("plain", lambda t, first: {k: v for k, v in t.items() if k != "flip"}, "lacks a tensor 'flip'"),
+    "rows more": ("plain", lambda t, first: {k: torch.cat([v, v], 1) for k, v in t.items()}, r"is .* \[7, 20"),
+    "classes less": ("plain", put("logits", lambda t: t[..., :9]), r"'logits' .* \[7, 10, 9\], wanted float16 \[7, 10, 10\]"),
+    "epochs less": ("plain", lambda t, first: {k: v[:1] for k, v in t.items()}, r"is .* \[1, 10"),
+    "another type": ("plain", put("logits", lambda t: t.float()), r"'logits' of .* is F32"),
+    "a type of 8 bytes": ("plain", put("order", lambda t: t.long()), r"'order' of .* is I64"),
+    "a label that is none": ("plain", put("logits", lambda t: moved(t, 0, 4, 2, by=float("nan"))), "row 4 is not finite"),
+    "an endless label": ("plain", put("logits", lambda t: moved(t, 0, 4, 2, by=float("inf"))), "row 4 is not finite"),
+    "an endless scale": ("all", put("logits_scale", lambda t: t * float("inf")), "is not finite"),
+}
+LABELS = {
+    "classes rolled by one": put("logits", lambda t: t.roll(1, 2)),
+    "classes in reverse": put("logits", lambda t: t.flip(2)),
+    "labels of other rows": put("logits", lambda t: t.roll(3, 1)),
+    "one class for all": put("logits", lambda t: t * 0 + torch.eye(10, dtype=torch.float16)[3]),
+    "the least likely first": put("logits", lambda t: -t),
+}
+
+
+@pytest.mark.parametrize("name", [*VIEWS, *FILES])
+def test_a_store_that_was_changed_and_signed_again_is_refused(forged, ten, name):
+    kind, change, wanted = {**VIEWS, **FILES}[name]
+    where, recipe = forged(kind, change)
+    with pytest.raises(UserError, match=wanted):
+        everything(where, ten, recipe)
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_labels_of_other_classes_or_images_are_refused(forged, ten, name):
+    where, recipe = forged("plain", LABELS[name])
+    with pytest.raises(UserError, match="recognise 100 % of the images, but only"):
+        everything(where, ten, recipe)
+
+
+@pytest.mark.parametrize("kind", ["plain", "all"])
+def test_an_honest_store_is_read_and_says_how_many_labels_agree_with_their_views(stores, ten, kind):
+    where, recipe = stores[kind]
+    store = everything(where, ten, recipe)
+    agree = 0
+    for epoch in range(100):
+        drawn, logits = store.epoch(epoch)
+        for row in range(10):
+            agree += int(logits[row].argmax()) in (int(ten.labels[row]), int(ten.labels[drawn.mix_partner[row]]))
+    assert store.agreement == pytest.approx(agree / 1000) and store.agreement > (0.7 if kind == "plain" else 0.2)
+
+
+def test_chance_is_the_mean_over_labels_that_are_dealt_anew():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(400, 7, generator=generator) + 2 * torch.eye(7)[3]
+    own, other = torch.randint(0, 7, (2, 400), generator=generator)
+    _, chance = label_checks.agreement(logits, own, other)
+    dealt = [label_checks.agreement(logits[torch.randperm(400, generator=generator)], own, other)[0] for _ in range(500)]
+    assert chance == pytest.approx(sum(dealt) / 500, abs=0.003)
+
+
+def test_a_number_that_another_machine_rounds_otherwise_is_no_forgery(forged, ten):
+    where, recipe = forged("all", put("jitter", ulps(1)))
+    store = everything(where, ten, recipe)
+    drawn = views.draw(recipe, 0, 0)
+    assert torch.equal(store.epoch(0)[0].jitter, drawn.jitter)  # and the student trains on what is drawn
+
+
+@pytest.mark.parametrize("change", [{"rows": 9}, {"classes": 11}, {"border": 1}, {"image_size": 9}, {"rows": 10.0}])
+def test_an_index_that_says_otherwise_than_images_and_recipe_is_refused(forged, ten, change):
+    where, recipe = forged("plain", lambda tensors, first: None)
+    index = json.loads((where / "index.json").read_text())
+    (where / "index.json").write_text(json.dumps({**index, **change}))
+    if change == {"rows": 10.0}:  # the same number
+        assert everything(where, ten, recipe)
+        return
+    with pytest.raises(UserError, match="this run has"):
+        everything(where, ten, recipe)
+
+
+def test_few_views_and_teachers_that_know_few_images_prove_nothing():
+    index = {"recognised": 1.0}
+    label_checks.check_agreement(0.1, 0.2, 999, index, "x")
+    label_checks.check_agreement(0.1, 0.1, 1000, {"recognised": 0.2}, "x")
+    label_checks.check_agreement(0.02, 0.02, 1000, {}, "x")
+    with pytest.raises(UserError, match="only 2.0 % of 1000"):
+        label_checks.check_agreement(0.02, 0.02, 1000, index, "x")
