@@ -199,8 +199,8 @@ def check_use(where: object, index: dict, images: ImageSet, recipe: Recipe, view
         same=index["views_digest"] == recipe.views_digest,
     )
     check_same(where, "views seed", index["views_seed"], views_seed)
-    for key, wanted in (("rows", len(images)), ("classes", len(images.class_names))):
-        check_same(where, f"a number of {key} of", index[key], wanted)
+    check_same(where, "a number of rows of", index["rows"], len(images))
+    check_same(where, "a number of classes of", index["classes"], len(images.class_names))
     check_same(where, "image_size and border", [index["image_size"], index["border"]], [recipe.image_size, border_of(recipe)])
     check_same(where, "a number of teachers of", len(index["teachers"]), recipe.labels.teachers)
     if recipe.labels.teachers > 1:
