@@ -10,26 +10,23 @@ from rd3_utils.cli.label import parse
 if __name__ == "__main__":
     given = parse()  # a mistyped option is told before torch is imported
 
-import argparse
 import contextlib
 import json
-import shlex
 import time
 from pathlib import Path
 
-from rd3_utils import files, launch, pushing, units
+from rd3_utils import command_lines, files, launch, pushing, units
 from rd3_utils.cli import options as shared
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import selections, soft_labels, tables
 from rd3_utils.errors import UserError
 from rd3_utils.learning import labelling, students
+from rd3_utils.options import LabelOptions
 from rd3_utils.protocols.knobs import TAUGHT
 from rd3_utils.publishing import dataset_repo
 
-WHAT = "benchmark", "protocol", "distilled", "set", "views_seed", "student"  # options that say which labels these are
 
-
-def main(options: argparse.Namespace) -> None:
+def main(options: LabelOptions) -> None:
     accelerator = launch.accelerator()
     benchmark, protocol = shared.read_what(options)
     target = shared.push_target(options, "dataset")
@@ -43,13 +40,13 @@ def main(options: argparse.Namespace) -> None:
     if recipe.labels.kind not in TAUGHT:
         raise UserError(f"protocol {protocol.label} has {recipe.labels.kind} labels: there is nothing to generate.")
     recipe = recipe.labelled
-    found = labelling.load_teachers(options.teacher or ["default"], recipe, benchmark)
-    plan = labelling.plan_store(images, recipe, found, options.views_seed, accelerator.device, options.forward_batch,
+    teachers = labelling.load_teachers(options.teacher or ("default",), recipe, benchmark)
+    plan = labelling.plan_store(images, recipe, teachers, options.views_seed, accelerator.device, options.forward_batch,
                           options.label_dtype, options.shard_mb)  # fmt: skip
     where = soft_labels.store_folder(options.out, images, plan.teachers_id, recipe, options.views_seed)
     say = accelerator.print
     say(f"{images.identity}: {len(images)} images, {plan.epochs} epochs of {protocol.label}, teacher "
-        f"{', '.join(t.source for t in found)}")  # fmt: skip
+        f"{', '.join(t.source for t in teachers)}")  # fmt: skip
     volume = units.size(plan.epochs * plan.epoch_bytes)
     say(f"{plan.epochs * plan.rows} views, {volume} in {len(plan.shards)} shards -> {where}")
     if options.dry_run:
@@ -68,33 +65,17 @@ def main(options: argparse.Namespace) -> None:
         test = image_sets.test_split(benchmark, options.data_dir, options.workers)
         with dataset_repo.LabelUpload(target, where) if target else contextlib.nullcontext() as upload:
             finished = upload.finished if upload else None
-            labelling.make_labels(Path(where), plan, images, recipe, found, benchmark, test, accelerator, finished)
+            labelling.make_labels(Path(where), plan, images, recipe, teachers, benchmark, test, accelerator, finished)
         index = json.loads((where / "index.json").read_text())
         for teacher in index["teachers"]:
             say(f"teacher {teacher['source']}: top-1 {100 * teacher['top1']:.2f} % on {benchmark.name}")
         say(f"{'it puts' if len(index['teachers']) == 1 else 'together they put'} {100 * index['recognised']:.2f} % of the "
             f"{len(images)} images into their own class")  # fmt: skip
-        say(f"done in {time.time() - started:.1f} s. Train on them with: accelerate launch train_student.py "
-            f"{shlex.join(same_labels(options))}")  # fmt: skip
+        train_on_them = command_lines.launch(options.for_training())
+        say(f"done in {time.time() - started:.1f} s. Train on them with: {train_on_them}")
     if target and accelerator.is_main_process:  # alone from here on: others need not wait for an upload
-        words = dataset_repo.train_options(options, target.repo, images, options.with_images, WHAT) + plain(options)
-        dataset_repo.publish_labels(target, Path(where), pushed, about, benchmark, words)
-
-
-def same_labels(options: argparse.Namespace) -> list[str]:
-    """The options of train_student.py that find these labels again."""
-    words = ["--soft-labels", options.out] if options.out != options.defaults["out"] else []
-    for name in (*WHAT, "teacher", "data_dir"):
-        value = getattr(options, name)
-        if value is not None and value != options.defaults[name]:
-            values = value if isinstance(value, list) else [value]
-            words += [word for one in values for word in (f"--{name.replace('_', '-')}", str(one))]
-    return words + plain(options)
-
-
-def plain(options: argparse.Namespace) -> list[str]:
-    """The option of train_student.py for labels of plain views."""
-    return ["--arms", "distilled-plain"] if options.labels == "plain" else []
+        command = dataset_repo.train_command(options, target.repo, images)
+        dataset_repo.publish_labels(target, Path(where), pushed, about, benchmark, command)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ if __name__ == "__main__":
 import dataclasses
 import functools
 import time
-from argparse import Namespace
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -29,6 +28,7 @@ from rd3_utils.data import tables
 from rd3_utils.data.label_readers import LabelReader
 from rd3_utils.data.whitening import Whitening
 from rd3_utils.learning import fitting, search, students, training
+from rd3_utils.options import TrainOptions
 from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.publishing import card, student_repo
 from rd3_utils.scoring import runs
@@ -36,12 +36,11 @@ from rd3_utils.scoring import runs
 MONITORED = 20  # how often --monitor-test looks at the test split in one training
 
 
-def main(options: Namespace) -> None:
+def main(options: TrainOptions) -> None:
     accelerator = launch.accelerator(**tracking.arguments(options.log_with, options.out))
     benchmark, protocol = shared.read_what(options)
     target = shared.push_target(options, "model")
-    names = (options.student or benchmark.defaults.student).split(",")
-    names = [students.architecture(name, benchmark) for name in names]
+    names = [students.architecture(name, benchmark) for name in (options.student or benchmark.defaults.student).split(",")]
     cells = planned_runs.plan(options, benchmark, protocol, list(dict.fromkeys(names)))
     launch.agree(accelerator, [cell.images.fingerprint for cell in cells], "the images they read (a Hub revision that moved?)")
     for cell in (cell for cell in cells if cell.seed == options.seeds[0]):
@@ -63,7 +62,8 @@ def main(options: Namespace) -> None:
     known = [(labels[cell.labels_key].describe(), labels[cell.labels_key].origin) for cell in cells]
     launch.agree(accelerator, known, "the soft labels they read (a Hub revision that moved?)")
     whitening = planned_runs.find_whitening(cells, options, benchmark)
-    look = functools.partial(kept.kept_run, options=options, precision=precision, benchmark=benchmark, test=test)
+    look = functools.partial(kept.kept_run, root=options.out, precision=precision, benchmark=benchmark, test=test,
+                             with_network=options.keep_weights == "all")  # fmt: skip
     there = launch.from_main(accelerator, lambda: [look(cell, labels[cell.labels_key]) for cell in cells])
 
     finished = []
@@ -79,15 +79,15 @@ def main(options: Namespace) -> None:
 
 
 def train(cell: planned_runs.PlannedRun, labels: LabelReader, whitening: Whitening | None, benchmark: Benchmark,
-          test: image_sets.ImageSet, where: Path, options: Namespace, accelerator: Accelerator) -> runs.Run:  # fmt: skip
+          test: image_sets.ImageSet, where: Path, options: TrainOptions, accelerator: Accelerator) -> runs.Run:  # fmt: skip
     """Train one student from its seed, score its last epoch, write and return the Run."""
     launched = f"{accelerator.num_processes}-{launch.precision(accelerator)}"
     checkpoint = where.with_name(f"seed{cell.seed}-{launched}.checkpoint")
     searched: dict = {}
     if cell.recipe.training.learning_rates:
-        found = best_rate(cell, labels, whitening, benchmark, test, checkpoint, options, accelerator)
-        searched = {"learning_rate_search": found}
-        cell = dataclasses.replace(cell, recipe=search.with_rate(cell.recipe, found["learning_rate"]))
+        rates = best_rate(cell, labels, whitening, benchmark, test, checkpoint, options, accelerator)
+        searched = {"learning_rate_search": rates}
+        cell = dataclasses.replace(cell, recipe=search.with_rate(cell.recipe, rates["learning_rate"]))
 
     tracking.begin(accelerator, where.relative_to(options.out).with_suffix(""), cell.describe(labels))
 
@@ -112,7 +112,7 @@ def train(cell: planned_runs.PlannedRun, labels: LabelReader, whitening: Whiteni
     }
     finished = kept.agreed(where, run)
     if accelerator.is_main_process:
-        if cell.keeps_weights(options):
+        if cell.keeps_weights:
             scored = accelerator.unwrap_model(student) if average is None else average.module
             students.save(scored, where.with_suffix(""), benchmark)
         runs.write(where, run)
@@ -122,7 +122,8 @@ def train(cell: planned_runs.PlannedRun, labels: LabelReader, whitening: Whiteni
 
 
 def best_rate(cell: planned_runs.PlannedRun, labels: LabelReader, whitening: Whitening | None, benchmark: Benchmark,
-              test: image_sets.ImageSet, checkpoint: Path, options: Namespace, accelerator: Accelerator) -> dict:  # fmt: skip
+              test: image_sets.ImageSet, checkpoint: Path, options: TrainOptions,
+              accelerator: Accelerator) -> dict:  # fmt: skip
     """The learning-rate search of the recipe's grid on held-out images: as it is kept there, or made now by all processes."""
     held_out = search.held_out(tables.real(benchmark, "train", options.data_dir, options.workers), cell.images)
     launch.agree(accelerator, held_out.fingerprint, "the train images they hold out")

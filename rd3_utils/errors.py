@@ -1,10 +1,11 @@
 """What a person at the keyboard is told when something they gave is wrong."""
 
-import argparse
 import difflib
 import sys
 from collections.abc import Callable, Iterable
-from typing import NoReturn
+from typing import NoReturn, TypeVar
+
+T = TypeVar("T")
 
 
 class UserError(Exception):
@@ -28,7 +29,7 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> UserError:
     return UserError(f"unknown {kind} '{name}': {suggestion}Known: {', '.join(known)}.")
 
 
-def run(main: Callable[[argparse.Namespace], object], options: argparse.Namespace) -> None:
+def run(main: Callable[[T], object], options: T) -> None:
     """`main(options)`; a UserError ends the process with one line on stderr and exit code 2."""
     try:
         main(options)

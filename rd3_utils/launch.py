@@ -1,10 +1,8 @@
 """How both scripts start: one Accelerator that is right for this machine, reproducible settings, one-line errors."""
 
-import argparse
 import os
 import platform
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
@@ -20,7 +18,7 @@ from accelerate import Accelerator, DistributedType
 from accelerate.utils import broadcast_object_list, gather_object
 from huggingface_hub.utils import disable_progress_bars
 
-from rd3_utils.errors import TagTaken, UserError, stop
+from rd3_utils.errors import UserError, stop
 
 T = TypeVar("T")
 
@@ -183,18 +181,7 @@ def raise_on_all(accelerator: Accelerator, function: Callable[[], object]) -> No
         raise found
 
 
-def again(error: Exception, *more: str) -> list[str]:
-    """This command as words that repeat it after `error`, with `more` options, and a --tag to choose where it was the tag."""
-    name = Path(sys.argv[0]).name
-    alone = {"__main__.py": ["python", "-m", "rd3_utils"], "rd3": ["rd3"]}
-    words = alone.get(name, ["accelerate", "launch", sys.argv[0]])
-    words += [*sys.argv[1:], *(word for word in more if word not in sys.argv)]
-    if isinstance(error, TagTaken) and "--tag" in words:
-        words[words.index("--tag") + 1] = "ANOTHER"
-    return words
-
-
-def run(main: Callable[[argparse.Namespace], object], options: argparse.Namespace) -> None:
+def run(main: Callable[[T], object], options: T) -> None:
     """`main(options)`; a UserError ends the process with one line on stderr and exit code 2."""
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is said once, in one line

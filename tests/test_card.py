@@ -10,6 +10,7 @@ from PIL import Image
 
 from rd3_utils.protocols import benchmark, protocol
 from rd3_utils.publishing import card as cards
+from rd3_utils.publishing import card_runs
 from rd3_utils.text import fenced, table
 
 SHORT = "--set", "training.epochs=3"
@@ -111,10 +112,10 @@ def test_arms_with_one_kind_of_labels_had_the_same_teachers_and_views(labels):
     mine = made()
     told = [made(arm="random-soft", images=drawn(0), seed=k, **(others if k < 2 else {})) for k in range(3)]
     for finished in ([mine], [told[2]]):
-        runs, left_out = cards.comparable([mine, *told], finished)
+        runs, left_out = card_runs.comparable([mine, *told], finished)
         assert runs == [mine, told[2]] and len(left_out) == 1
         assert "left out of the card: 2 Runs of convnet3, random-soft, that did not measure the same" in left_out[0]
     hard = made(arm="distilled-hard", labels={"kind": "hard", "teachers_id": None, "label_dtype": None, "forward_batch": None})
-    assert cards.comparable([mine, hard], [mine]) == ([mine, hard], [])
+    assert card_runs.comparable([mine, hard], [mine]) == ([mine, hard], [])
     rounded = made(arm="random-soft", images=drawn(0), labels={"label_dtype": "u8"})  # a published store beside one made here
-    assert cards.comparable([mine, rounded], [mine, rounded]) == ([mine, rounded], [])
+    assert card_runs.comparable([mine, rounded], [mine, rounded]) == ([mine, rounded], [])

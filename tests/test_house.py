@@ -30,7 +30,7 @@ FLOORS = [
     "leaderboard",
     "cli",
 ]
-GROUND = {"errors", "files", "hub", "launch", "pushing", "text", "tracking", "units"}
+GROUND = {"command_lines", "errors", "files", "hub", "launch", "options", "pushing", "text", "tracking", "units"}
 
 
 def imported(path):
@@ -53,7 +53,7 @@ def test_imports_point_one_way(floor):
 
 def test_the_ground_floor_imports_only_the_ground_floor():
     """In this order: errors, files, hub, pushing; the others need at most errors."""
-    below = {"errors": set(), "hub": {"errors", "files"}, "pushing": {"errors", "hub"}}
+    below = {"errors": set(), "hub": {"errors", "files"}, "pushing": {"errors", "hub"}, "command_lines": {"options"}}
     for name in GROUND:
         assert set(imported(PROJECT / "rd3_utils" / f"{name}.py")) <= below.get(name, {"errors"}), name
 
@@ -133,6 +133,16 @@ def test_only_files_py_writes_under_a_temporary_name_and_renames():
         by_hand |= {text for text in texts if text.endswith((".partial", ".tmp"))}
         assert path.name == "files.py" or not by_hand, (path, by_hand)
         assert path.name in STAGED or not {name for name in called if name.startswith("tempfile.")}, path
+
+
+def test_one_module_writes_command_lines():
+    """Outside of docstrings nobody else names a launcher with a script, or joins words for a shell."""
+    for path in [*(PROJECT / "rd3_utils").rglob("*.py"), *PROJECT.glob("*.py")]:
+        tree = ast.parse(path.read_text())
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in docstrings]
+        launchers = [text for text in texts if isinstance(text, str) and re.search(r"accelerate launch \w|^accelerate$", text)]
+        assert path.name == "command_lines.py" or not launchers and "shlex.join" not in path.read_text(), (path, launchers)
 
 
 def test_one_module_knows_how_results_are_laid_out():

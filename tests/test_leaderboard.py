@@ -558,10 +558,10 @@ def test_a_row_s_command_makes_its_runs(measured, monkeypatch):
         first = entry.runs[0]
         assert bench.name == first.benchmark and options.arms == entry.arm
         assert protocol.digest == first.protocol.digest
-        assert options.seeds == entry.summary["seeds"] and options.views_seed == first.views_seed
+        assert options.seeds == tuple(entry.summary["seeds"]) and options.views_seed == first.views_seed
         assert (options.student or bench.defaults.student) == first.student
         assert ("--mixed_precision" in words) == (entry.group.precision != "fp32")
-        assert options.teacher == (["default"] if entry.teachers else None)  # whatever its folder was called when it labelled
+        assert options.teacher == (("default",) if entry.teachers else ())  # whatever its folder was called when it labelled
         if entry.is_random:
             assert options.draws == len(entry.summary["draws"])
         else:

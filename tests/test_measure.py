@@ -335,9 +335,9 @@ def test_commands_make_the_draws_that_were_run_and_no_others():
 
     soft = [made(seed=seed) for seed in (0, 1)]
     for random, wanted in (
-        ({0: (0, 1), 1: (0, 1)}, {("0,1", None): {None, 0, 1}}),
-        ({0: (0,), 2: (0,)}, {("0,1", None): {None}, ("0", 0): {0}, ("0", 2): {2}}),
-        ({0: (0, 1), 1: (0,)}, {("0,1", None): {None}, ("0,1", 0): {0}, ("0", 1): {1}}),
+        ({0: (0, 1), 1: (0, 1)}, {((0, 1), None): {None, 0, 1}}),
+        ({0: (0,), 2: (0,)}, {((0, 1), None): {None}, ((0,), 0): {0}, ((0,), 2): {2}}),
+        ({0: (0, 1), 1: (0,)}, {((0, 1), None): {None}, ((0, 1), 0): {0}, ((0,), 1): {1}}),
     ):
         found = terminal.same_commands([*soft, *made_of(random)])
         assert {(seeds, draw): {run.draw for run in mine} for (_, seeds, draw), mine in found.items()} == wanted

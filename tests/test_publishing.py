@@ -158,7 +158,7 @@ def test_labels_are_on_the_hub_shard_by_shard_and_the_index_last(hub, published)
     )
     (teacher,) = json.loads(next(hub.home.glob("soft_labels/*/*/index.json")).read_text())["teachers"]
     for part in ("'path': 'digits/train-*'", f"{100 * teacher['top1']:.2f}", teacher["sha256"],
-                 "--soft-labels bench/labels --distilled bench/labels:digits", "training.epochs=160", "16 files"):  # fmt: skip
+                 "--distilled bench/labels:digits", "--soft-labels bench/labels", "epochs=160", "16 files"):  # fmt: skip
         assert part in card.out, (part, card.out)
 
 

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import shutil
-from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,21 +27,23 @@ from rd3_utils.scoring.runs import Run
 def kept_run(
     cell: PlannedRun,
     labels: LabelReader,
-    options: Namespace,
+    *,
+    root: Path | str,
     precision: str,
     benchmark: Benchmark,
     test: Callable[[int], ImageSet],
+    with_network: bool,
 ) -> Run | None:
     """The Run of `cell` that is there already, or None; UserError if it measured something else than this command would.
 
     A path names benchmark, protocol, images, arm and seed; all else that counts is compared: test split, network, labels.
-    None, too, where `--keep-weights all` wants the network and an earlier command did not keep it: it is trained again.
-    `test(resize)` is a function that returns the test split, resized as a recipe says.
+    None, too, `with_network` (--keep-weights all) where an earlier command did not keep that: it is trained again. `root` is
+    the folder of results; `test(resize)` is a function that returns the test split, resized as a recipe says.
     """
-    where = cell.path(options.out, precision)
+    where = cell.path(root, precision)
     run = runs.kept(where)
     if run is None:
-        return taken_over(cell, labels, options, precision, benchmark, test)
+        return taken_over(cell, labels, root, precision, benchmark, test)
     wanted = expected(cell, labels, precision, benchmark, test(cell.recipe.training.test_resize))
     run = measure.with_split(run, cell.images.describe())
     same = measure.same_measure(run, wanted)
@@ -55,7 +56,7 @@ def kept_run(
             f"{where} is there already, with another {same.what}: {measure.short(same.a)}, and this command has "
             f"{measure.short(same.b)}; give another --out to keep both, or remove that file."
         )
-    if options.keep_weights == "all" and cell.keeps_weights(options) and not students.is_saved(results.network_folder(where)):
+    if with_network and cell.keeps_weights and not students.is_saved(results.network_folder(where)):
         return None
     return run
 
@@ -74,7 +75,7 @@ def expected(cell: PlannedRun, labels: LabelReader, precision: str, benchmark: B
 def taken_over(
     cell: PlannedRun,
     labels: LabelReader,
-    options: Namespace,
+    root: Path | str,
     precision: str,
     benchmark: Benchmark,
     test: Callable[[int], ImageSet],
@@ -86,7 +87,7 @@ def taken_over(
     """
     if cell.views != planned_runs.EACH:
         return None
-    shared = dataclasses.replace(cell, views="shared").path(options.out, precision)
+    shared = dataclasses.replace(cell, views="shared").path(root, precision)
     run = runs.kept(shared)
     if run is None or run.views_seed != cell.seed:
         return None
@@ -96,8 +97,8 @@ def taken_over(
     run = measure.with_split(run, cell.images.describe())
     if not measure.same_measure(run, wanted, but=["kind of views", "views seed"]):
         return None  # another test split, teacher or network: that Run is left where it is
-    where, network = cell.path(options.out, precision), results.network_folder(shared)
-    if cell.keeps_weights(options):
+    where, network = cell.path(root, precision), results.network_folder(shared)
+    if cell.keeps_weights:
         if not students.is_saved(network):
             return None
         shutil.copytree(network, results.network_folder(where), dirs_exist_ok=True)
@@ -112,13 +113,13 @@ def rate_search(
 ) -> dict:
     """The learning-rate search for the Run `wanted` (see `expected`) on the ImageSet `held_out`: kept in `folder`, or made now.
 
-    `top1(rate)` trains and scores, in all processes. What is found is kept at once: a kill afterwards does not repeat it.
+    `top1(rate)` trains and scores, in all processes. What is made is kept at once: a kill afterwards does not repeat it.
     """
-    found = launch.from_main(accelerator, lambda: known_search(folder, wanted, held_out))
-    if found is None:
-        found = search.best(wanted.recipe["training"]["learning_rates"], top1, held_out)
-        launch.from_main(accelerator, lambda: runs.write(search_file(folder, wanted, held_out), found))
-    return found
+    made = launch.from_main(accelerator, lambda: known_search(folder, wanted, held_out))
+    if made is None:
+        made = search.best(wanted.recipe["training"]["learning_rates"], top1, held_out)
+        launch.from_main(accelerator, lambda: runs.write(search_file(folder, wanted, held_out), made))
+    return made
 
 
 def known_search(folder: Path, wanted: Run, held_out: ImageSet) -> dict | None:
@@ -138,9 +139,9 @@ def known_search(folder: Path, wanted: Run, held_out: ImageSet) -> dict | None:
         with contextlib.suppress(UserError, shapes.Refused):
             run = runs.read(file)
             if measure.same_measure(run, wanted) and run.images.fingerprint == wanted.images.fingerprint:
-                found = checked(run.learning_rate_search)
-                if found:
-                    return found
+                kept = checked(run.learning_rate_search)
+                if kept:
+                    return kept
     return None
 
 

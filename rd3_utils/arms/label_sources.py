@@ -1,14 +1,12 @@
 """Where the labels of each cell come from: a store on disk or the Hub, a teacher that makes one, or the classes themselves."""
 
-import shlex
-from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accelerate import Accelerator
 
-from rd3_utils import files, launch
+from rd3_utils import command_lines, files, launch
 from rd3_utils.arms.planned_runs import EACH, PlannedRun
 from rd3_utils.data import label_readers, label_store, shards, soft_labels, sources
 from rd3_utils.data.images import ImageSet
@@ -17,14 +15,35 @@ from rd3_utils.data.shards import HubFolder
 from rd3_utils.errors import UserError
 from rd3_utils.learning import labelling, search, teachers
 from rd3_utils.learning.teachers import Teacher
+from rd3_utils.options import LabelOptions, TrainOptions
 from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.protocols.knobs import TAUGHT
 from rd3_utils.protocols.recipe import Recipe
 
 
+@dataclass(frozen=True, eq=False)
+class LabelMaker:
+    """What missing labels are made with: a command's options, and `test`, which returns the test split to examine teachers."""
+
+    options: TrainOptions
+    benchmark: Benchmark
+    test: Callable[[], ImageSet]
+    accelerator: Accelerator
+
+    def plan(self, cell: PlannedRun, loaded: list[Teacher]) -> soft_labels.StorePlan:
+        """The StorePlan of the labels of the Teachers `loaded` for `cell`."""
+        options = self.options
+        return labelling.plan_store(cell.images, cell.recipe.labelled, loaded, cell.views_seed, self.accelerator.device,
+                              options.forward_batch, options.label_dtype, options.shard_mb)  # fmt: skip
+
+    def examine(self, loaded: list[Teacher]) -> None:
+        """Replace every Teacher in the list `loaded` by one that was examined on the test split."""
+        loaded[:] = [teachers.examined(teacher, self.benchmark, self.test(), self.accelerator) for teacher in loaded]
+
+
 def find_labels(
     cells: Sequence[PlannedRun],
-    options: Namespace,
+    options: TrainOptions,
     benchmark: Benchmark,
     test: Callable[[], ImageSet],
     accelerator: Accelerator,
@@ -34,15 +53,16 @@ def find_labels(
     UserError, before anything is trained, where labels are missing, of other images, or too few. `test` is a function that
     returns the test split; it is called only where a teacher must be examined.
     """
-    taught = taught_labels(cells, options, benchmark, test, accelerator)
-    found: dict[tuple, LabelReader] = {}
+    taught = taught_labels(cells, LabelMaker(options, benchmark, test, accelerator))
+    readers: dict[tuple, LabelReader] = {}
     for cell in cells:
-        if cell.labels_key not in found:
+        if cell.labels_key not in readers:
             kind = cell.recipe.labels.kind
-            found[cell.labels_key] = READERS[kind](cell) if kind in READERS else taught(cell)
-            if kind == "static":
-                found[cell.labels_key] = label_readers.StaticLabels(cell.recipe, cell.views_seed, found[cell.labels_key])
-    return found
+            reader = READERS[kind](cell) if kind in READERS else taught(cell)
+            readers[cell.labels_key] = (
+                label_readers.StaticLabels(cell.recipe, cell.views_seed, reader) if kind == "static" else reader
+            )
+    return readers
 
 
 READERS: dict[str, Callable[[PlannedRun], LabelReader]] = {  # of labels that need no teacher
@@ -56,14 +76,9 @@ def labels_of_search(cell: PlannedRun, labels: LabelReader) -> LabelReader:
     return labels if cell.views != EACH else READERS[cell.recipe.labels.kind](replace(cell, views_seed=search.SEED))
 
 
-def taught_labels(
-    cells: Sequence[PlannedRun],
-    options: Namespace,
-    benchmark: Benchmark,
-    test: Callable[[], ImageSet],
-    accelerator: Accelerator,
-) -> Callable[[PlannedRun], LabelReader]:
+def taught_labels(cells: Sequence[PlannedRun], maker: LabelMaker) -> Callable[[PlannedRun], LabelReader]:
     """The function that gives, for a cell, the reader of what teachers say about the views of its `recipe.labelled`."""
+    options = maker.options
     if options.online and not options.teacher:
         raise UserError("--online labels with a teacher while students train; give --teacher default, or another.")
 
@@ -73,22 +88,22 @@ def taught_labels(
         """What `--teacher` names, loaded once and, when a store must be made, examined once."""
         wanted = recipe.labels.teachers, recipe.labels.architectures
         if wanted not in loaded:
-            loaded[wanted] = labelling.load_teachers(options.teacher, recipe, benchmark)
+            loaded[wanted] = labelling.load_teachers(options.teacher, recipe, maker.benchmark)
         return loaded[wanted]
 
     published = published_stores(cells, options)
 
     def reader(cell: PlannedRun) -> LabelReader:
         if options.online:
-            return online(cell, options, teachers_of(cell.recipe), benchmark, test, accelerator)
-        found = teachers_of(cell.recipe) if options.teacher else None
-        where, teachers_id = find_store(cell, options, published, found, benchmark, test, accelerator)
+            return online(cell, maker, teachers_of(cell.recipe))
+        named = teachers_of(cell.recipe) if options.teacher else None
+        where, teachers_id = find_store(cell, maker, published, named)
         return label_store.load_store(where, cell.images, cell.recipe.labelled, cell.views_seed, teachers_id)
 
     return reader
 
 
-def published_stores(cells: Iterable[PlannedRun], options: Namespace) -> dict[str, HubFolder]:
+def published_stores(cells: Iterable[PlannedRun], options: TrainOptions) -> dict[str, HubFolder]:
     """{path: HubFolder} of the stores that --soft-labels OWNER/REPO names, or {}."""
     if options.online or not any(cell.recipe.labels.kind in TAUGHT for cell in cells):
         return {}
@@ -100,40 +115,35 @@ def published_stores(cells: Iterable[PlannedRun], options: Namespace) -> dict[st
 
 
 def find_store(
-    cell: PlannedRun,
-    options: Namespace,
-    published: dict[str, HubFolder],
-    found: list[Teacher] | None,
-    benchmark: Benchmark,
-    test: Callable[[], ImageSet],
-    accelerator: Accelerator,
+    cell: PlannedRun, maker: LabelMaker, published: dict[str, HubFolder], loaded: list[Teacher] | None
 ) -> tuple[Path | HubFolder, str | None]:
     """(the store for `cell`, the teachers_id it must have or None): a given one, one on the Hub, one made here, one found here.
 
-    `found` are the Teachers that were given, or None.
+    `loaded` are the Teachers that the command names, or None.
     """
-    root, labels = Path(options.soft_labels), cell.recipe.labels
+    options, labels = maker.options, cell.recipe.labels
+    root = Path(options.soft_labels)
     given = (root / "index.json").is_file() or any(root.glob("labels-*.safetensors"))
     where: Path | HubFolder | None = hub_store(cell, published, options) if published else None
-    if given and cell.arm == "distilled-soft" and serves(root, cell, found):
+    if given and cell.arm == "distilled-soft" and serves(root, cell, loaded):
         where = root
     if where is not None:
-        return where, teachers.teachers_id(found, labels.ensemble, labels.teacher_bn) if found else None
+        return where, teachers.teachers_id(loaded, labels.ensemble, labels.teacher_bn) if loaded else None
     root = Path("soft_labels") if given or published else root
-    if found:
-        return made_store(cell, options, found, benchmark, test, root, accelerator), None
+    if loaded:
+        return made_store(cell, maker, loaded, root), None
     return stored(cell, options, root), None
 
 
-def serves(root: Path, cell: PlannedRun, found: list[Teacher] | None) -> bool:
-    """Whether the store in `root`, which was given by name, is that of the views of `cell`; another can be made with `found`.
+def serves(root: Path, cell: PlannedRun, loaded: list[Teacher] | None) -> bool:
+    """Whether the store in `root`, which was given by name, is that of the views of `cell`; another can be made with `loaded`.
 
     UserError where every student has views of its own and no teacher is there to label them.
     """
     if cell.views != EACH or not (root / "index.json").is_file():
         return True
     seed = soft_labels.read_index(root)["views_seed"]
-    if seed != cell.views_seed and not found:
+    if seed != cell.views_seed and not loaded:
         raise UserError(
             f"{root} holds the labels of views seed {seed}{OWN_SEEDS[EACH]}; add --teacher default to make those of seed "
             f"{cell.views_seed}, or give --views-seed {seed}, which all students share."
@@ -144,27 +154,14 @@ def serves(root: Path, cell: PlannedRun, found: list[Teacher] | None) -> bool:
 OWN_SEEDS = {"shared": "", EACH: ", and --views-seed each wants a store for every student's seed"}
 
 
-def online(
-    cell: PlannedRun,
-    options: Namespace,
-    found: list[Teacher],
-    benchmark: Benchmark,
-    test: Callable[[], ImageSet],
-    accelerator: Accelerator,
-) -> labelling.OnlineLabels:
-    """The reader that labels with the Teachers `found` while students train; they are replaced by examined ones."""
-    found[:] = [teachers.examined(teacher, benchmark, test(), accelerator) for teacher in found]
-    plan = label_plan(cell, options, found, accelerator)
-    return labelling.OnlineLabels(plan, cell.images, cell.recipe.labelled, found, benchmark, accelerator)
+def online(cell: PlannedRun, maker: LabelMaker, loaded: list[Teacher]) -> labelling.OnlineLabels:
+    """The reader that labels with the Teachers `loaded` while students train; they are replaced by examined ones."""
+    maker.examine(loaded)
+    plan = maker.plan(cell, loaded)
+    return labelling.OnlineLabels(plan, cell.images, cell.recipe.labelled, loaded, maker.benchmark, maker.accelerator)
 
 
-def label_plan(cell: PlannedRun, options: Namespace, found: list[Teacher], accelerator: Accelerator) -> soft_labels.StorePlan:
-    """The StorePlan of the labels of the Teachers `found` for `cell`."""
-    return labelling.plan_store(cell.images, cell.recipe.labelled, found, cell.views_seed, accelerator.device,
-                          options.forward_batch, options.label_dtype, options.shard_mb)  # fmt: skip
-
-
-def hub_store(cell: PlannedRun, published: dict[str, HubFolder], options: Namespace) -> HubFolder | None:
+def hub_store(cell: PlannedRun, published: dict[str, HubFolder], options: TrainOptions) -> HubFolder | None:
     """Of the stores `published` {path: HubFolder}, the one for `cell`; None where it can be made here."""
     if len(published) == 1 and cell.arm == "distilled-soft" and cell.views != EACH:
         return next(iter(published.values()))  # loading says in what it differs
@@ -185,29 +182,18 @@ def hub_store(cell: PlannedRun, published: dict[str, HubFolder], options: Namesp
     return published[mine[0]] if mine else None
 
 
-def made_store(
-    cell: PlannedRun,
-    options: Namespace,
-    found: list[Teacher],
-    benchmark: Benchmark,
-    test: Callable[[], ImageSet],
-    root: Path,
-    accelerator: Accelerator,
-) -> Path:
-    """The folder of the store of the Teachers `found` for `cell` under `root`; a missing one is made.
-
-    `found` is a list in which Teachers are replaced by examined ones.
-    """
-    plan, recipe = label_plan(cell, options, found, accelerator), cell.recipe.labelled
+def made_store(cell: PlannedRun, maker: LabelMaker, loaded: list[Teacher], root: Path) -> Path:
+    """Where the store of the Teachers `loaded` for `cell` lies under `root`; a missing one is made, with them examined."""
+    plan, recipe = maker.plan(cell, loaded), cell.recipe.labelled
     where = soft_labels.store_folder(root, cell.images, plan.teachers_id, recipe, cell.views_seed)
     if not labelling.is_complete(where, plan):
-        launch.raise_on_all(accelerator, lambda: files.try_folder(where))
-        found[:] = [teachers.examined(teacher, benchmark, test(), accelerator) for teacher in found]
-        labelling.make_labels(where, plan, cell.images, recipe, found, benchmark, test(), accelerator)
+        launch.raise_on_all(maker.accelerator, lambda: files.try_folder(where))
+        maker.examine(loaded)
+        labelling.make_labels(where, plan, cell.images, recipe, loaded, maker.benchmark, maker.test(), maker.accelerator)
     return where
 
 
-def stored(cell: PlannedRun, options: Namespace, root: Path) -> Path:
+def stored(cell: PlannedRun, options: TrainOptions, root: Path) -> Path:
     """The folder of the one store for `cell` that is there under `root`; UserError says how to make or choose one."""
     images, recipe = cell.images, cell.recipe.labelled
     stores = soft_labels.candidates(root, images.identity, recipe, cell.views_seed)
@@ -226,15 +212,18 @@ def stored(cell: PlannedRun, options: Namespace, root: Path) -> Path:
     )
 
 
-def command(cell: PlannedRun, options: Namespace) -> str:
+def command(cell: PlannedRun, options: TrainOptions) -> str:
     """The generate_soft_labels.py command that makes the labels `cell` lacks."""
     given = options.distilled if cell.arm.startswith("distilled-") else None
-    words = ["accelerate", "launch", "generate_soft_labels.py", "--benchmark", cell.benchmark]
-    words += ["--protocol", options.protocol, "--distilled", given or cell.images.source]
-    words += [word for assignment in options.set for word in ("--set", assignment)]
-    words += ["--views-seed", str(cell.views_seed)] if cell.views_seed else []
-    words += ["--labels", "plain"] if cell.arm.endswith("-plain") else []
-    words += ["--data-dir", options.data_dir] if options.data_dir else []
-    words += ["--out", options.soft_labels] if options.soft_labels != "soft_labels" else []
-    words += ["--student", cell.student] if options.student else []
-    return shlex.join(words)
+    label = LabelOptions(
+        benchmark=cell.benchmark,
+        protocol=options.protocol,
+        distilled=given or cell.images.source,
+        set=options.set,
+        views_seed=cell.views_seed,
+        labels="plain" if cell.arm.endswith("-plain") else "soft",
+        data_dir=options.data_dir,
+        out=options.soft_labels,
+        student=cell.student if options.student else None,
+    )
+    return command_lines.launch(label, stated=("benchmark", "protocol"))

@@ -8,7 +8,6 @@
 What "hard" and "plain" change is stated by the protocol ([arms.hard], [arms.plain]).
 """
 
-from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +20,7 @@ from rd3_utils.data.label_readers import LabelReader
 from rd3_utils.data.tables import Table
 from rd3_utils.data.whitening import Whitening
 from rd3_utils.errors import UserError, unknown
+from rd3_utils.options import TrainOptions
 from rd3_utils.protocols import protocol as protocols
 from rd3_utils.protocols.benchmark import Benchmark, Citation
 from rd3_utils.protocols.knobs import TAUGHT
@@ -54,6 +54,7 @@ class PlannedRun:
     seed: int
     views: str = "shared"  # or each: every student has views of its own
     views_seed: int = 0
+    keeps_weights: bool = False  # whether the trained network is kept
 
     @property
     def name(self) -> str:
@@ -83,15 +84,6 @@ class PlannedRun:
             precision=precision,
             views=self.views,
         )
-
-    def keeps_weights(self, options: Namespace) -> bool:
-        """Whether the trained network is kept: that of the first seed, never the best, and not one of random images.
-
-        `--keep-weights all` keeps every one, to be compared (`transfer`) and never pushed. None that needs whitened images
-        is kept: nobody could use it without the matrix.
-        """
-        first = self.seed == options.seeds[0] and not self.arm.startswith("random-")
-        return (first or options.keep_weights == "all") and not self.recipe.views.zca and not options.runs_only
 
     def describe(self, labels: LabelReader) -> dict:
         """What a Run records of what was measured, before it is measured."""
@@ -125,10 +117,10 @@ def arm_names(text: str | None, kind: str) -> list[str]:
     """
     groups = {**GROUPS.get(kind, GROUPS["soft"])}
     groups["all"] = sorted({arm for group in groups.values() for arm in group}, key=ARMS.index)
-    found = []
+    arms = []
     for name in (text or f"distilled-{'hard' if kind == 'hard' else 'soft'}").split(","):
         if name in groups:
-            found += groups[name]
+            arms += groups[name]
         elif name == "ars":
             raise UserError(
                 f"the ARS arms need the soft labels of a teacher, and this protocol has {kind} ones; use --arms lrs or rd3-v1."
@@ -139,13 +131,13 @@ def arm_names(text: str | None, kind: str) -> list[str]:
                 "or a protocol with the soft labels of a teacher such as rd3-v1."
             )
         elif name in ARMS:
-            found.append(name)
+            arms.append(name)
         else:
             raise unknown("arm", name, [*ARMS, *groups])
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(arms))
 
 
-def plan(options: Namespace, benchmark: Benchmark, protocol: Protocol, students: Sequence[str]) -> list[PlannedRun]:
+def plan(options: TrainOptions, benchmark: Benchmark, protocol: Protocol, students: Sequence[str]) -> list[PlannedRun]:
     """The cells of a command: every arm x images x student x seed, images loaded and recipes resolved.
 
     Random arms have `options.draws` image sets, or only that of `options.draw`, at the distilled set's IPC; `full-hard`
@@ -167,8 +159,7 @@ def plan(options: Namespace, benchmark: Benchmark, protocol: Protocol, students:
         return selections.select(sources.random(distilled().nominal_ipc, draw), benchmark, train)
 
     wanted, cells = arm_names(options.arms, protocol.label_kind), []
-    each = options.views_seed == EACH
-    views = EACH if each else "shared"
+    views = EACH if options.views_seed == EACH else "shared"
     if options.full_hard == "cited":
         check_cited(benchmark, students)
         wanted = [arm for arm in wanted if arm != "full-hard"]
@@ -190,19 +181,27 @@ def plan(options: Namespace, benchmark: Benchmark, protocol: Protocol, students:
             for student in students:
                 recipe = of_arm.resolve(benchmark, student, images.nominal_ipc, len(images), labels)
                 check_learned(recipe, images)
-                cells += [
-                    PlannedRun(
-                        benchmark.name, arm, images, of_arm, recipe, student, seed, views, seed if each else options.views_seed
-                    )
-                    for seed in options.seeds
-                ]
+                for seed in options.seeds:
+                    mine = seed if options.views_seed == EACH else int(options.views_seed)
+                    keeps = keeps_weights(options, arm, recipe, seed)
+                    cells.append(PlannedRun(benchmark.name, arm, images, of_arm, recipe, student, seed, views, mine, keeps))
     return cells
+
+
+def keeps_weights(options: TrainOptions, arm: str, recipe: Recipe, seed: int) -> bool:
+    """Whether the trained network is kept: that of the first seed, never the best, and not one of random images.
+
+    `--keep-weights all` keeps every one, to be compared (`transfer`) and never pushed. None that needs whitened images
+    is kept: nobody could use it without the matrix.
+    """
+    first = seed == options.seeds[0] and not arm.startswith("random-")
+    return (first or options.keep_weights == "all") and not recipe.views.zca and not options.runs_only
 
 
 def check_cited(benchmark: Benchmark, students: Iterable[str]) -> None:
     """UserError where the benchmark cites no full-data accuracy of one of `students`, before anything is trained."""
-    for student, found in citations(benchmark, students).items():
-        if not found:
+    for student, cited in citations(benchmark, students).items():
+        if not cited:
             there = ", ".join(dict.fromkeys(citation.student for citation in benchmark.full_data)) or "no student"
             raise UserError(
                 f"--full-hard cited: benchmark {benchmark.name} cites no full-data accuracy of {student}, but of {there}; "
@@ -224,18 +223,18 @@ def check_learned(recipe: Recipe, images: ImageSet) -> None:
         )
 
 
-def find_whitening(cells: Iterable[PlannedRun], options: Namespace, benchmark: Benchmark) -> dict[float, Whitening | None]:
+def find_whitening(cells: Iterable[PlannedRun], options: TrainOptions, benchmark: Benchmark) -> dict[float, Whitening | None]:
     """{views.zca: Whitening of the train split, or None for 0} for all cells."""
-    found: dict[float, Whitening | None] = {0.0: None}
+    by_eps: dict[float, Whitening | None] = {0.0: None}
     for eps in {cell.recipe.views.zca for cell in cells} - {0.0}:
         train = selections.select(
             sources.FULL, benchmark, lambda: tables.real(benchmark, "train", options.data_dir, options.workers)
         )
-        found[eps] = whitening.fitted(train, benchmark.image.mean, benchmark.image.std, eps)
-    return found
+        by_eps[eps] = whitening.fitted(train, benchmark.image.mean, benchmark.image.std, eps)
+    return by_eps
 
 
-def dry_run(cells: Sequence[PlannedRun], options: Namespace, precision: str) -> str:
+def dry_run(cells: Sequence[PlannedRun], options: TrainOptions, precision: str) -> str:
     """What `--dry-run` prints: for every arm, images and student the resolved recipe, sources, steps and bytes."""
     lines = [f"{len(cells)} students to train"]
     for cell in cells:

@@ -1,10 +1,12 @@
 """python -m rd3_utils convert: make an image set of images_best.pt, as MTT and DATM release it."""
 
-import shlex
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
+from rd3_utils import command_lines
+from rd3_utils.cli.options import add_data_dir
 from rd3_utils.errors import UserError
+from rd3_utils.options import TrainOptions
 from rd3_utils.protocols import benchmark
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--zca", type=float, default=0.0, metavar="EPS", help="undo ZCA whitening of images in [0, 1] instead")
     parser.add_argument("--most-clipped", type=float, default=MOST_CLIPPED, metavar="SHARE",
                          help="of values that 8 bits may clip (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--data-dir", metavar="DIR", help="read the benchmark's real data from here (for --zca)")
+    add_data_dir(parser, " (for --zca)")
 
 
 def run(options: Namespace) -> None:
@@ -40,11 +42,11 @@ def run(options: Namespace) -> None:
     def train() -> "ImageSet":
         return selections.select(sources.FULL, bench, lambda: tables.real(bench, "train", options.data_dir))
 
-    found, about = conversion.convert(
+    converted, about = conversion.convert(
         options.source, options.out, bench, train, options.method, normalisation, options.zca, options.most_clipped
     )
-    learned = "with learned labels" if found.soft_labels is not None else "without learned labels"
-    words = ["--benchmark", bench.name, "--distilled", options.out]
+    learned = "with learned labels" if converted.soft_labels is not None else "without learned labels"
+    command = command_lines.launch(TrainOptions(benchmark=bench.name, distilled=options.out), stated=["benchmark"])
     clipped = f"{100 * about['clipped']:.2f} % of the values clipped"
-    print(f"{found.identity}: {len(found)} images {learned} in {options.out}, {clipped}. "
-          f"Train on it with: accelerate launch train_student.py {shlex.join(words)}")  # fmt: skip
+    print(f"{converted.identity}: {len(converted)} images {learned} in {options.out}, {clipped}. "
+          f"Train on it with: {command}")  # fmt: skip

@@ -13,29 +13,25 @@ from argparse import ArgumentParser, Namespace
 from functools import partial
 
 from rd3_utils.cli import options as shared
+from rd3_utils.options import LabelOptions
 
 
 def add_options(parser: ArgumentParser) -> None:
     """Options of `label`, and of generate_soft_labels.py."""
-    what = shared.add_what(parser)
-    what.add_argument("--student", help="only where a rule of the protocol needs it (default: the benchmark's)")
-    what.add_argument("--labels", choices=("soft", "plain"), default="soft", help="views of the recipe, or one plain view")
-    where = parser.add_argument_group("where it runs")
-    where.add_argument("--data-dir", metavar="DIR", help="read the benchmark's real data from here")
-    where.add_argument("--out", metavar="DIR", default="soft_labels", help="folder of stores (default: %(default)s)")
-    where.add_argument("--workers", type=shared.positive, help="threads that decode images (default: one per core)")
-    where.add_argument("--dry-run", action="store_true", help="print what would be made, and its size, and stop")
-    shared.add_labels(where)
+    measured = shared.add_what(parser)
+    measured.add_argument("--student", help="only where a rule of the protocol needs it (default: the benchmark's)")
+    measured.add_argument("--labels", choices=("soft", "plain"), help="views of the recipe, or one plain view")
+    shared.add_labels(shared.add_where(parser, "folder of stores", "print what would be made, and its size, and stop"))
     publish = shared.add_publish(parser, "the labels")
     publish.add_argument("--with-images", action="store_true", help="push the images too, as parquet")
-    shared.keep_defaults(parser)
+    shared.take_defaults(parser, LabelOptions)
 
 
-parse = partial(shared.parse_alone, add_options, __doc__)  # of generate_soft_labels.py
+parse = partial(shared.parse_alone, LabelOptions, add_options, __doc__)  # of generate_soft_labels.py
 
 
 def run(options: Namespace) -> None:
     """Make the labels."""
     import generate_soft_labels
 
-    generate_soft_labels.main(options)
+    generate_soft_labels.main(shared.frozen(LabelOptions, options))

@@ -31,12 +31,12 @@ def run(options: Namespace) -> None:
         site.check_space(target)
     site.check_site_folder(options.out)
     repos = [repo for repo in (options.hub_repos or "").split(",") if repo]
-    found = gather.gather(options.results, options.hub_tag, repos)
-    files = site.build_site(found, options.out)
-    for note in found.notes:
+    gathered = gather.gather(options.results, options.hub_tag, repos)
+    files = site.build_site(gathered, options.out)
+    for note in gathered.notes:
         print(note, file=sys.stderr)
-    ranked, apart = sum(len(entry.runs) for entry in found.entries), len(found.apart) + found.left_out
-    print(f"{len(found.entries)} entries of {ranked} Runs, {apart} files not ranked: {Path(options.out) / 'index.html'}")
+    ranked, apart = sum(len(entry.runs) for entry in gathered.entries), len(gathered.apart) + gathered.left_out
+    print(f"{len(gathered.entries)} entries of {ranked} Runs, {apart} files not ranked: {Path(options.out) / 'index.html'}")
     if target:
         pushed = site.publish_site(target, files)
         print(f"{'pushed' if pushed.new else 'nothing to push, all is there:'} {pushed.url} at {pushed.commit}")

@@ -3,9 +3,11 @@
 import argparse
 import re
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rd3_utils.errors import UserError, nearest, stop, unknown
+from rd3_utils.options import PUBLISH, LabelOptions, Options, TrainOptions
 from rd3_utils.protocols import benchmark, knobs, protocol
 
 if TYPE_CHECKING:
@@ -21,17 +23,17 @@ class Parser(argparse.ArgumentParser):
         )
 
     def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
-        found, unread = self.parse_known_args(args, namespace)
+        parsed, unread = self.parse_known_args(args, namespace)
         if unread:
-            self.error(f"unknown {unread[0]}{meant(unread[0], self.known(found))}")
-        return found
+            self.error(f"unknown {unread[0]}{meant(unread[0], self.known(parsed))}")
+        return parsed
 
-    def known(self, found: argparse.Namespace) -> set[str]:
-        """The names of the options of this command and of the subcommand that was `found`."""
+    def known(self, parsed: argparse.Namespace) -> set[str]:
+        """The names of the options of this command and of the subcommand that was parsed."""
         names = set(self._option_string_actions)
         for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction) and getattr(found, action.dest, None) in action.choices:
-                names |= action.choices[getattr(found, action.dest)].known(found)
+            if isinstance(action, argparse._SubParsersAction) and getattr(parsed, action.dest, None) in action.choices:
+                names |= action.choices[getattr(parsed, action.dest)].known(parsed)
         return names
 
     def error(self, message: str) -> NoReturn:
@@ -52,12 +54,28 @@ def meant(word: str, options: Collection[str]) -> str:
 
 
 def parse_alone(
-    add_options: Callable[[argparse.ArgumentParser], None], description: str | None, arguments: Iterable[str] | None = None
-) -> argparse.Namespace:
+    kind: type[Options],
+    add_options: Callable[[argparse.ArgumentParser], None],
+    description: str | None,
+    arguments: Iterable[str] | None = None,
+) -> Options:
     """The options of a command line of a script of its own, checked for their form alone."""
     parser = Parser(description=description)
     add_options(parser)
-    return parser.parse_args(arguments)
+    return frozen(kind, parser.parse_args(arguments))
+
+
+def frozen(kind: type[Options], parsed: argparse.Namespace) -> Options:
+    """What was parsed, as the frozen data of a script: lists are tuples, and an option that repeats and was not given is ()."""
+    given: dict[str, Any] = {field.name: getattr(parsed, field.name) for field in fields(kind)}
+    repeating = {field.name for field in fields(kind) if isinstance(field.default, tuple)}
+    given |= {name: tuple(given[name] or ()) for name in repeating}
+    return kind(**given)
+
+
+def take_defaults(parser: argparse.ArgumentParser, kind: type[Options]) -> None:
+    """Give every option of a parser the default that the dataclass `kind` states; lists that are appended to start as None."""
+    parser.set_defaults(**{field.name: None if field.default == () else field.default for field in fields(kind)})
 
 
 def add_what(parser: argparse.ArgumentParser, each: bool = False) -> argparse._ArgumentGroup:
@@ -65,33 +83,48 @@ def add_what(parser: argparse.ArgumentParser, each: bool = False) -> argparse._A
 
     With `each`, every student may have views of its own.
     """
-    what = parser.add_argument_group("what is measured")
-    what.add_argument("--benchmark", default="digits", help="the real data (default: %(default)s, embedded)")
-    what.add_argument("--protocol", default="rd3-v1", help="every knob of the recipe (default: %(default)s), or a .toml file")
-    what.add_argument("--distilled", metavar="SOURCE", help="the images: a path, random:ipc=K,seed=S, full, an embedded set "
+    group = parser.add_argument_group("what is measured")
+    group.add_argument("--benchmark", help="the real data (default: %(default)s, embedded)")
+    group.add_argument("--protocol", help="every knob of the recipe (default: %(default)s), or a .toml file")
+    group.add_argument("--distilled", metavar="SOURCE", help="the images: a path, random:ipc=K,seed=S, full, an embedded set "
                       "or OWNER/REPO[@REVISION][:CONFIG] (default: the benchmark's)")  # fmt: skip
-    what.add_argument("--teacher", metavar="SOURCE", action="append", help="labels soft views: a timm name, hf-hub:, "
+    group.add_argument("--teacher", metavar="SOURCE", action="append", help="labels soft views: a timm name, hf-hub:, "
                       "local-dir:, torchvision:NAME, or 'default' for the benchmark's; repeat for an ensemble")  # fmt: skip
     own = ", or 'each': every student its own, drawn from its seed" if each else ""
-    what.add_argument("--views-seed", type=seed_or_each if each else seed, metavar="K|each" if each else "K", default=0,
+    group.add_argument("--views-seed", type=seed_or_each if each else seed, metavar="K|each" if each else "K",
                       help=f"seed of the random views, which all students share{own} (default: %(default)s)")  # fmt: skip
-    what.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a knob, such as "
+    group.add_argument("--set", metavar="KEY=VALUE", action="append", help="override a knob, such as "
                       "training.epochs=10; outputs then say custom; repeatable")  # fmt: skip
-    return what
+    return group
+
+
+def add_where(parser: argparse.ArgumentParser, out: str, dry_run: str) -> argparse._ArgumentGroup:
+    """Options that say where a script reads and writes; `out` and `dry_run` say what it does there."""
+    where = parser.add_argument_group("where it runs")
+    add_data_dir(where)
+    where.add_argument("--out", metavar="DIR", help=f"{out} (default: %(default)s)")
+    where.add_argument("--workers", type=positive, help="threads that decode images (default: one per core)")
+    where.add_argument("--dry-run", action="store_true", help=dry_run)
+    return where
+
+
+def add_data_dir(parser: argparse._ActionsContainer, purpose: str = "") -> None:
+    """--data-dir of a command for one benchmark."""
+    parser.add_argument("--data-dir", metavar="DIR", help=f"read the benchmark's real data from here{purpose}")
 
 
 def add_labels(group: argparse._ArgumentGroup) -> None:
     """Options that shape a soft-label store; they change at most the rounding of labels."""
-    group.add_argument("--forward-batch", type=positive, default=100, help="views per teacher pass (default: %(default)s)")
-    group.add_argument("--label-dtype", choices=("fp16", "u8"), default="fp16", help="how logits are stored")
-    group.add_argument("--shard-mb", type=positive, default=256, help="size of a label shard in MB (default: %(default)s)")
+    group.add_argument("--forward-batch", type=positive, help="views per teacher pass (default: %(default)s)")
+    group.add_argument("--label-dtype", choices=("fp16", "u8"), help="how logits are stored")
+    group.add_argument("--shard-mb", type=positive, help="size of a label shard in MB (default: %(default)s)")
 
 
-def add_publish(parser: argparse.ArgumentParser, what: str) -> argparse._ArgumentGroup:
-    """Options that push `what` to the Hub; never a part of what a card tells to repeat."""
+def add_publish(parser: argparse.ArgumentParser, pushed: str) -> argparse._ArgumentGroup:
+    """Options that push what `pushed` says to the Hub; never a part of what a card tells to repeat."""
     publish = parser.add_argument_group("publish")
     publish.add_argument(
-        "--push-to", metavar="OWNER/REPO", help=f"push {what} to this repo of the Hub, which is made if missing"
+        "--push-to", metavar="OWNER/REPO", help=f"push {pushed} to this repo of the Hub, which is made if missing"
     )
     add_how(publish)
     return publish
@@ -104,28 +137,25 @@ def add_how(group: argparse._ActionsContainer) -> None:
     group.add_argument("--tag", help="tag the commit, for --distilled and --soft-labels OWNER/REPO@TAG")
 
 
-PUBLISH = ("push_to", "private", "create_pr", "tag", "push_only", "with_images")
-
-
-def push_target(options: argparse.Namespace, kind: str) -> "Target | None":
-    """The Target of parsed options, or None without --push-to; UserError for options that contradict each other."""
+def push_target(options: TrainOptions | LabelOptions, kind: str) -> "Target | None":
+    """The Target of a script, or None without --push-to; UserError for options that contradict each other."""
     given = [name for name in PUBLISH[1:] if getattr(options, name, None)]
     if options.push_to is None and given:
         raise UserError(f"--{given[0].replace('_', '-')} needs --push-to OWNER/REPO.")
-    if options.push_to and getattr(options, "runs_only", False):
+    if options.push_to and isinstance(options, TrainOptions) and options.runs_only:
         raise UserError("--runs-only writes neither weights nor a card, so there is nothing to push: leave out --push-to.")
-    if options.create_pr and options.tag:
-        raise UserError("a pull request cannot be tagged: leave out --tag, or --create-pr.")
     if options.push_to is None:
         return None
+    return target(options.push_to, kind, options.private, options.create_pr, options.tag)
+
+
+def target(repo: str, kind: str, private: bool, create_pr: bool, tag: str | None) -> "Target":
+    """The Target `repo`; UserError for a pull request with a tag."""
+    if create_pr and tag:
+        raise UserError("a pull request cannot be tagged: leave out --tag, or --create-pr.")
     from rd3_utils.pushing import Target
 
-    return Target(options.push_to, kind, options.private, options.create_pr, options.tag)
-
-
-def keep_defaults(parser: argparse.ArgumentParser) -> None:
-    """Keep as `options.defaults` what each option is when it is not given, for the command on a card; none that publish."""
-    parser.set_defaults(defaults={action.dest: action.default for action in parser._actions if action.dest not in PUBLISH})
+    return Target(repo, kind, private, create_pr, tag)
 
 
 def add_data_dirs(command: argparse.ArgumentParser) -> None:
@@ -149,7 +179,7 @@ def positive(text: str) -> int:
     return value
 
 
-def read_what(options: argparse.Namespace) -> tuple[benchmark.Benchmark, protocol.Protocol]:
+def read_what(options: TrainOptions | LabelOptions) -> tuple[benchmark.Benchmark, protocol.Protocol]:
     """(Benchmark, Protocol with overrides) of parsed options."""
     bench = benchmark.load(options.benchmark)
     return bench, protocol.load(options.protocol).override(options.set)

@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 
-from rd3_utils.cli.options import add_how, push_target
+from rd3_utils.cli import options as shared
 from rd3_utils.protocols import benchmark
 
 
@@ -13,8 +13,8 @@ def add_options(parser: ArgumentParser) -> None:
     )
     parser.add_argument("push_to", metavar="OWNER/REPO", help="dataset repo, made if missing; other sets in it stay")
     parser.add_argument("--benchmark", help="the real data (default: what distilled.json says, else digits)")
-    parser.add_argument("--data-dir", metavar="DIR", help="read the benchmark's real data from here")
-    add_how(parser)
+    shared.add_data_dir(parser)
+    shared.add_how(parser)
 
 
 def run(options: Namespace) -> None:
@@ -23,8 +23,7 @@ def run(options: Namespace) -> None:
     from rd3_utils.data import selections, tables
     from rd3_utils.publishing import dataset_repo
 
-    target = push_target(options, "dataset")
-    assert target is not None  # OWNER/REPO is no option
+    target = shared.target(options.push_to, "dataset", options.private, options.create_pr, options.tag)
     pushing.may_push(target)
     stated = dataset_repo.stated_record(options.source)
     bench = benchmark.load(options.benchmark or stated.get("benchmark", "digits"))

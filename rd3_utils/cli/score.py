@@ -58,7 +58,7 @@ def of_lrs(options: Namespace) -> dict:
     alpha = scores.alpha(hlr, ior, options.weight)
     labels = "soft" if hard is None else "hard"
     return as_json(
-        {"hlr": hlr, "ior": ior, "alpha": alpha}, "lrs", alpha, {"weight": options.weight, "labels": labels}, options
+        {"hlr": hlr, "ior": ior, "alpha": alpha}, "lrs", alpha, {"weight": options.weight, "labels": labels}, options.as_coded
     )
 
 
@@ -66,12 +66,12 @@ def of_ars(options: Namespace) -> dict:
     """{"beta", "ars", ...} of the options of `score ars`."""
     check_fractions(options, ARS, "gamma")
     beta = scores.beta(options.distilled_aug, options.random_aug, options.distilled_plain, options.random_plain, options.gamma)
-    return as_json({"beta": beta}, "ars", beta, {"gamma": options.gamma}, options)
+    return as_json({"beta": beta}, "ars", beta, {"gamma": options.gamma}, options.as_coded)
 
 
-def as_json(parts: dict, name: str, exponent: scores.Values, stated: dict, options: Namespace) -> dict:
+def as_json(parts: dict, name: str, exponent: scores.Values, stated: dict, as_coded: bool) -> dict:
     """The JSON of a score: fractions, or what the public code prints, in percentage points and without bounds."""
-    if options.as_coded:
+    if as_coded:
         parts = {key: 100 * value for key, value in parts.items()}
         return {**parts, name: scores.as_coded(exponent), **stated, "as_coded": AS_CODED}
     return {**parts, name: scores.normalised(exponent), **stated}

@@ -1,10 +1,11 @@
 """python -m rd3_utils synthesize METHOD: make a distilled image set."""
 
-import shlex
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from rd3_utils.cli.options import positive, seed
+from rd3_utils import command_lines
+from rd3_utils.cli.options import add_data_dir, positive, seed
+from rd3_utils.options import TrainOptions
 from rd3_utils.protocols import benchmark
 from rd3_utils.synthesis import settings
 
@@ -55,7 +56,7 @@ def add_options(parser: ArgumentParser) -> None:
         make.add_argument("--ipc", type=positive, required=True, help="images per class")
         make.add_argument("--out", metavar="DIR", required=True, help="new folder; its name is the set's")
         make.add_argument("--seed", type=seed, default=0)
-        make.add_argument("--data-dir", metavar="DIR", help="read the benchmark's real data from here")
+        add_data_dir(make)
         for option, arguments in SETTINGS[name].items():
             make.add_argument(option, **arguments)
 
@@ -67,7 +68,7 @@ def run(options: Namespace) -> None:
     bench = benchmark.load(options.benchmark)
     own = {key: getattr(options, key) for key in (name[2:].replace("-", "_") for name in SETTINGS[options.method])}
     made = methods.synthesize(options.method, bench, options.ipc, options.out, options.seed, options.data_dir, **own)
-    words = ["--benchmark", bench.name, "--distilled", options.out, "--teacher", own.get("teacher", "default")]
-    words += ["--data-dir", options.data_dir] if options.data_dir else []
-    print(f"{made.identity}: {len(made)} images in {options.out}. Train on it with: accelerate launch train_student.py "
-          f"{shlex.join(words)}")  # fmt: skip
+    teacher = (own.get("teacher", "default"),)
+    train = TrainOptions(benchmark=bench.name, distilled=options.out, teacher=teacher, data_dir=options.data_dir)
+    print(f"{made.identity}: {len(made)} images in {options.out}. Train on it with: "
+          f"{command_lines.launch(train, stated=['benchmark'])}")  # fmt: skip

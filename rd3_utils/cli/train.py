@@ -14,31 +14,28 @@ from argparse import ArgumentParser, Namespace
 from functools import partial
 
 from rd3_utils.cli import options as shared
+from rd3_utils.options import TrainOptions
 
 
 def add_options(parser: ArgumentParser) -> None:
     """Options of `train`, and of train_student.py."""
-    what = shared.add_what(parser, each=True)
-    what.add_argument("--soft-labels", metavar="SOURCE", default="soft_labels", help="a label store, the folder of stores in "
+    measured = shared.add_what(parser, each=True)
+    measured.add_argument("--soft-labels", metavar="SOURCE", help="a label store, the folder of stores in "
                       "which to look and, with --teacher, to make missing ones, or OWNER/REPO[@REVISION][:PATH] "
                       "(default: %(default)s)")  # fmt: skip
-    what.add_argument("--student", metavar="NAME[,NAME]", help="networks to train (default: the benchmark's)")
-    what.add_argument("--arms", metavar="ARM[,ARM]", help="images-labels, such as distilled-soft,random-soft,full-hard; "
+    measured.add_argument("--student", metavar="NAME[,NAME]", help="networks to train (default: the benchmark's)")
+    measured.add_argument("--arms", metavar="ARM[,ARM]", help="images-labels, such as distilled-soft,random-soft,full-hard; "
                       "groups: lrs, ars, all (default: distilled, with the protocol's own labels)")  # fmt: skip
-    what.add_argument("--full-hard", choices=("trained", "cited"), default="trained", help="train a student on all real images "
+    measured.add_argument("--full-hard", choices=("trained", "cited"), help="train a student on all real images "
                       "for HLR and LRS, or cite a published accuracy; outputs say which (default: %(default)s)")  # fmt: skip
-    what.add_argument("--seeds", metavar="K[,K]", type=shared.numbers, default="0", help="student seeds (default: 0)")
-    what.add_argument("--draws", type=shared.positive, default=3, help="draws of random images (default: %(default)s)")
-    what.add_argument("--draw", metavar="K", type=shared.seed, help="of random images only draw K (default: all --draws)")
-    where = parser.add_argument_group("where it runs")
-    where.add_argument("--data-dir", metavar="DIR", help="read the benchmark's real data from here")
-    where.add_argument("--out", metavar="DIR", default="results", help="folder of results (default: %(default)s)")
-    where.add_argument("--workers", type=shared.positive, help="threads that decode images (default: one per core)")
+    measured.add_argument("--seeds", metavar="K[,K]", type=shared.numbers, help="student seeds (default: 0)")
+    measured.add_argument("--draws", type=shared.positive, help="draws of random images (default: %(default)s)")
+    measured.add_argument("--draw", metavar="K", type=shared.seed, help="of random images only draw K (default: all --draws)")
+    where = shared.add_where(parser, "folder of results", "print recipes, sources, steps and bytes, and stop")
     where.add_argument("--label-cache-gb", metavar="GB", type=float, help="keep at most this much of labels from the Hub, and "
                        "no fewer than two shards (default: all, in the Hub's cache)")  # fmt: skip
-    where.add_argument("--dry-run", action="store_true", help="print recipes, sources, steps and bytes, and stop")
     where.add_argument("--runs-only", action="store_true", help="write Runs and neither weights nor a card: for a study")
-    where.add_argument("--keep-weights", choices=("first", "all"), default="first", help="of the first seed and not of "
+    where.add_argument("--keep-weights", choices=("first", "all"), help="of the first seed and not of "
                        "random images, or all networks, for transfer; only the first is ever pushed")  # fmt: skip
     where.add_argument("--monitor-test", action="store_true", help="watch the test split during training; outputs say so, "
                        "and the score stays the last epoch's")  # fmt: skip
@@ -48,14 +45,14 @@ def add_options(parser: ArgumentParser) -> None:
     shared.add_labels(where)
     publish = shared.add_publish(parser, "the first seed's network, its card and all runs")
     publish.add_argument("--push-only", action="store_true", help="train nothing; push what an earlier command trained")
-    shared.keep_defaults(parser)
+    shared.take_defaults(parser, TrainOptions)
 
 
-parse = partial(shared.parse_alone, add_options, __doc__)  # of train_student.py
+parse = partial(shared.parse_alone, TrainOptions, add_options, __doc__)  # of train_student.py
 
 
 def run(options: Namespace) -> None:
     """Train the students."""
     import train_student
 
-    train_student.main(options)
+    train_student.main(shared.frozen(TrainOptions, options))

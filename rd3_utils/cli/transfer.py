@@ -32,5 +32,5 @@ def run(options: Namespace) -> None:
     folders = tables.data_dirs(options.data_dir, [bench.name for bench in to])
     settings = options.train_per_class, options.neighbours, options.seed
     targets = [partial(transfer.target, bench, folders.get(bench.name), *settings) for bench in to]
-    for found in transfer.transfer(options.students, options.against, targets, options.out):
-        transfer_report.say_transfer(*found)
+    for reported in transfer.transfer(options.students, options.against, targets, options.out):
+        transfer_report.say_transfer(*reported)

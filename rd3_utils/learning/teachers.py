@@ -22,12 +22,13 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from torch import nn
 
-from rd3_utils import hub
+from rd3_utils import command_lines, hub
 from rd3_utils.data import embedded, sources
 from rd3_utils.data.images import ImageSet
 from rd3_utils.data.sources import NetworkSource
 from rd3_utils.errors import UserError, unknown
 from rd3_utils.learning import evaluation, students, training
+from rd3_utils.options import TrainOptions
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols.benchmark import Benchmark
 
@@ -112,9 +113,10 @@ def from_timm(source: NetworkSource, benchmark: Benchmark) -> tuple[nn.Module, s
         path = Path(source.name)
         path = path if path.is_dir() else embedded.PACKAGE / path
         if not path.is_dir():
+            train = TrainOptions(benchmark=benchmark.name, distilled="full", arms="full-hard")
             raise UserError(
                 f"teacher {source}: there is no such folder. A teacher is a student of the full data: make one with "
-                f"accelerate launch train_student.py --benchmark {benchmark.name} --distilled full --arms full-hard, "
+                f"{command_lines.launch(train, stated=['benchmark'])}, "
                 "then give --teacher local-dir:FOLDER, the seed0 folder of its results."
             )
         students.read_timm_config(path)  # says so where there is none

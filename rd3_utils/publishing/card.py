@@ -8,8 +8,8 @@ matter, percent in the text.
 import json
 import statistics
 import sys
-from argparse import Namespace
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,12 +20,11 @@ from rd3_utils import files
 from rd3_utils.arms.planned_runs import PlannedRun, citations
 from rd3_utils.data import sources
 from rd3_utils.data.sources import NetworkSource
-from rd3_utils.protocols import protocol as protocols
+from rd3_utils.options import TrainOptions
 from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.protocols.knobs import NEUTRAL, SECTIONS, TAUGHT
-from rd3_utils.protocols.protocol import TEACHER_PROTOCOL, Protocol
-from rd3_utils.publishing import plots, terminal
-from rd3_utils.scoring import measure
+from rd3_utils.protocols.protocol import Protocol
+from rd3_utils.publishing import card_runs, plots, terminal
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
 from rd3_utils.scoring.results import Results, card_folder, network_folder
@@ -43,13 +42,30 @@ LABEL_KINDS = {
 }
 
 
+@dataclass(frozen=True, eq=False)
+class CardSubject:
+    """What a card speaks of: the `runs` of one image set under one protocol, with the cell and the options that led to them.
+
+    The title and the front matter speak of the arm of the Run `head`; `related` are all Runs of its benchmark and precision, to
+    compare; `weights` are the Markdown parts on the network of `head`.
+    """
+
+    runs: list[Run]
+    related: list[Run]
+    head: Run
+    weights: list[str]
+    cell: PlannedRun
+    benchmark: Benchmark
+    options: TrainOptions
+
+
 def publish_cards(
     finished: list[Run],
     cells: list[PlannedRun],
     labels: dict[tuple, Any],
     benchmark: Benchmark,
     protocol: Protocol,
-    options: Namespace,
+    options: TrainOptions,
 ) -> None:
     """Write the card of this command's images and print its scores; for the main process only.
 
@@ -58,110 +74,36 @@ def publish_cards(
     """
     cell = next((cell for cell in cells if cell.arm.startswith("distilled-")), cells[0])
     folder = card_folder(Results(options.out).path_of(finished[0]))
-    runs, others, left_out = gathered_runs(finished, cell, options)
+    runs, related, left_out = card_runs.gathered_runs(finished, cell, options)
     for line in left_out:
         print(line, file=sys.stderr)
     main = f"distilled-{cell.protocol.main_labels}"
     head = next((run for run in runs if run.arm == main), runs[0])  # its arm stands in the title
     weights = weights_section(runs, head, folder, options.out)
-    report, pictures = write_card(folder, runs, others, head, weights, cell, cells, labels, benchmark, options)
+    subject = CardSubject(runs, related, head, weights, cell, benchmark, options)
+    report, pictures = write_card(folder, subject, cells, labels)
     kind = "hard" if protocol.label_kind == "learned" else protocol.main_labels  # that random images can have, too
     terminal.say(report, cell, folder, pictures, terminal.tips(report, benchmark, kind))
 
 
 def write_card(
-    folder: Path,
-    runs: list[Run],
-    others: list[Run],
-    head: Run,
-    weights: list[str],
-    cell: PlannedRun,
-    cells: list[PlannedRun],
-    labels: dict[tuple, Any],
-    benchmark: Benchmark,
-    options: Namespace,
+    folder: Path, subject: CardSubject, cells: list[PlannedRun], labels: dict[tuple, Any]
 ) -> tuple[dict, dict[str, list[tuple[str, str]]]]:
-    """Write README.md, report.json and plots/ of `runs` into `folder`; (Report, pictures).
+    """Write README.md, report.json and plots/ of `subject` into `folder`; (Report, pictures).
 
-    The title and the front matter speak of the arm of the Run `head`; `weights` are the Markdown parts on its network.
-    With --full-hard cited, published full-data accuracies take the place of full-hard Runs.
+    Views are drawn of those `cells` whose reader `labels` {labels_key: reader} has. With --full-hard cited, published
+    full-data accuracies take the place of full-hard Runs.
     """
-    cited = citations(benchmark, {run.student for run in runs}) if options.full_hard == "cited" else {}
-    cited = {student: found for student, found in cited.items() if found}  # of others' Runs that lie here there may be none
-    report = reports.report(runs, others, cited)
-    pictures = draw_pictures(runs, report, cell, cells, labels, folder)
-    text = card(runs, report, head, weights, cell, benchmark, pictures, options)
+    runs, cited = subject.runs, {}
+    if subject.options.full_hard == "cited":
+        by_student = citations(subject.benchmark, {run.student for run in runs})
+        cited = {student: known for student, known in by_student.items() if known}  # none of others' Runs that lie here, maybe
+    report = reports.report(runs, subject.related, cited)
+    pictures = draw_pictures(runs, report, subject.cell, cells, labels, folder)
+    text = card(subject, report, pictures)
     files.write_whole(folder / "report.json", f"{json.dumps(report, indent=1, allow_nan=False)}\n")
     files.write_whole(folder / "README.md", text)
     return report, pictures
-
-
-def gathered_runs(finished: list[Run], cell: PlannedRun, options: Namespace) -> tuple[list[Run], list[Run], list[str]]:
-    """(Runs the card of `cell` speaks of, all Runs of its benchmark and precision, [what was left out and why]), in order.
-
-    To the card belong the arms of `cell`'s protocol on the same images or random ones of the same IPC, and full-hard of
-    the students that have such arms, unless it is cited. Those that did not measure the same as the `finished` are left out.
-    """
-    results = Results(options.out)
-    paths = {results.path_of(run) for run in finished}
-    others = [run for run in results.related(finished[0]) if results.path_of(run) not in paths]
-    once = sorted([*finished, *others], key=identity)
-    own = cell.protocol
-    full = own if own.name == TEACHER_PROTOCOL else protocols.load(TEACHER_PROTOCOL)
-
-    def belongs(run: Run) -> bool:
-        if run.arm == "full-hard":
-            return run.protocol.digest == full.digest and options.full_hard == "trained"
-        same = run.images.fingerprint == cell.images.fingerprint
-        drawn = run.arm.startswith("random-") and run.draw is not None and run.images.ipc == cell.images.nominal_ipc
-        return run.protocol.digest == own.digest and (same or drawn)
-
-    mine, left_out = comparable([run for run in once if belongs(run)], finished)
-    students = {run.student for run in mine if run.arm != "full-hard"} or {run.student for run in mine}
-    return [run for run in mine if run.student in students], once, left_out
-
-
-def comparable(runs: list[Run], finished: list[Run]) -> tuple[list[Run], list[str]]:
-    """(those of `runs` that may stand on one card with the `finished`, [a line for every kind that may not]).
-
-    Arms may differ in images and kind of labels, full-hard in its protocol, students in their networks; the Runs of one arm in
-    nothing. Arms with one kind of labels had the same teachers and views seed: only their images are set against each other.
-    """
-    own, groups = set(map(id, finished)), run_files.grouped(runs, lambda run: (run.student, run.arm))
-    left_out: dict[tuple[str, str, str], list[Run]] = {}
-    kept: list[Run] = []
-    for (student, arm), mine in groups.items():
-        beside = next((run for run in finished if run.student == student), finished[0])
-        but = measure.OF_ARMS | (measure.PROTOCOLS if "full-hard" in (arm, beside.arm) else set())
-        but |= measure.NETWORK if beside.student != student else measure.DROPPING
-
-        def belongs(run: Run, beside: Run = beside, but: frozenset[str] = but) -> measure.Verdict:
-            return measure.same_measure(beside, run, but) and measure.same_labels(told_as(run, [*finished, *kept]), run)
-
-        first = next((run for run in mine if id(run) in own), None) or next(filter(belongs, mine), mine[0])
-        for run in mine:
-            same = measure.same_measure(first, run) and belongs(run)
-            if same:
-                kept.append(run)
-            else:
-                left_out.setdefault((student, arm, str(same)), []).append(run)
-    return kept, [
-        f"left out of the card: {len(mine)} Runs of {student}, {arm}, that did not measure the same ({why}); give another "
-        "--out to keep them apart."
-        for (student, arm, why), mine in left_out.items()
-    ]
-
-
-def told_as(run: Run, others: list[Run]) -> Run:
-    """Of Runs that come first on a card the one that must have the labels of `run`: their kind, best its student; or `run`."""
-    mine = [other for other in others if "full-hard" not in (run.arm, other.arm) and other.labels_of_arm == run.labels_of_arm]
-    return next((other for other in mine if other.student == run.student), next(iter(mine), run))
-
-
-def identity(run: Run) -> tuple:
-    """What makes a Run another one, in the order of tables; images count by their pixels, under whatever name."""
-    arm, draw = reports.order_of(run.arm), run.draw or 0
-    return run.student, arm, draw, run.seed, run.images.fingerprint, run.protocol.digest, run.views, run.protocol.name
 
 
 def draw_pictures(
@@ -190,21 +132,13 @@ def draw_pictures(
     return pictures
 
 
-def card(
-    runs: list[Run],
-    report: dict,
-    head: Run,
-    weights: list[str],
-    cell: PlannedRun,
-    benchmark: Benchmark,
-    pictures: dict[str, list[tuple[str, str]]],
-    options: Namespace,
-) -> str:
+def card(subject: CardSubject, report: dict, pictures: dict[str, list[tuple[str, str]]]) -> str:
     """The text of README.md: front matter and body."""
+    runs, head, cell, benchmark = subject.runs, subject.head, subject.cell, subject.benchmark
     top1 = reports.percent(report["arms"][head.student][head.arm]["mean"])
     title = f"{cell.images.name} under {reports.protocol_text(head)}: {top1} % top-1 ({head.student})"
     embedded = {
-        key: "\n\n".join(f"![{escape(caption)}]({quote(name)})" for name, caption in found) for key, found in pictures.items()
+        key: "\n\n".join(f"![{escape(caption)}]({quote(name)})" for name, caption in drawn) for key, drawn in pictures.items()
     }
     parts = [
         f"---\n{front_matter(report, head, cell, benchmark).to_yaml()}\n---",
@@ -214,13 +148,13 @@ def card(
         *score_section(report),
         embedded["Scores"],
         *comparison_section(report),
-        *transfer_report.section(runs, options.out),
+        *transfer_report.section(runs, subject.options.out),
         *("## Images and labels", embedded["Images and labels"], "## Learning curves", embedded["Learning curves"]),
         *protocol_section(runs, head, cell.protocol, benchmark),
         *provenance_section(runs),
         "## Reproduce",
-        fenced("\n".join(terminal.commands(runs, options, benchmark)), "bash"),
-        *weights,
+        fenced("\n".join(terminal.commands(runs, subject.options, benchmark)), "bash"),
+        *subject.weights,
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -284,27 +218,27 @@ def result(arms: dict[str, dict], student: str, head: Run, benchmark: Benchmark)
 
 def banners(runs: list[Run], protocol: Protocol) -> list[str]:
     """What a reader must know before reading a number."""
-    found = []
+    warnings = []
     if protocol.overrides:
-        found.append(f"The protocol is {protocol.label}: do not compare with results under {protocol.name}.")
+        warnings.append(f"The protocol is {protocol.label}: do not compare with results under {protocol.name}.")
     if any(run.monitored_test for run in runs):
-        found.append("The test split was watched during training; scores are still the last epoch's.")
+        warnings.append("The test split was watched during training; scores are still the last epoch's.")
     precision = runs[0].environment.precision
     if precision != "fp32":
-        found.append(f"Students were trained in {precision}: do not compare with fp32 results.")
+        warnings.append(f"Students were trained in {precision}: do not compare with fp32 results.")
     if len({run.teacher_weights for run in runs if run.teachers}) > 1:
-        found.append("The soft labels of these runs come from different teachers; see the table of runs.")
+        warnings.append("The soft labels of these runs come from different teachers; see the table of runs.")
     strange = {
         run.images.name: run.labels.recognised
         for run in runs
         if run.labels.recognised is not None and run.labels.recognised < 0.5
     }
     for name, share in strange.items():
-        found.append(f"The teacher puts only {reports.percent(share)} % of the images of {name} into their own class: its soft "
-                     "labels speak of others.")  # fmt: skip
+        warnings.append(f"The teacher puts only {reports.percent(share)} % of the images of {name} into their own class: its "
+                        "soft labels speak of others.")  # fmt: skip
     if len({run.views_seed for run in runs}) > 1:
-        found.append("The views of these runs were drawn from different seeds.")
-    return found
+        warnings.append("The views of these runs were drawn from different seeds.")
+    return warnings
 
 
 def score_section(report: dict) -> list[str]:
@@ -335,16 +269,16 @@ def score_section(report: dict) -> list[str]:
 def comparison_section(report: dict) -> list[str]:
     """Recipe or data: the table images x protocols, in percent."""
     parts: list[str] = []
-    for student, found in report["comparison"].items():
-        if not found:
+    for student, comparison in report["comparison"].items():
+        if not comparison:
             continue
-        (a, b), cells = found["protocols"], found["cells"]
+        (a, b), cells = comparison["protocols"], comparison["cells"]
         rows = [[student, a, b, f"points from {a} to {b}"]]
-        for side, of in cells.items():
-            percents = reports.percent(of[a]), reports.percent(of[b])
-            rows.append([f"{side} images", *percents, reports.points(of[b] - of[a])])
+        for side, top1 in cells.items():
+            percents = reports.percent(top1[a]), reports.percent(top1[b])
+            rows.append([f"{side} images", *percents, reports.points(top1[b] - top1[a])])
         gains = [reports.points(cells["distilled"][p] - cells["random"][p]) for p in (a, b)]
-        parts += [escape(reports.sentence(found)), table([*rows, ["points from random to distilled", *gains, ""]])]
+        parts += [escape(reports.sentence(comparison)), table([*rows, ["points from random to distilled", *gains, ""]])]
     return ["## Recipe or data?", *parts] if parts else []
 
 
@@ -399,12 +333,12 @@ def provenance_section(runs: list[Run]) -> list[str]:
         seeds = (run.seed for run in mine)
         arms.append([*key, listed(map(store_of, mine)), listed(seeds), listed(steps), f"{seconds:.1f}"])
     for run in runs:
-        of, label = run.images, run.labels
-        images.append([of.name, of.source, of.commit, of.fingerprint, of.images, of.ipc])
+        image_set, label = run.images, run.labels
+        images.append([getattr(image_set, key) for key in ("name", "source", "commit", "fingerprint", "images", "ipc")])
         if label.kind in TAUGHT:
             facts = label.epochs, label.bytes, label.label_dtype, label.forward_batch, label.device
             origin = label.source or "made here", label.commit
-            labels.append([of.name, store_of(run), *facts, *origin, reports.percent(label.recognised)])
+            labels.append([image_set.name, store_of(run), *facts, *origin, reports.percent(label.recognised)])
         for t in run.teachers:
             teachers.append([t.source, t.architecture, t.commit, t.sha256, reports.percent(t.top1)])
     machines.append(["test images scored", listed(run.images_scored for run in runs)])
@@ -418,11 +352,11 @@ def provenance_section(runs: list[Run]) -> list[str]:
 
 def store_of(run: Run) -> str:
     """How the folder of a Run's label store is called, "classes" for hard labels, "own" for those of the images themselves."""
-    of = run.labels
-    if of.kind not in TAUGHT:
-        return {"hard": "classes", "learned": "own"}[of.kind]
-    assert of.teachers_id is not None
-    return f"{of.teachers_id[:8]}-{of.views_digest}-s{of.views_seed}"
+    labels = run.labels
+    if labels.kind not in TAUGHT:
+        return {"hard": "classes", "learned": "own"}[labels.kind]
+    assert labels.teachers_id is not None
+    return f"{labels.teachers_id[:8]}-{labels.views_digest}-s{labels.views_seed}"
 
 
 def weights_section(runs: list[Run], head: Run, folder: Path, root: Path | str) -> list[str]:

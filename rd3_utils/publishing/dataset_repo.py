@@ -12,10 +12,8 @@ import contextlib
 import dataclasses
 import json
 import re
-import shlex
 import sys
 import tempfile
-from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -23,11 +21,12 @@ from typing import Any, Self
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from rd3_utils import hub, launch, pushing, units
+from rd3_utils import command_lines, hub, pushing, units
 from rd3_utils.data import embedded, soft_labels, sources
 from rd3_utils.data import images as image_sets
 from rd3_utils.data.images import ImageSet
-from rd3_utils.errors import UserError
+from rd3_utils.errors import TagTaken, UserError
+from rd3_utils.options import LabelOptions, TrainOptions
 from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.publishing import plots
 from rd3_utils.scoring import report as reports
@@ -99,12 +98,12 @@ def push_shards(target: pushing.Target, where: Path, paths: Sequence[Path]) -> N
 
 
 def publish_labels(
-    target: pushing.Target, where: Path, images: ImageSet | None, about: dict, benchmark: Benchmark, words: list[str]
+    target: pushing.Target, where: Path, images: ImageSet | None, about: dict, benchmark: Benchmark, command: str
 ) -> None:
     """Push the finished store in `where`: shards that are not there, then in one commit index, card and the `images`.
 
-    `images` is None where they are published elsewhere, `about` what is known of how they were made; `words` are the options
-    of train_student.py that use the labels.
+    `images` is None where they are published elsewhere, `about` what is known of how they were made; `command` is that of
+    train_student.py which uses the labels.
     """
     index = json.loads((where / "index.json").read_text())
     store = in_repo(where)
@@ -113,7 +112,7 @@ def publish_labels(
     print(f"pushing {len(shards)} shards, {units.size(size)}, to {target.url}", flush=True)
     with tempfile.TemporaryDirectory() as folder, said_how_to_repeat():
         files: dict[str, Path | bytes] = {f"{store}/{path.name}": path for path in (*shards, where / "index.json")}
-        files[f"{store}/card.md"] = label_section(index, store, benchmark, words).encode()
+        files[f"{store}/card.md"] = label_section(index, store, benchmark, command).encode()
         if images is not None:
             files |= image_files(target, images, about, benchmark, Path(folder))
         if not target.create_pr:
@@ -143,8 +142,8 @@ def said_how_to_repeat() -> Iterator[None]:
         yield
     except Exception as error:
         said = str(error) if isinstance(error, UserError) else hub.one_line(error)
-        command = shlex.join(launch.again(error))
-        raise UserError(f"{said} Nothing is lost, what was made is here. Push what is missing with: {command}") from error
+        again = command_lines.repeated(sys.argv, other_tag=isinstance(error, TagTaken))
+        raise UserError(f"{said} Nothing is lost, what was made is here. Push what is missing with: {again}") from error
 
 
 def building(
@@ -227,8 +226,8 @@ def about_images(source: str, images: ImageSet) -> dict:
     """
     about = stated_record(source)
     if about and about.get("fingerprint") != images.fingerprint:
-        found = str(about.get("fingerprint"))[:12]
-        raise UserError(f"distilled.json of {source} speaks of other images ({found}) than lie beside it; remove it.")
+        stated = str(about.get("fingerprint"))[:12]
+        raise UserError(f"distilled.json of {source} speaks of other images ({stated}) than lie beside it; remove it.")
     own = stated_record(images.name)  # METHOD:ipc=K
     return about or (own if own.get("fingerprint") == images.fingerprint else {})
 
@@ -252,14 +251,15 @@ def image_section(repo: str, images: ImageSet, about: dict | None, benchmark: Be
     rows += [["synthesis", f"{seconds} s on {device}"]] if seconds is not None else []
     known = ("benchmark", "ipc", "fingerprint")
     rows += [[f"setting: {key}", setting(value)] for key, value in about.items() if key not in known]
-    words = ["--benchmark", benchmark.name, "--distilled", sources.in_repo(repo, images.name).text, "--teacher", "default"]
+    distilled = sources.in_repo(repo, images.name).text
+    train = TrainOptions(benchmark=benchmark.name, distilled=distilled, teacher=("default",))
     return "\n\n".join(
         [
             f"## Images: {escape(images.name)}",
             table(rows),
             f"![{escape(images.name)}]({images.name}/images.png)",
             "Train on them and score the student on the real test split:",
-            fenced(shlex.join(["accelerate", "launch", "train_student.py", *words]), "bash"),
+            fenced(command_lines.launch(train, stated=["benchmark"]), "bash"),
             "No licence is stated here: that is for the owner of this repo, who also knows that of the data behind the images.",
         ]
     )
@@ -272,7 +272,7 @@ def setting(value: Any) -> str:
     return show(value)
 
 
-def label_section(index: dict, store: str, benchmark: Benchmark, words: list[str]) -> str:
+def label_section(index: dict, store: str, benchmark: Benchmark, command: str) -> str:
     """The part of a dataset card on one label store."""
     images, size = index["images"], sum(entry["bytes"] for entry in index["shards"])
     rows = [
@@ -291,19 +291,12 @@ def label_section(index: dict, store: str, benchmark: Benchmark, words: list[str
     teachers = [["teacher", "architecture", "commit", "SHA-256 of the weights", f"top-1 % on {benchmark.name}"]]
     for t in index["teachers"]:
         teachers.append([t["source"], t["architecture"], t["commit"], t["sha256"], reports.percent(t["top1"])])
-    command = shlex.join(["accelerate", "launch", "train_student.py", *words])
     parts = [f"## Soft labels: {escape(images['name'])}", table(rows), table(teachers)]
     return "\n\n".join([*parts, "Train on them; shards are fetched as they are needed:", fenced(command, "bash")])
 
 
-def train_options(options: Namespace, repo: str, images: ImageSet, with_images: bool, names: Iterable[str]) -> list[str]:
-    """The options of train_student.py that use labels in `repo`; `names` are those of `options` that say what is measured."""
-    words = ["--soft-labels", repo]
-    for name in names:
-        value = getattr(options, name)
-        if name == "distilled" and with_images:
-            value = sources.in_repo(repo, images.name).text
-        if value is not None and value != options.defaults[name]:
-            values = value if isinstance(value, list) else [value]
-            words += [word for one in values for word in (f"--{name.replace('_', '-')}", sources.without_machine(str(one)))]
-    return words
+def train_command(options: LabelOptions, repo: str, images: ImageSet) -> str:
+    """The command of train_student.py that uses the labels in `repo`, made with `options`, wherever it is given."""
+    distilled = sources.in_repo(repo, images.name).text if options.with_images else options.distilled
+    train = dataclasses.replace(options.for_training(), soft_labels=repo, distilled=distilled, teacher=(), data_dir=None)
+    return command_lines.launch(train, spell=sources.without_machine)

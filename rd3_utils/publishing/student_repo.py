@@ -10,11 +10,11 @@ Pushing again replaces all of it: what does not belong any more is removed in th
 """
 
 import re
-import shlex
 import shutil
+import sys
 import tempfile
-from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ from accelerate import Accelerator
 from huggingface_hub import EvalResultEntry, ModelCard, constants, eval_result_entries_to_yaml
 from huggingface_hub.utils import yaml_dump
 
-from rd3_utils import hub, launch, pushing, units
+from rd3_utils import command_lines, hub, launch, pushing, units
 from rd3_utils.arms.planned_runs import PlannedRun
 from rd3_utils.data import sources
-from rd3_utils.errors import UserError
+from rd3_utils.errors import TagTaken, UserError
+from rd3_utils.options import TrainOptions
 from rd3_utils.protocols.benchmark import Benchmark
-from rd3_utils.publishing import card
+from rd3_utils.publishing import card, card_runs
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
 from rd3_utils.scoring.results import Results, card_folder, network_folder
@@ -38,28 +39,28 @@ OURS = ("runs/", "plots/", ".eval_results/")  # folders of the repo that hold no
 
 
 def check_push(
-    target: pushing.Target, cells: list[PlannedRun], options: Namespace, precision: str, accelerator: Accelerator
+    target: pushing.Target, cells: list[PlannedRun], options: TrainOptions, precision: str, accelerator: Accelerator
 ) -> PlannedRun:
     """The cell whose network is to be pushed to `target`; UserError, in every process and before any work, if none may be.
 
     It is the first seed of the protocol's own distilled arm, else of another distilled arm, else of full-hard: never the
     best seed, never random images.
     """
-    found = [cell for cell in cells if cell.seed == options.seeds[0] and not cell.arm.startswith("random-")]
+    first = [cell for cell in cells if cell.seed == options.seeds[0] and not cell.arm.startswith("random-")]
     students = list(dict.fromkeys(cell.student for cell in cells))
     if len(students) > 1:
         raise UserError(
             f"a repo holds one network, this command trains {len(students)} ({', '.join(students)}); push each with a "
             "command and a repo of its own."
         )
-    if not found:
+    if not first:
         raise UserError("students of random images are not pushed; add a distilled arm to --arms, or leave out --push-to.")
-    cell = min(found, key=lambda cell: (cell.arm == "full-hard", cell.arm != f"distilled-{cell.protocol.main_labels}"))
+    cell = min(first, key=lambda cell: (cell.arm == "full-hard", cell.arm != f"distilled-{cell.protocol.main_labels}"))
     if cell.images.origin.draw:
         raise UserError(
             f"{cell.images.name} are random real images, and students of those are not pushed as weights; leave out --push-to."
         )
-    if not cell.keeps_weights(options):
+    if not cell.keeps_weights:
         raise UserError(f"{cell.protocol.label} whitens the images: nobody could use the network without the matrix.")
     run = cell.path(options.out, precision)
     if run.is_file() and not (network_folder(run) / "config.json").is_file():
@@ -82,54 +83,65 @@ def check_push(
     return cell
 
 
-def kept_runs(cells: list[PlannedRun], options: Namespace, precision: str) -> list[Run]:
+def kept_runs(cells: list[PlannedRun], options: TrainOptions, precision: str) -> list[Run]:
     """The Runs of all `cells`, for --push-only; UserError unless every one is there."""
-    there = {cell: run_files.kept(cell.path(options.out, precision)) for cell in cells}
-    found = {cell: run for cell, run in there.items() if run is not None}
-    missing = [cell for cell in there if cell not in found]
+    runs = {cell: run_files.kept(cell.path(options.out, precision)) for cell in cells}
+    kept = {cell: run for cell, run in runs.items() if run is not None}
+    missing = [cell for cell in cells if cell not in kept]
     if missing:
         raise UserError(
             f"--push-only trains nothing, and {len(missing)} of {len(cells)} runs are not there, the first at "
             f"{missing[0].path(options.out, precision)}; leave --push-only out to train them."
         )
-    for cell, run in found.items():
+    for cell, run in kept.items():
         if run.views_seed != cell.views_seed:
             raise UserError(
                 f"{cell.path(options.out, precision)} learned from views of seed {run.views_seed}, this command has "
                 f"{cell.views_seed}; give the --views-seed of the first command."
             )
-    return list(found.values())
+    return list(kept.values())
+
+
+@dataclass(frozen=True, eq=False)
+class StudentUpload:
+    """A student on its way to `target`: the one of `cell`, whose network the repo holds, among the `cells` of its command."""
+
+    target: pushing.Target
+    cell: PlannedRun
+    cells: list[PlannedRun]
+    benchmark: Benchmark
+    options: TrainOptions
+    precision: str
+
+    @property
+    def path(self) -> Path:
+        """Where the Run of that network lies."""
+        return self.cell.path(self.options.out, self.precision)
 
 
 def prepared(
     target: pushing.Target,
     cells: list[PlannedRun],
     benchmark: Benchmark,
-    options: Namespace,
+    options: TrainOptions,
     precision: str,
     accelerator: Accelerator,
 ) -> Callable[[list[Run]], None]:
     """`check_push`, before any work; the function that is returned pushes what was trained."""
     cell = check_push(target, cells, options, precision, accelerator)
-    return lambda finished: push_student(target, cell, cells, finished, benchmark, options, precision)
+    upload = StudentUpload(target, cell, cells, benchmark, options, precision)
+    return lambda finished: push_student(upload, finished)
 
 
-def push_student(
-    target: pushing.Target,
-    cell: PlannedRun,
-    cells: list[PlannedRun],
-    finished: list[Run],
-    benchmark: Benchmark,
-    options: Namespace,
-    precision: str,
-) -> None:
-    """Push the student of `cell` with what belongs to it; for the main process, after the card is written.
+def push_student(upload: StudentUpload, finished: list[Run]) -> None:
+    """Push the student of `upload` with what belongs to it; for the main process, after the card is written.
 
     Needs nothing but files that are there. If it fails, the UserError ends with the command that tries again.
     """
+    target, cell = upload.target, upload.cell
     try:
         with tempfile.TemporaryDirectory() as folder:
-            files = repo_files(target, cell, cells, finished, benchmark, options, precision, Path(folder))
+            files = repo_files(upload, finished, Path(folder))
             text = files["README.md"]
             assert isinstance(text, bytes)
             size = sum(len(f) if isinstance(f, bytes) else f.stat().st_size for f in files.values())
@@ -139,45 +151,33 @@ def push_student(
                 stale = {path: None for path in there if path.startswith(OURS) and path not in files}
                 return {**files, **stale, "README.md": with_licence(text, target, commit, there)}
 
-            run = run_files.read(cell.path(options.out, precision))
+            run = run_files.read(upload.path)
             message = f"{cell.student}, {cell.arm} of {cell.images.name}, {reports.protocol_text(run)}"
             pushed = pushing.push(target, build, message)
     except Exception as error:
-        said = str(error) if isinstance(error, UserError) else hub.one_line(error)
-        words = launch.again(error, "--push-only")
-        words[2:2] = ["--mixed_precision", "no" if precision == "fp32" else precision]
-        raise UserError(
-            f"{said} Nothing is lost: {options.out} keeps the results. Push them with: {shlex.join(words)}"
-        ) from error
+        said, other_tag = str(error) if isinstance(error, UserError) else hub.one_line(error), isinstance(error, TagTaken)
+        again = command_lines.repeated(sys.argv, "--push-only", precision=upload.precision, other_tag=other_tag)
+        raise UserError(f"{said} Nothing is lost: {upload.options.out} keeps the results. Push them with: {again}") from error
     print(f"{'pushed' if pushed.new else 'nothing to push, all is there:'} {pushed.url} at {pushed.commit}")
 
 
-def repo_files(
-    target: pushing.Target,
-    cell: PlannedRun,
-    cells: list[PlannedRun],
-    finished: list[Run],
-    benchmark: Benchmark,
-    options: Namespace,
-    precision: str,
-    folder: Path,
-) -> dict[str, Path | bytes]:
+def repo_files(upload: StudentUpload, finished: list[Run], folder: Path) -> dict[str, Path | bytes]:
     """{path in the repo: local path or bytes} of everything but old files; the card is written to the empty `folder`."""
-    runs, others, _ = card.gathered_runs(finished, cell, options)
+    target, cell, benchmark, options = upload.target, upload.cell, upload.benchmark, upload.options
+    runs, related, _ = card_runs.gathered_runs(finished, cell, options)
     runs = [run for run in runs if run.student == cell.student]
-    network = network_folder(cell.path(options.out, precision))
-    head = run_files.read(cell.path(options.out, precision))
-    drawn = card_folder(cell.path(options.out, precision)) / "plots"
+    network, head = network_folder(upload.path), run_files.read(upload.path)
     (folder / "plots").mkdir()
+    drawn = card_folder(upload.path) / "plots"
     for picture in drawn.glob("views_*.png"):  # the others are drawn anew, for this student alone
         shutil.copyfile(picture, folder / "plots" / picture.name)
-    weights = repo_weights_section(target, runs, head)
-    report, pictures = card.write_card(folder, runs, others, head, weights, cell, cells, {}, benchmark, options)
+    subject = card.CardSubject(runs, related, head, repo_weights_section(target, runs, head), cell, benchmark, options)
+    report, pictures = card.write_card(folder, subject, upload.cells, {})
     shown = [folder / name for section in pictures.values() for name, _ in section]
     files: dict[str, Path | bytes] = {path.relative_to(folder).as_posix(): path for path in (folder / "report.json", *shown)}
     files["README.md"] = (folder / "README.md").read_bytes()
     files |= {name: network / name for name in ("config.json", "model.safetensors")}
-    files["run.json"] = network.with_suffix(".json")
+    files["run.json"] = upload.path
     for run in runs:
         path = Results(options.out).path_of(run)
         files[f"runs/{path.relative_to(options.out).as_posix()}"] = path

@@ -1,13 +1,16 @@
 """The commands of a study: make an image set, label it, train the students of a cell, as jobs that wait for one another."""
 
 import contextlib
+import dataclasses
 import shlex
 import sys
 from functools import partial
 from pathlib import Path
 
+from rd3_utils import command_lines
 from rd3_utils.data import soft_labels
 from rd3_utils.errors import UserError
+from rd3_utils.options import LabelOptions, TrainOptions
 from rd3_utils.protocols.recipe import digest
 from rd3_utils.studies.jobs import Job
 from rd3_utils.studies.planning import Placed, StudyPlan, is_made, recorded
@@ -21,17 +24,9 @@ def make_jobs(plan: StudyPlan, placed: list[Placed]) -> dict[Path, Job]:
         cell, folder = one.cell, one.folder
         if folder is None or folder in jobs or is_made(folder) or one.run is not None or not cell.make:
             continue
-        command = [
-            sys.executable,
-            "-m",
-            "rd3_utils",
-            *shlex.split(cell.make),
-            "--benchmark",
-            cell.benchmark,
-            "--out",
-            one.source.text,
-        ]
-        command += data_dir(plan, cell.benchmark)
+        given = {"benchmark": cell.benchmark, "out": one.source.text, "data_dir": data_dir(plan, cell.benchmark)}
+        words = [word for name, value in given.items() for word in command_lines.option(name, value)]
+        command = [sys.executable, *command_lines.MODULE[1:], *shlex.split(cell.make), *words]
         claim = folder.with_name(f"{folder.name}.claim")
         log = plan.folder / "logs" / f"make-{cell.benchmark}-{folder.name}.log"
         jobs[folder] = Job(f"{cell.benchmark} {cell.images_name}, making it", command, partial(is_made, folder), claim, log)
@@ -52,7 +47,7 @@ def train_jobs(
             other = longest.setdefault(one.labels_key, one)
             longest[one.labels_key] = max(one, other, key=lambda p: p.recipe.label_epochs)
     jobs: list[Job] = []
-    of: dict[Job, Placed] = {}
+    cells: dict[Job, Placed] = {}
     labels: dict[tuple, Job] = {}
     planned: set[Path | None] = set()
     for one in placed:
@@ -74,44 +69,58 @@ def train_jobs(
         if key and one.recipe.labels.kind == "static" and key not in labels:
             labels[key] = job  # the first cell makes the labels for the others
         jobs.append(job)
-        of[job] = one
-    return jobs, of
+        cells[job] = one
+    return jobs, cells
 
 
 def train_job(plan: StudyPlan, one: Placed, launch: list[str], after: list[Job]) -> Job:
     """The Job that trains one cell."""
     assert one.path is not None  # its images were read
-    command = [*launch, str(PROJECT / "train_student.py"), *what(plan, one), "--arms", one.arm, "--seeds", str(one.cell.seed)]
-    command += ["--draw", str(one.source.seed)] if one.arm.startswith("random-") else []
-    command += ["--soft-labels", plan.soft_labels, "--out", str(plan.out), "--runs-only"]
+    options = dataclasses.replace(
+        label_options(plan, one).for_training(),
+        arms=one.arm,
+        seeds=(one.cell.seed,),
+        draw=one.source.seed if one.arm.startswith("random-") else None,
+        out=str(plan.out),
+        runs_only=True,
+    )
     log = plan.folder / "logs" / f"{'-'.join((*one.path.relative_to(plan.out).parts[:-1], one.path.stem))}.log"
-    return Job(one.cell.name, command, one.path.is_file, one.path.with_suffix(".claim"), log, after)
+    return Job(one.cell.name, script(launch, options), one.path.is_file, one.path.with_suffix(".claim"), log, after)
 
 
 def label_job(plan: StudyPlan, one: Placed, launch: list[str], identity: str) -> Job:
     """The Job that makes the label store of one cell."""
     assert one.labels_key is not None  # it reads one
-    command = [*launch, str(PROJECT / "generate_soft_labels.py"), *what(plan, one), "--out", plan.soft_labels]
     name = f"{one.recipe.views_digest}-{digest([*one.labels_key])}"
     log = plan.folder / "logs" / f"labels-{one.cell.benchmark}-{identity}-{name}.log"
     epochs, claim = one.recipe.label_epochs, Path(plan.soft_labels) / identity / f"{name}.claim"
     text = f"{one.cell.benchmark} {one.cell.images_name}, soft labels of {epochs} epochs for {one.cell.variant}"
-    return Job(text, command, lambda: has_store(plan, one, epochs), claim, log)
+    return Job(text, script(launch, label_options(plan, one)), lambda: has_store(plan, one, epochs), claim, log)
 
 
-def what(plan: StudyPlan, one: Placed) -> list[str]:
-    """The options that both scripts take."""
+def label_options(plan: StudyPlan, one: Placed) -> LabelOptions:
+    """What the label store of a cell is made with; a cell trains with the same."""
     cell = one.cell
-    name = str(plan.study.folder / cell.protocol) if cell.protocol.endswith(".toml") else one.protocol.name
-    words = ["--benchmark", cell.benchmark, "--protocol", name, "--distilled", one.source.text, "--student", cell.student]
-    words += [word for change in cell.set for word in ("--set", change)]
-    words += [word for teacher in one.teachers for word in ("--teacher", teacher)]
-    return words + data_dir(plan, cell.benchmark)
+    return LabelOptions(
+        benchmark=cell.benchmark,
+        protocol=str(plan.study.folder / cell.protocol) if cell.protocol.endswith(".toml") else one.protocol.name,
+        distilled=one.source.text,
+        student=cell.student,
+        set=tuple(cell.set),
+        teacher=tuple(one.teachers),
+        data_dir=data_dir(plan, cell.benchmark),
+        out=plan.soft_labels,
+    )
 
 
-def data_dir(plan: StudyPlan, benchmark: str) -> list[str]:
-    """The option of a command for one benchmark."""
-    return ["--data-dir", str(plan.data_dirs[benchmark])] if benchmark in plan.data_dirs else []
+def script(launch: list[str], options: TrainOptions | LabelOptions) -> list[str]:
+    """The words that `launch` the script of `options` with them."""
+    return [*launch, str(PROJECT / command_lines.SCRIPTS[type(options)]), *command_lines.option_words(options)]
+
+
+def data_dir(plan: StudyPlan, benchmark: str) -> str | None:
+    """The --data-dir of a command for one benchmark, if it has one."""
+    return str(plan.data_dirs[benchmark]) if benchmark in plan.data_dirs else None
 
 
 def has_store(plan: StudyPlan, one: Placed, epochs: int) -> bool:

@@ -70,23 +70,23 @@ def conduct(plan: StudyPlan, chosen: list[Cell], workers: int, config: ClusterCo
             except UserError as error:
                 failed += 1
                 print(f"FAILED  {one.cell.name}: {error}", flush=True)
-        todo, of = commands.train_jobs(plan, placed, path_of_config, plan.place(False))
-        for name in {one.cell.benchmark for one in of.values()}:
+        todo, cells = commands.train_jobs(plan, placed, path_of_config, plan.place(False))
+        for name in {one.cell.benchmark for one in cells.values()}:
             plan.check_test_split(name)
-        say = Lines(plan, todo, of, workers)
+        say = Lines(plan, todo, cells, workers)
         work.run(todo, environments, lock, say.finished, say.waiting)
         # of commands that were killed, and whose students were finished all the same
         work.clear([*plan.results.claims(), *Path(plan.soft_labels).glob("*/*.claim")], lock)
-        return failed + sum(job.state == "failed" for job in of)
+        return failed + sum(job.state == "failed" for job in cells)
 
 
 class Lines:
     """What is printed while jobs run: a line for each that ends, with what is left."""
 
-    def __init__(self, plan: StudyPlan, jobs: list[work.Job], of: dict[work.Job, Placed], workers: int) -> None:
-        self.of, self.workers, self.started = of, workers, time.time()
+    def __init__(self, plan: StudyPlan, jobs: list[work.Job], cells: dict[work.Job, Placed], workers: int) -> None:
+        self.cells, self.workers, self.started = cells, workers, time.time()
         self.left, self.total, self.waited = list(jobs), len(jobs), False
-        self.guess = {job: plan.seconds(one) for job, one in of.items()}
+        self.guess = {job: plan.seconds(one) for job, one in cells.items()}
         self.taken: list[float] = []
 
     def finished(self, job: work.Job) -> None:
@@ -97,8 +97,8 @@ class Lines:
             print(f"{number} FAILED  {job.name}: {job.error} (log: {job.log})", flush=True)
             return
         result = "done"
-        if job in self.of:
-            path = self.of[job].path
+        if job in self.cells:
+            path = self.cells[job].path
             assert path is not None  # its images were read
             result = f"{percent(json.loads(path.read_text())['top1'])} %"
         if job.mine:
@@ -128,8 +128,8 @@ def array_task() -> tuple[int, int] | None:
     """(index from 0, count) of the task of a Slurm job array that this is, or None; UserError for an array with gaps."""
     if "SLURM_ARRAY_TASK_ID" not in os.environ:
         return None
-    told = {"MIN": 0, "COUNT": 1, "STEP": 1}
-    first, count, step = (int(os.environ.get(f"SLURM_ARRAY_TASK_{name}", value)) for name, value in told.items())
+    defaults = {"MIN": 0, "COUNT": 1, "STEP": 1}
+    first, count, step = (int(os.environ.get(f"SLURM_ARRAY_TASK_{name}", value)) for name, value in defaults.items())
     at, last = int(os.environ["SLURM_ARRAY_TASK_ID"]), int(os.environ.get("SLURM_ARRAY_TASK_MAX", first + (count - 1) * step))
     if last - first != (count - 1) * step:
         raise UserError(

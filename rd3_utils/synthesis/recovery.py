@@ -20,11 +20,13 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from rd3_utils import command_lines
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import selections, sources, views
 from rd3_utils.data.tables import Table
 from rd3_utils.errors import UserError, unknown
 from rd3_utils.learning import teachers, training
+from rd3_utils.options import TrainOptions
 from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.synthesis import rded as real_patches
 from rd3_utils.synthesis.settings import CLASSES
@@ -96,10 +98,10 @@ def recover(
         raise unknown("init", init, STARTS)
     found = teachers.load(teacher, benchmark)
     if not batch_norms(found.network):
+        one = TrainOptions(benchmark=benchmark.name, distilled="full", student="convnet3_bn", arms="full-hard")
         raise UserError(
             f"{method} matches batch-norm statistics; {found.source} ({found.architecture}) has none; use a teacher with "
-            f"batch norm such as convnet3_bn: accelerate launch train_student.py --benchmark {benchmark.name} --distilled "
-            "full --arms full-hard --student convnet3_bn makes one."
+            f"batch norm such as convnet3_bn: {command_lines.launch(one, stated=['benchmark'])} makes one."
         )
     found = teachers.examined(found, benchmark, image_sets.test_split(benchmark, data_dir), accelerator)
     start = STARTS[init](train, benchmark, ipc, seed, accelerator, data_dir, teacher)

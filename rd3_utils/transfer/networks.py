@@ -103,9 +103,9 @@ def entries(sources: Sequence[str], against: Sequence[str] = ()) -> list[FrozenN
     return [*trained, *map(untrained_network, starts.values())]
 
 
-def distinct(found: Sequence[FrozenNetwork]) -> list[FrozenNetwork]:
+def distinct(networks: Sequence[FrozenNetwork]) -> list[FrozenNetwork]:
     """The Entries without copies of earlier ones."""
-    return list({(one.frozen.sha256, name_of(one.about)): one for one in reversed(found)}.values())[::-1]
+    return list({(one.frozen.sha256, name_of(one.about)): one for one in reversed(networks)}.values())[::-1]
 
 
 def unlike(student: FrozenNetwork, random: FrozenNetwork) -> str | None:
@@ -126,12 +126,12 @@ def misfit(student: dict, random: dict) -> str | None:
         if random.get(key) != student.get(key):
             return f"its {key} is {random.get(key)}, wanted {student.get(key)}"
     if random["protocol"]["digest"] != student["protocol"]["digest"]:
-        wanted, found = (f"{of['protocol']['name']} {of['protocol']['digest']}" for of in (student, random))
-        return f"its protocol is {found}, wanted {wanted}"
+        wanted, stated = (f"{about['protocol']['name']} {about['protocol']['digest']}" for about in (student, random))
+        return f"its protocol is {stated}, wanted {wanted}"
     mine, theirs = counterpart(student), random["arm"].split("-")[1]
     if theirs != mine:
         return f"it has {theirs} labels, wanted {mine}"
-    seeds = [of.get("views_seed") for of in (random, student)]
+    seeds = [about.get("views_seed") for about in (random, student)]
     if mine == student["arm"].split("-")[1] and student.get("views") != "each" and seeds[0] != seeds[1]:
         return f"its views were drawn from seed {seeds[0]}, wanted {seeds[1]}"
     if random["teachers"] != student["teachers"] and mine != "hard":
