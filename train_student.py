@@ -65,7 +65,6 @@ def main(options: TrainOptions) -> None:
     look = functools.partial(kept.kept_run, root=options.out, precision=precision, benchmark=benchmark, test=test,
                              with_network=options.keep_weights == "all")  # fmt: skip
     there = launch.from_main(accelerator, lambda: [look(cell, labels[cell.labels_key]) for cell in cells])
-
     finished = []
     for cell, run in tqdm(list(zip(cells, there)), desc="students", unit="run", disable=len(cells) < 2):
         where = cell.path(options.out, precision)
