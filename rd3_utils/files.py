@@ -49,7 +49,7 @@ def whole_file(path: Path | str, instead: str = ELSEWHERE, failures: tuple[type[
     where the disk does not take it, which says to do `instead`; `failures` are what a library raises in place of OSError.
     """
     path = Path(path)
-    with told(path, instead, failures):
+    with as_one_line(path, instead, failures):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(path.parent, path.name)
         partial = reserved(path, new_file)
@@ -77,7 +77,7 @@ def whole_folder(
     `replaces`, everything in it goes. A block that raises leaves what was there, and nothing else. UserError as `whole_file`.
     """
     folder = Path(folder).resolve()  # of a link, what it leads to
-    with told(folder, instead, failures):
+    with as_one_line(folder, instead, failures):
         folder.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(folder.parent, folder.name)
         partial = reserved(folder, Path.mkdir)
@@ -87,13 +87,13 @@ def whole_folder(
                 for name in names:
                     sync_file(Path(parent, name))
                 sync_folder(Path(parent))
-            place(partial, folder, last, replaces)
+            move_in(partial, folder, last, replaces)
         finally:
             remove(partial)
         sync_folder(folder.parent)
 
 
-def place(partial: Path, folder: Path, last: str, replaces: bool) -> None:
+def move_in(partial: Path, folder: Path, last: str, replaces: bool) -> None:
     """Make the whole folder `partial` be `folder`, as `whole_folder` says."""
     while replaces or not folder.exists():
         former = reserved(folder, Path.mkdir)
@@ -138,8 +138,8 @@ def try_folder(folder: Path | str, instead: str = ELSEWHERE) -> None:
     Where it is missing, the nearest folder above it is tried. Makes no folder, and removes the file that it makes.
     """
     folder = Path(folder)
-    with told(folder, instead):
-        there = nearest(folder)
+    with as_one_line(folder, instead):
+        there = nearest_folder(folder)
         if not there.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
         partial = reserved(there / "rd3", new_file)
@@ -156,7 +156,7 @@ def try_files(paths: Iterable[Path]) -> None:
         try_folder(folder)
 
 
-def nearest(folder: Path) -> Path:
+def nearest_folder(folder: Path) -> Path:
     """`folder`, or of the folders above it the first that is there, be it a file or a link that leads nowhere."""
     for path in (folder, *folder.parents):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -183,7 +183,7 @@ def remove_abandoned(folder: Path, name: str = "", after: float = ABANDONED) -> 
 
 
 @contextlib.contextmanager
-def told(path: Path, instead: str, failures: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def as_one_line(path: Path, instead: str, failures: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """An OSError while `path` is written, or one of `failures`, as a UserError that says what to do."""
     caught: tuple[type[Exception], ...] = (OSError, *failures)
     try:
@@ -191,7 +191,7 @@ def told(path: Path, instead: str, failures: tuple[type[Exception], ...] = ()) -
     except caught as error:
         number = error.errno if isinstance(error, OSError) else stated_errno(error)
         reason = REASONS.get(number or 0, "{error}: {instead}")
-        there = nearest(path) if "{there}" in reason else ""
+        there = nearest_folder(path) if "{there}" in reason else ""
         text = reason.format(instead=instead, there=there, error=" ".join(str(error).split())[:200])
         raise UserError(f"{path} cannot be written, {text}.") from error
 

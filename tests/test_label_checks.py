@@ -183,8 +183,8 @@ def test_chance_is_the_mean_over_labels_that_are_dealt_anew():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(400, 7, generator=generator) + 2 * torch.eye(7)[3]
     own, other = torch.randint(0, 7, (2, 400), generator=generator)
-    _, chance = label_checks.agreement(logits, own, other)
-    dealt = [label_checks.agreement(logits[torch.randperm(400, generator=generator)], own, other)[0] for _ in range(500)]
+    _, chance = label_checks.shown_share(logits, own, other)
+    dealt = [label_checks.shown_share(logits[torch.randperm(400, generator=generator)], own, other)[0] for _ in range(500)]
     assert chance == pytest.approx(sum(dealt) / 500, abs=0.003)
 
 

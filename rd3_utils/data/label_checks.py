@@ -57,14 +57,14 @@ def check_views(stored: Mapping[str, torch.Tensor], drawn: Mapping[str, torch.Te
             )
 
 
-def check_labels(logits: torch.Tensor, epoch: int, name: str) -> None:
+def check_finite_labels(logits: torch.Tensor, epoch: int, name: str) -> None:
     """UserError unless every label of `epoch` is a finite number."""
     if not bool(torch.isfinite(logits).all()):
         row = int((~torch.isfinite(logits).all(1)).nonzero()[0, 0])
         raise UserError(f"epoch {epoch} of {name}: the label of row {row} is not finite; make or fetch the labels again.")
 
 
-def agreement(logits: torch.Tensor, own: torch.Tensor, other: torch.Tensor) -> tuple[float, float]:
+def shown_share(logits: torch.Tensor, own: torch.Tensor, other: torch.Tensor) -> tuple[float, float]:
     """(share of views, the same by chance) whose label has as its likeliest class one that the view shows, `own` or `other`.
 
     logits [V, C]; own, other int64 [V]. By chance: were the labels dealt to the views at random.

@@ -77,7 +77,7 @@ class SoftLabelStore:
         stored = self.shards.read(epoch, layout)
         label_checks.check_views(stored, columns, epoch, name)
         logits = unpacked(stored)
-        label_checks.check_labels(logits, epoch, name)
+        label_checks.check_finite_labels(logits, epoch, name)
         return views, logits
 
     def measured_agreement(self) -> float:
@@ -92,7 +92,7 @@ class SoftLabelStore:
             labels.append(logits)
             others.append(self.images.labels[views.mix_partner])
         own = self.images.labels.repeat(needed)
-        share, chance = label_checks.agreement(torch.cat(labels), own, torch.cat(others))
+        share, chance = label_checks.shown_share(torch.cat(labels), own, torch.cat(others))
         label_checks.check_agreement(share, chance, len(own), self.index, str(self.shards.files))
         return share
 
