@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import warm
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests that need a Hub start one and give its address to a child process
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -24,6 +25,10 @@ from rd3_utils.protocols import protocol as protocols
 
 PROJECT = Path(__file__).parents[1]
 CONFIGS = PROJECT / "accelerate_configs"
+
+
+def pytest_unconfigure():
+    warm.end()
 
 
 def shaken(network):
@@ -108,10 +113,14 @@ def script(tmp_path):
 
 @pytest.fixture
 def launched(tmp_path):
-    """launched("cpu.yaml", "train_student.py", ...) -> the finished process of a real accelerate launch, in tmp_path."""
+    """launched("cpu.yaml", "train_student.py", ...) -> the finished process of a real accelerate launch, in tmp_path.
 
-    def run(config, name, *arguments, environment=(), processes=None, wait=True):
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / config)]
+    All its processes are forked from one that has torch (warm.py); with `cold=True` each starts as a user's does.
+    """
+
+    def run(config, name, *arguments, environment=(), processes=None, wait=True, cold=False):
+        python = sys.executable if cold else warm.python()
+        command = [python, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / config)]
         command += ["--num_processes", str(processes)] if processes else []
         command += [str(PROJECT / name), *map(str, arguments)]
         variables = {**os.environ, "PYTHONPATH": str(PROJECT), **dict(environment)}

@@ -9,6 +9,7 @@ import sys
 import threading
 
 import pytest
+import warm
 from conftest import PROJECT
 from test_hub import server  # noqa: F401  (the fixture)
 from test_publishing import files_of, hub  # noqa: F401  (the fixture)
@@ -433,7 +434,7 @@ def test_with_xet_files_go_out_and_come_in_the_same_and_a_bounded_folder_keeps_n
         environment |= {"HF_ENDPOINT": url, "HF_TOKEN": "hf_writer", "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "0",
                         "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(PROJECT)}  # fmt: skip
         (tmp_path / "work").mkdir()
-        done = subprocess.run([sys.executable, "-c", XET], cwd=tmp_path / "work", env=environment, text=True,
+        done = subprocess.run([warm.python(), "-c", XET], cwd=tmp_path / "work", env=environment, text=True,
                               capture_output=True, timeout=200)  # fmt: skip
     finally:
         process.terminate()

@@ -54,7 +54,7 @@ def test_the_same_command_gives_the_same_bits_and_online_labels_those_of_a_store
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_killed_training_ends_with_the_bits_of_an_undisturbed_one(tmp_path, precision):
     """fp16: the gradient scaler goes on where it was, too."""
-    options = "--arms", "distilled-hard", "--student", "convnet3_bn", "--set", "training.epochs=300"
+    options = "--arms", "distilled-hard", "--student", "convnet3_bn", "--set", "training.epochs=40"
     run = killed_and_again(tmp_path, options, {"ACCELERATE_MIXED_PRECISION": precision})
     assert run["environment"]["precision"] == precision and "cuda" in run["environment"]["devices"]
 

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import timm
+import warm
 from conftest import PROJECT
 
 from rd3_utils.cli import convert as cli_convert
@@ -92,7 +93,7 @@ def test_a_mistyped_option_is_never_taken_for_another(script, words, wanted):
 def test_a_saved_student_is_known_to_timm_whichever_is_imported_first():
     for first, second in (("rd3_utils", "timm"), ("timm", "rd3_utils"), ("rd3_utils", "timm.layers")):
         code = f"import {first}, {second}, timm; assert timm.is_model('convnet3') and timm.__spec__.loader.name == 'timm'"
-        done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
+        done = subprocess.run([warm.python(), "-c", code], cwd=PROJECT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
 
@@ -109,7 +110,7 @@ def test_importing_prints_nothing_and_seeds_nothing():
         "assert torch.initial_seed() == a and random.getstate() == b\n"
         "import sys; assert 'sklearn' not in sys.modules  # it takes a second, and only transfer computes with it"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
+    done = subprocess.run([warm.python(), "-c", code], cwd=PROJECT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

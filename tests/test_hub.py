@@ -7,6 +7,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import warm
 from conftest import PROJECT
 
 from rd3_utils.data import embedded, sources
@@ -34,7 +35,7 @@ def server(tmp_path_factory):
                 "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HOME": str(root / "home"), "PYTHONPATH": str(PROJECT)}  # fmt: skip
 
     def python(code, cwd=None, **more):
-        done = subprocess.run([sys.executable, "-c", code], cwd=cwd, text=True, capture_output=True, timeout=200,
+        done = subprocess.run([warm.python(), "-c", code], cwd=cwd, text=True, capture_output=True, timeout=200,
                               env={**os.environ, **settings, **more})  # fmt: skip
         return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
 

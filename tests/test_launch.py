@@ -4,11 +4,10 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
 
 import pytest
 import torch
+import warm
 from conftest import PROJECT
 from safetensors.torch import load_file
 
@@ -35,7 +34,7 @@ def ok(done):
 
 def test_two_processes_write_the_same_label_shards_as_one_bit_for_bit(launched, tmp_path):
     ok(launched("cpu.yaml", "generate_soft_labels.py", "--out", "one"))
-    ok(launched("cpu_2_processes.yaml", "generate_soft_labels.py", "--out", "two"))
+    ok(launched("cpu_2_processes.yaml", "generate_soft_labels.py", "--out", "two", cold=True))
     one, two = files(tmp_path / "one"), files(tmp_path / "two")
     assert len(one) == 17 and one == two
 
@@ -66,7 +65,7 @@ def test_several_processes_train_the_same_student_as_one(launched, tmp_path, pro
 
 
 def test_a_launch_that_silently_lost_its_processes_is_stopped(tmp_path):
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command = [warm.python(), "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     done = subprocess.run([*command, str(PROJECT / "train_student.py"), "--dry-run"], cwd=tmp_path, text=True,
                           capture_output=True, env={**os.environ, "PYTHONPATH": str(PROJECT)})  # fmt: skip
     assert done.returncode != 0 and "error: the launch asked for several processes but started one" in done.stderr
@@ -112,29 +111,36 @@ def test_two_processes_train_online_the_student_of_a_store(launched, tmp_path):
     assert weights[0] == weights[1]
 
 
+DIES = """
+import os, signal, train_student
+from rd3_utils import launch
+from rd3_utils.learning import fitting, training
+fitting.CHECKPOINT_SECONDS, save, left = 0, training.save_checkpoint, [int(os.environ["DIES_AFTER"])]
+def saves(*state):
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)  # the epoch that just ended is lost
+    left[0] -= 1
+    save(*state)
+training.save_checkpoint = saves
+launch.run(train_student.main, train_student.parse())
+"""
+
+
 def killed_and_again(tmp_path, options, variables=()):
-    """Train one student undisturbed, and once more killed after its first checkpoint and started again: the same bits."""
-    code = (
-        "import sys, train_student; from rd3_utils import launch; from rd3_utils.learning import fitting\n"
-        "fitting.CHECKPOINT_SECONDS = 0\n"
-        "launch.run(train_student.main, train_student.parse())"
-    )
+    """Train one student undisturbed, and once more killed an epoch after its third checkpoint and started again: same bits."""
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", **dict(variables)}
 
-    def start(out):
-        command = [sys.executable, "-c", code, *options, "--out", out]
-        return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    def train(out, dies_after):
+        return subprocess.run([warm.python(), "-c", DIES, *options, "--out", out], cwd=tmp_path, text=True, timeout=200,
+                              capture_output=True, env={**environment, "DIES_AFTER": str(dies_after)})  # fmt: skip
 
-    whole = start("whole")
-    assert whole.wait(timeout=200) == 0, whole.stderr.read()
-    killed, deadline = start("killed"), time.time() + 100
-    while not (found := list((tmp_path / "killed").rglob("*.checkpoint"))) and time.time() < deadline:
-        time.sleep(0.02)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.wait()
-    assert found and not list((tmp_path / "killed").rglob("seed0.json"))
-    again = start("killed")
-    assert again.wait(timeout=200) == 0, again.stderr.read()
+    whole = train("whole", -1)
+    assert whole.returncode == 0, whole.stderr
+    killed = train("killed", 3)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert list((tmp_path / "killed").rglob("*.checkpoint")) and not list((tmp_path / "killed").rglob("seed0.json"))
+    again = train("killed", -1)
+    assert again.returncode == 0, again.stderr
     one, two = run_of(tmp_path / "whole"), run_of(tmp_path / "killed")
     assert one["history"] == two["history"] and one["top1"] == two["top1"]
     weights = [next((tmp_path / out).rglob("model.safetensors")).read_bytes() for out in ("whole", "killed")]
@@ -142,7 +148,7 @@ def killed_and_again(tmp_path, options, variables=()):
     return one
 
 
-@pytest.mark.parametrize("labels", [("--arms", "distilled-hard", "--set", "training.epochs=400"),
-                                    ("--teacher", "default", "--online", "--set", "training.epochs=150")])  # fmt: skip
+@pytest.mark.parametrize("labels", [("--arms", "distilled-hard", "--set", "training.epochs=12"),
+                                    ("--teacher", "default", "--online", "--set", "training.epochs=12")])  # fmt: skip
 def test_a_killed_training_ends_with_the_bits_of_an_undisturbed_one(tmp_path, labels):
     killed_and_again(tmp_path, labels)

@@ -6,13 +6,13 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from types import SimpleNamespace
 
 import pytest
+import warm
 from conftest import CONFIGS, PROJECT
 from test_hub import script, server  # noqa: F401  (the fixture)
 
@@ -52,7 +52,7 @@ for line in sys.stdin:
 def hub(server, tmp_path_factory):  # noqa: F811
     """The Hub and a process that talks to it: .python(code), .script(name, ...), .fault(...), .commits(repo)."""
     home = tmp_path_factory.mktemp("work")
-    process = subprocess.Popen([sys.executable, "-c", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    process = subprocess.Popen([warm.python(), "-c", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                                env={**os.environ, **server.settings, "OMP_NUM_THREADS": "1"})  # fmt: skip
 
     def python(code, cwd=home, token="hf_writer"):
@@ -106,7 +106,7 @@ def student(server, hub, published, tmp_path_factory):  # noqa: F811
     """A student trained by two processes on labels from the Hub, in a fresh cache, and pushed as bench/student."""
     folder = tmp_path_factory.mktemp("second")
     what = ["--distilled", "bench/digits@v1", *EPOCHS, "--soft-labels", "bench/labels@v1", "--seeds", "1,0"]
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "cpu_2_processes.yaml")]
+    command = [warm.python(), "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "cpu_2_processes.yaml")]
     command += [str(PROJECT / "train_student.py"), *what, "--push-to", "bench/student", "--tag", "v1"]
     environment = {**os.environ, **server.settings, "HF_HOME": str(folder / "home"), "ACCELERATE_USE_CPU": "true",
                    "OMP_NUM_THREADS": "1"}  # fmt: skip
@@ -502,7 +502,7 @@ def test_a_killed_command_leaves_shards_that_the_next_one_completes(server, hub,
     what = [str(PROJECT / "generate_soft_labels.py"), *EPOCHS, "--push-to", "bench/killed"]
     environment = {**os.environ, **server.settings, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     hub.fault(match="POST .*/datasets/bench/killed/commit/", stall=2, times=9)
-    first = subprocess.Popen([sys.executable, *what], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    first = subprocess.Popen([warm.python(), *what], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
     while first.poll() is None:
         with contextlib.suppress(urllib.error.HTTPError):
             if hub.commits("bench/killed", "datasets") > 0:
@@ -515,7 +515,7 @@ def test_a_killed_command_leaves_shards_that_the_next_one_completes(server, hub,
     for name in ("labels-00002-of-00016.safetensors", "labels-00003-of-00016.safetensors", "index.json"):
         for path in tmp_path.glob(f"soft_labels/*/*/{name}"):  # each of two processes makes one
             path.unlink()
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "cpu_2_processes.yaml")]
+    command = [warm.python(), "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "cpu_2_processes.yaml")]
     done = subprocess.run([*command, *what], cwd=tmp_path, env=environment, text=True, capture_output=True, timeout=200)
     assert done.returncode == 0 and done.stdout.count("pushed http") == 1, done.stderr
     there = files_of(hub, "bench/killed", "datasets")
@@ -537,7 +537,7 @@ def test_a_push_that_fails_after_training_loses_nothing_and_its_command_pushes(s
     again = done.err.strip().splitlines()[-1].partition("Push them with: ")[2]
     assert again == shlex.join(["accelerate", "launch", "--mixed_precision", "no", *command, "--push-only"])
     environment = {**os.environ, **server.settings, "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "accelerate.commands.launch", *shlex.split(again)[2:]]
+    words = [warm.python(), "-m", "accelerate.commands.launch", *shlex.split(again)[2:]]
     done = subprocess.run(words, cwd=tmp_path, env=environment, text=True, capture_output=True, timeout=200)
     assert done.returncode == 0 and "pushed http" in done.stdout, done.stderr
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("results/**/seed0*")} == before

@@ -15,6 +15,7 @@ import time
 
 import pytest
 import torch
+import warm
 from conftest import PROJECT, run_script
 from making_runs import drawn, made, table
 
@@ -530,7 +531,7 @@ def test_a_place_on_a_cpu_keeps_its_memory_unless_the_user_said_what_malloc_does
 
 def command(folder, *words):
     """A study command as a person starts it, in `folder`."""
-    words = [sys.executable, "-m", "rd3_utils", "study", *map(str, words)]
+    words = [warm.python(), "-m", "rd3_utils", "study", *map(str, words)]
     return subprocess.Popen(words, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                             env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"})  # fmt: skip
 

@@ -5,9 +5,9 @@ import json
 import os
 import sqlite3
 import subprocess
-import sys
 
 import pytest
+import warm
 from accelerate.tracking import GeneralTracker
 from conftest import PROJECT
 
@@ -119,7 +119,7 @@ def tracked(tmp_path, library, **variables):
     if importlib.util.find_spec(library) is None:
         pytest.skip(f"{library} is not installed: pip install {library}")
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", **variables}
-    command = [sys.executable, str(PROJECT / "train_student.py"), *TWO, "--seeds", "0,1", "--log-with", library]
+    command = [warm.python(), str(PROJECT / "train_student.py"), *TWO, "--seeds", "0,1", "--log-with", library]
     done = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True, timeout=400)
     assert done.returncode == 0, done.stderr
     assert "step" not in "".join(line for line in done.stderr.splitlines() if "WARNING" in line), done.stderr
