@@ -77,14 +77,21 @@ def small(tmp_path):
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
-def test_every_study_plans_without_network_or_data(path, tmp_path):
-    study = studies.load(path)
+def test_every_study_plans_without_network_or_data_and_trains_no_recipe_twice(path, tmp_path, monkeypatch):
+    study, placed, place = studies.load(path), [], planning.StudyPlan.place
+    monkeypatch.setattr(planning.StudyPlan, "place", lambda *given: placed.extend(found := place(*given)) or found)
     done = run_script(tmp_path, "rd3_utils", "study", path, "--dry-run")
     assert done.code == 0, done.err
     plan = planning.StudyPlan(study, tmp_path / "results")
     assert f"{len(plan.cells)} cells" in done.out and not list(tmp_path.iterdir())
     lacking = [cell for cell in studies.cells(study) if cell.optional and not (path.parent / cell.source).exists()]
-    assert len(studies.cells(study)) == len(plan.cells) + len(lacking)
+    assert len(studies.cells(study)) == len(plan.cells) + len(lacking) and len(placed) == len(plan.cells)
+    variants = {}
+    for one in placed:
+        cell = one.cell
+        same = cell.benchmark, one.source, one.recipe, cell.student, cell.seed, one.teachers
+        variants.setdefault(same, []).append(cell.variant)
+    assert not [names for names in variants.values() if len(names) > 1]
 
 
 def test_the_study_on_cifar10_has_the_cells_of_its_table():
@@ -486,17 +493,6 @@ def test_a_plan_and_its_tables_keep_the_order_of_the_file(small):
     mine = [cell.variant for cell in cells if (cell.method, cell.ipc, cell.seed) == ("dm", 1, 0)]
     knobs = "training.batch_size=5", "training.batch_size=10", "training.zeta=1.0"
     assert mine == ["rd3-v1", "hard-label-v1", *(f"rd3-v1, {knob}" for knob in knobs)]
-
-
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
-def test_no_study_trains_one_recipe_twice(path, tmp_path):
-    plan, seen = planning.StudyPlan(studies.load(path), tmp_path), {}
-    for one in plan.place(False):
-        cell = one.cell
-        seen.setdefault((cell.benchmark, one.source, one.recipe, cell.student, cell.seed, one.teachers), []).append(
-            cell.variant
-        )
-    assert not [names for names in seen.values() if len(names) > 1]
 
 
 def pages_asked_for(environment):
