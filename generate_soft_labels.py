@@ -41,8 +41,8 @@ def main(options: LabelOptions) -> None:
         raise UserError(f"protocol {protocol.label} has {recipe.labels.kind} labels: there is nothing to generate.")
     recipe = recipe.labelled
     teachers = labelling.load_teachers(options.teacher or ("default",), recipe, benchmark)
-    plan = labelling.plan_store(images, recipe, teachers, options.views_seed, accelerator.device, options.forward_batch,
-                          options.label_dtype, options.shard_mb)  # fmt: skip
+    form = labelling.StoreFormat(options.forward_batch, options.label_dtype, options.shard_mb)
+    plan = labelling.plan_store(images, recipe, teachers, options.views_seed, accelerator.device, form)
     where = soft_labels.store_folder(options.out, images, plan.teachers_id, recipe, options.views_seed)
     say = accelerator.print
     say(f"{images.identity}: {len(images)} images, {plan.epochs} epochs of {protocol.label}, teacher "
@@ -50,8 +50,7 @@ def main(options: LabelOptions) -> None:
     volume = units.size(plan.epochs * plan.epoch_bytes)
     say(f"{plan.epochs * plan.rows} views, {volume} in {len(plan.shards)} shards -> {where}")
     if options.dry_run:
-        say(json.dumps(recipe.as_dict(), indent=1))
-        return
+        return say(json.dumps(recipe.as_dict(), indent=1))
     if target:
         missing = not labelling.is_complete(where, plan)
         launch.raise_on_all(accelerator, lambda: pushing.may_push(target, missing) if accelerator.is_main_process else None)
@@ -65,10 +64,11 @@ def main(options: LabelOptions) -> None:
         test = image_sets.test_split(benchmark, options.data_dir, options.workers)
         with dataset_repo.LabelUpload(target, where) if target else contextlib.nullcontext() as upload:
             finished = upload.finished if upload else None
-            labelling.make_labels(Path(where), plan, images, recipe, teachers, benchmark, test, accelerator, finished)
+            task = labelling.LabellingTask(plan, images, recipe, teachers, benchmark)
+            labelling.make_labels(Path(where), task, test, accelerator, finished)
         index = json.loads((where / "index.json").read_text())
-        for teacher in index["teachers"]:
-            say(f"teacher {teacher['source']}: top-1 {100 * teacher['top1']:.2f} % on {benchmark.name}")
+        for source, top1 in soft_labels.teacher_scores(index):
+            say(f"teacher {source}: top-1 {100 * top1:.2f} % on {benchmark.name}")
         say(f"{'it puts' if len(index['teachers']) == 1 else 'together they put'} {100 * index['recognised']:.2f} % of the "
             f"{len(images)} images into their own class")  # fmt: skip
         train_on_them = command_lines.launch(options.for_training())

@@ -17,19 +17,16 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.utils import tqdm
-from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from rd3_utils import files, launch, tracking
 from rd3_utils.arms import kept, label_sources, planned_runs
 from rd3_utils.cli import options as shared
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import tables
-from rd3_utils.data.label_readers import LabelReader
-from rd3_utils.data.whitening import Whitening
+from rd3_utils.data.images import ImageSet
 from rd3_utils.learning import fitting, search, students, training
+from rd3_utils.learning.fitting import TrainingTask
 from rd3_utils.options import TrainOptions
-from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.publishing import card, student_repo
 from rd3_utils.scoring import runs
 
@@ -47,10 +44,9 @@ def main(options: TrainOptions) -> None:
         network = students.create(cell.student, benchmark, cell.seed, **cell.recipe.training.drops)
         training.check_launch(cell.recipe, network, accelerator)
         training.image_weights(cell.recipe, cell.images)
-    if options.dry_run:
-        accelerator.print(planned_runs.dry_run(cells, options, launch.precision(accelerator)))
-        return
     precision, main_process = launch.precision(accelerator), accelerator.is_main_process
+    if options.dry_run:
+        return accelerator.print(planned_runs.dry_run(cells, options, precision))
     push = student_repo.prepared(target, cells, benchmark, options, precision, accelerator) if target else None
     if options.push_only:
         if push and main_process:
@@ -68,8 +64,8 @@ def main(options: TrainOptions) -> None:
     finished = []
     for cell, run in tqdm(list(zip(cells, there)), desc="students", unit="run", disable=len(cells) < 2):
         where = cell.path(options.out, precision)
-        given = labels[cell.labels_key], whitening[cell.recipe.views.zca], benchmark
-        finished.append(run or train(cell, *given, test(cell.recipe.training.test_resize), where, options, accelerator))
+        task = TrainingTask(cell, labels[cell.labels_key], whitening[cell.recipe.views.zca], benchmark)
+        finished.append(run or train(task, test(cell.recipe.training.test_resize), where, options, accelerator))
     if main_process and not options.runs_only:
         card.publish_cards(finished, cells, labels, benchmark, protocol, options)
     accelerator.end_training()
@@ -77,32 +73,32 @@ def main(options: TrainOptions) -> None:
         push(finished)
 
 
-def train(cell: planned_runs.PlannedRun, labels: LabelReader, whitening: Whitening | None, benchmark: Benchmark,
-          test: image_sets.ImageSet, where: Path, options: TrainOptions, accelerator: Accelerator) -> runs.Run:  # fmt: skip
+def train(task: TrainingTask, test: ImageSet, where: Path, options: TrainOptions,
+          accelerator: Accelerator) -> runs.Run:  # fmt: skip
     """Train one student from its seed, score its last epoch, write and return the Run."""
+    cell = task.cell
     launched = f"{accelerator.num_processes}-{launch.precision(accelerator)}"
     checkpoint = where.with_name(f"seed{cell.seed}-{launched}.checkpoint")
-    searched: dict = {}
-    if cell.recipe.training.learning_rates:
-        rates = best_rate(cell, labels, whitening, benchmark, test, checkpoint, options, accelerator)
-        searched = {"learning_rate_search": rates}
-        cell = dataclasses.replace(cell, recipe=search.with_rate(cell.recipe, rates["learning_rate"]))
+    best = best_rate(task, test, checkpoint, options, accelerator) if cell.recipe.training.learning_rates else None
+    if best:
+        cell = dataclasses.replace(cell, recipe=search.with_rate(cell.recipe, best["learning_rate"]))
+        task = dataclasses.replace(task, cell=cell)
 
-    tracking.begin(accelerator, where.relative_to(options.out).with_suffix(""), cell.describe(labels))
+    tracking.begin(accelerator, where.relative_to(options.out).with_suffix(""), cell.describe(task.labels))
 
-    def watch(entry: dict, student: nn.Module | None = None, average: AveragedModel | None = None) -> None:
-        if options.monitor_test and student and entry["epoch"] % max(1, cell.recipe.training.epochs // MONITORED) == 0:
-            entry["test_top1"] = fitting.score(cell, student, average, test, benchmark, whitening, accelerator)["top1"]
+    def watch(entry: dict, learner: training.Learner | None = None) -> None:
+        if options.monitor_test and learner and entry["epoch"] % max(1, cell.recipe.training.epochs // MONITORED) == 0:
+            entry["test_top1"] = fitting.score(task, learner, test, accelerator).top1
         accelerator.log(entry, step=entry["epoch"])
 
-    student, average, history, started = fitting.fit(cell, labels, whitening, benchmark, checkpoint, accelerator, watch)
-    result = fitting.score(cell, student, average, test, benchmark, whitening, accelerator)
+    learner, history, started = fitting.fit(task, checkpoint, accelerator, watch)
+    result = dataclasses.asdict(fitting.score(task, learner, test, accelerator))
     accelerator.log(result, step=cell.recipe.training.epochs)
     run = {
-        **cell.describe(labels),
-        "network": students.describe_network(cell.student, accelerator.unwrap_model(student)),
+        **cell.describe(task.labels),
+        "network": students.describe_network(cell.student, accelerator.unwrap_model(learner.student)),
         **result,
-        **searched,
+        **({"learning_rate_search": best} if best else {}),
         "test": test.describe(),
         "monitored_test": any("test_top1" in entry for entry in history),
         "history": history,
@@ -112,29 +108,29 @@ def train(cell: planned_runs.PlannedRun, labels: LabelReader, whitening: Whiteni
     finished = kept.agreed(where, run)
     if accelerator.is_main_process:
         if cell.keeps_weights:
-            scored = accelerator.unwrap_model(student) if average is None else average.module
-            students.save(scored, where.with_suffix(""), benchmark)
+            students.save(accelerator.unwrap_model(learner.scored), where.with_suffix(""), task.benchmark)
         runs.write(where, run)
         checkpoint.unlink(missing_ok=True)
     accelerator.free_memory()
     return finished
 
 
-def best_rate(cell: planned_runs.PlannedRun, labels: LabelReader, whitening: Whitening | None, benchmark: Benchmark,
-              test: image_sets.ImageSet, checkpoint: Path, options: TrainOptions,
+def best_rate(task: TrainingTask, test: ImageSet, checkpoint: Path, options: TrainOptions,
               accelerator: Accelerator) -> dict:  # fmt: skip
     """The learning-rate search of the recipe's grid on held-out images: as it is kept there, or made now by all processes."""
-    held_out = search.held_out(tables.real(benchmark, "train", options.data_dir, options.workers), cell.images)
+    cell = task.cell
+    held_out = search.held_out(tables.real(task.benchmark, "train", options.data_dir, options.workers), cell.images)
     launch.agree(accelerator, held_out.fingerprint, "the train images they hold out")
-    labels = label_sources.labels_of_search(cell, labels)  # the same for all seeds
-    wanted = kept.expected(cell, labels, launch.precision(accelerator), benchmark, test)
+    labels = label_sources.labels_of_search(cell, task.labels)  # the same for all seeds
+    wanted = kept.expected(cell, labels, launch.precision(accelerator), task.benchmark, test)
 
     def top1(rate: float) -> float | None:
         candidate = dataclasses.replace(cell, recipe=search.with_rate(cell.recipe, rate), seed=search.SEED)
+        trial = dataclasses.replace(task, cell=candidate, labels=labels)
         temporary = checkpoint.with_stem(f"{checkpoint.stem}-rate{rate:g}")
         try:
-            student, average, *_ = fitting.fit(candidate, labels, whitening, benchmark, temporary, accelerator)
-            return fitting.score(candidate, student, average, held_out, benchmark, whitening, accelerator)["top1"]
+            learner, *_ = fitting.fit(trial, temporary, accelerator)
+            return fitting.score(trial, learner, held_out, accelerator).top1
         except training.Diverged:
             return None
         finally:

@@ -143,24 +143,24 @@ def on_several_gpus(accelerator: Accelerator) -> bool:
     return accelerator.num_processes > 1 and accelerator.distributed_type == DistributedType.MULTI_GPU
 
 
-def agree(accelerator: Accelerator, value: object, what: str) -> None:
-    """UserError unless `value` is the same in every process; `what` says what it is and why it may differ."""
+def agree(accelerator: Accelerator, value: object, name: str) -> None:
+    """UserError unless `value` is the same in every process; `name` says what it is and why it may differ."""
     values = gather_object([value]) if accelerator.num_processes > 1 else [value]
     if any(other != value for other in values):
-        raise UserError(f"the processes differ in {what}: {', '.join(str(v)[:80] for v in values)}.")
+        raise UserError(f"the processes differ in {name}: {', '.join(str(v)[:80] for v in values)}.")
 
 
 def from_main(accelerator: Accelerator, function: Callable[[], T]) -> T:
     """What `function()` returns in the main process, in every process; a UserError there becomes one in all."""
-    found: list[Any] = [None]
+    answer: list[Any] = [None]
 
     def ask() -> None:
-        found[0] = function() if accelerator.is_main_process else None
+        answer[0] = function() if accelerator.is_main_process else None
 
     raise_on_all(accelerator, ask)
     if accelerator.num_processes > 1:
-        broadcast_object_list(found)
-    return found[0]
+        broadcast_object_list(answer)
+    return answer[0]
 
 
 def raise_on_all(accelerator: Accelerator, function: Callable[[], object]) -> None:
@@ -168,17 +168,17 @@ def raise_on_all(accelerator: Accelerator, function: Callable[[], object]) -> No
 
     All raise that of the first process that has one, of its class.
     """
-    found = None
+    own = None
     try:
         function()
     except UserError as error:
-        found = error
-    every = gather_object([found and (type(found), str(found))]) if accelerator.num_processes > 1 else []
+        own = error
+    every = gather_object([own and (type(own), str(own))]) if accelerator.num_processes > 1 else []
     first = next(filter(None, every), None)
     if first:
         raise first[0](first[1])
-    if found:
-        raise found
+    if own:
+        raise own
 
 
 def run(main: Callable[[T], object], options: T) -> None:

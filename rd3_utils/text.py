@@ -16,7 +16,7 @@ def table(rows: Iterable[Iterable[Any]]) -> str:
 def escape(text: str) -> str:
     """`text` on one line, so that no character of it means anything to Markdown or HTML."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"[\\`*\[\]|~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", lambda found: "\\" + found[0], text)
+    return re.sub(r"[\\`*\[\]|~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", lambda special: "\\" + special[0], text)
 
 
 def fenced(text: str, language: str) -> str:

@@ -50,10 +50,10 @@ def end_tracking(accelerator: "Accelerator") -> None:
 
 def flat_config(table: dict, head: str = "") -> dict:
     """{"training.epochs": 300, ...} of nested tables; lists as JSON text."""
-    found: dict = {}
+    flat: dict = {}
     for key, value in table.items():
         if isinstance(value, dict):
-            found |= flat_config(value, f"{head}{key}.")
+            flat |= flat_config(value, f"{head}{key}.")
         else:
-            found[head + key] = json.dumps(value) if isinstance(value, list) else value
-    return found
+            flat[head + key] = json.dumps(value) if isinstance(value, list) else value
+    return flat

@@ -9,9 +9,9 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
-def size(of: float) -> str:
+def size(count: float) -> str:
     """Bytes as a person says them: 1.23 MB, of powers of ten."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if of >= 0.9995 * factor:
-            return f"{of / factor:.3g} {unit}"
-    return f"{of:.0f} bytes"
+        if count >= 0.9995 * factor:
+            return f"{count / factor:.3g} {unit}"
+    return f"{count:.0f} bytes"

@@ -49,7 +49,7 @@ def test_a_normalised_release_becomes_the_images_that_it_was_made_of(script, rel
 
 def test_integer_labels_are_the_classes(released, digits, ten, tmp_path):
     found, _ = convert.convert(
-        released(normalised(ten.images, digits.image.mean, digits.image.std), ten.labels), tmp_path / "x", digits, None
+        released(normalised(ten.images, digits.image.mean, digits.image.std), ten.labels), tmp_path / "x", digits
     )
     assert torch.equal(found.labels, ten.labels) and found.soft_labels is None and torch.equal(found.images, ten.images)
 
@@ -60,8 +60,8 @@ def test_whitening_is_undone_by_its_inverse(released, digits, ten, train, tmp_pa
     ordered = ten.images[ten.labels.argsort()]
     source = released(fitted(ordered / 255))
     with pytest.raises(UserError, match="of the values lie outside"):
-        convert.convert(source, tmp_path / "x", digits, None, normalisation=((0.0,) * 3, (1.0,) * 3))
-    found, about = convert.convert(source, tmp_path / "x", digits, lambda: train, zca=0.1)
+        convert.convert(source, tmp_path / "x", digits, convert.Preprocessing(((0.0,) * 3, (1.0,) * 3)))
+    found, about = convert.convert(source, tmp_path / "x", digits, convert.Preprocessing(zca=0.1, train=lambda: train))
     assert (found.images.int() - ordered.int()).abs().max() <= 1 and about["undone"] == {"zca": 0.1}
 
 
@@ -70,11 +70,11 @@ def test_what_8_bits_clip_is_counted_stated_and_limited(released, digits, ten, t
     pixels[:, :, 0, :2] = 1.25  # 2 of 64 values
     pixels[:, :, 1, 0] = 1 + 0.4 / 255  # rounds to 255: not clipped
     source = released(normalised(pixels * 255, digits.image.mean, digits.image.std))
-    found, about = convert.convert(source, tmp_path / "x", digits, None)
+    found, about = convert.convert(source, tmp_path / "x", digits)
     assert about["clipped"] == 2 / 64 and about["furthest_outside"] == pytest.approx(0.25, abs=1e-4)
     assert int(found.images.max()) == 255
     with pytest.raises(UserError, match=r"3.1 % of the values lie outside \[0, 1\].*more than the 2.0 % that may"):
-        convert.convert(source, tmp_path / "y", digits, None, most_clipped=0.02)
+        convert.convert(source, tmp_path / "y", digits, most_clipped=0.02)
     assert not (tmp_path / "y").exists()
 
 
@@ -88,10 +88,10 @@ def test_what_8_bits_clip_is_counted_stated_and_limited(released, digits, ten, t
 ])  # fmt: skip
 def test_a_wrong_release_is_named(released, digits, tmp_path, images, labels, wanted):
     with pytest.raises(UserError, match=wanted):
-        convert.convert(released(images, labels), tmp_path / "x", digits, None)
+        convert.convert(released(images, labels), tmp_path / "x", digits)
 
 
 def test_a_file_with_code_in_it_is_refused(digits, tmp_path):
     torch.save(print, tmp_path / "images_best.pt")
     with pytest.raises(UserError, match="cannot be read as a tensor"):
-        convert.convert(tmp_path / "images_best.pt", tmp_path / "x", digits, None)
+        convert.convert(tmp_path / "images_best.pt", tmp_path / "x", digits)

@@ -70,7 +70,7 @@ def test_features_of_a_network_of_huge_weights_are_refused(digits, ten):
     network = students.create("convnet1", digits, 0)
     for weight in network.parameters():
         weight.data.fill_(3e38)
-    frozen = features.frozen(network, "x", None, "convnet1", 8, digits.image.mean, digits.image.std)
+    frozen = features.Frozen(network, "x", None, "convnet1", 8, digits.image.mean, digits.image.std)
     with pytest.raises(training.Diverged, match="not all finite"):
         features.extract(frozen, ten.images, torch.device("cpu"))
 
@@ -88,12 +88,12 @@ def test_buffers_count_and_whole_numbers_do_not(digits):
 def test_a_checkpoint_of_no_numbers_is_neither_written_nor_resumed(digits, ten, recipe, tmp_path, spoil):
     of = recipe("rd3-v1", ten, "training.ema_decay=0.9", student="convnet1")
     network = students.create("convnet1", digits, 0)
-    optimizer, average = training.optimizer(of, network), training.moving_average(of, network)
-    broken = {"network": network, "average": average}[spoil]
+    learner = training.Learner(network, network, training.optimizer(of, network), None, training.moving_average(of, network))
+    broken = getattr(learner, spoil)
     path = tmp_path / "x.checkpoint"
 
     def save():
-        training.save_checkpoint(path, 1, 1.0, {}, network, optimizer, None, average, [])
+        training.save_checkpoint(path, learner, {}, 1, 1.0, [])
 
     save()
     state = torch.load(path, weights_only=True)
@@ -105,7 +105,7 @@ def test_a_checkpoint_of_no_numbers_is_neither_written_nor_resumed(digits, ten, 
     next(value for value in state[spoil].values() if value.is_floating_point() and value.ndim)[0] = float("nan")
     torch.save(state, path)
     with pytest.raises(UserError, match="x.checkpoint, of .* no finite numbers; remove that file"):
-        training.load_checkpoint(path, {}, network, optimizer, None, average)
+        training.load_checkpoint(path, learner, {})
 
 
 @pytest.mark.parametrize("kind", [training.Diverged, TagTaken, UserError])

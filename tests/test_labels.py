@@ -50,9 +50,10 @@ def made(digits, test_set, recipe, tmp_path):
         accelerator = launch.accelerator()
         r = recipe("rd3-v1", images, *overrides)
         found = labelling.load_teachers(sources, r, digits)
-        plan = labelling.plan_store(images, r.labelled, found, 0, accelerator.device, **options)
+        plan = labelling.plan_store(images, r.labelled, found, 0, accelerator.device, labelling.StoreFormat(**options))
         where = soft_labels.store_folder(tmp_path, images, plan.teachers_id, r.labelled, 0)
-        labelling.make_labels(where, plan, images, r.labelled, found, digits, test_set, accelerator)
+        task = labelling.LabellingTask(plan, images, r.labelled, found, digits)
+        labelling.make_labels(where, task, test_set, accelerator)
         return where, r, plan
 
     return make
@@ -193,9 +194,9 @@ def test_grouped_labels_do_not_depend_on_who_makes_which_epoch(digits, second, t
     r = recipe("rd3-v1", ten, "training.epochs=4", "labels.teacher_bn=groups:4")
     found = labelling.load_teachers([second], r, digits)
     plan = labelling.plan_store(ten, r, found, 0, torch.device("cpu"))
-    network = teachers.Ensemble(found, digits)
-    whole = labelling.label_epochs(network, ten.images, r, plan, 0, 4, {}, "cpu")
-    apart = [labelling.label_epochs(network, ten.images, r, plan, e, e + 1, {}, "cpu") for e in (3, 1, 0, 2)]
+    labeller = labelling.labeller_on(torch.device("cpu"), labelling.LabellingTask(plan, ten, r, found, digits))
+    whole = labelling.label_epochs(labeller, 0, 4, {})
+    apart = [labelling.label_epochs(labeller, e, e + 1, {}) for e in (3, 1, 0, 2)]
     assert torch.equal(whole, torch.cat([apart[2], apart[1], apart[3], apart[0]]))
 
 

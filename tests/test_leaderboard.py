@@ -16,6 +16,7 @@ from rd3_utils.cli.options import read_what
 from rd3_utils.errors import UserError
 from rd3_utils.leaderboard import claims, entries, pages, pareto, reproduce, vetting
 from rd3_utils.leaderboard import site as leaderboard
+from rd3_utils.leaderboard.related import Related
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols import protocol as protocols
 from rd3_utils.protocols.recipe import digest
@@ -117,7 +118,7 @@ def test_a_row_is_the_summary_of_its_runs(measured):
 
 
 def test_the_baseline_of_a_row_has_its_protocol_labels_and_teacher(measured):
-    related = entries.Related(measured.entries)
+    related = Related(measured.entries)
     [entry] = [entry for entry in measured.entries if entry.name == "rded-ipc1"]
     random = related.of(entry, "random-soft")
     assert random.group == entry.group and random.teachers == entry.teachers and random.is_random
@@ -128,7 +129,7 @@ def test_the_baseline_of_a_row_has_its_protocol_labels_and_teacher(measured):
 def test_the_baseline_of_a_row_saw_views_of_its_seed(measured):
     """Two sets under two views seeds are four rows: each improves over random images with its own views."""
     [mine] = [entry for entry in measured.entries if entry.name == "rded-ipc1"]
-    random = entries.Related(measured.entries).of(mine, "random-soft")
+    random = Related(measured.entries).of(mine, "random-soft")
 
     def of(entry, seed, top1):
         runs = [dataclasses.replace(run, views_seed=seed, top1=top1) for run in entry.runs]
@@ -136,9 +137,9 @@ def test_the_baseline_of_a_row_saw_views_of_its_seed(measured):
 
     rows = [of(mine, 0, 0.5), of(mine, 1, 0.6)]
     for others in ([of(random, 0, 0.1), of(random, 1, 0.4)], [of(random, 1, 0.4), of(random, 0, 0.1)]):
-        related = entries.Related([*rows, *others])
+        related = Related([*rows, *others])
         assert [related.scores(row)[0]["ior"]["value"] for row in rows] == pytest.approx([0.4, 0.2])
-    assert "ior" not in entries.Related([rows[0], of(random, 1, 0.4)]).scores(rows[0])[0]
+    assert "ior" not in Related([rows[0], of(random, 1, 0.4)]).scores(rows[0])[0]
 
 
 def test_hlr_and_lrs_appear_where_the_arms_are_there(run, folder):
@@ -164,7 +165,7 @@ def test_hlr_and_lrs_appear_where_the_arms_are_there(run, folder):
     found = entries.gathered_entries([folder(files)])
     assert found.apart == ()
     [row] = [entry for entry in found.entries if entry.arm == "distilled-soft"]
-    scores, _ = entries.Related(found.entries).scores(row)
+    scores, _ = Related(found.entries).scores(row)
     assert scores["hlr"]["value"] == pytest.approx(0.85 - 0.4)
     assert scores["ior"]["value"] == pytest.approx(run["top1"] - 0.47)
     assert 0 < scores["lrs"]["value"] < 1 and not scores["lrs"]["cited"]
@@ -172,7 +173,7 @@ def test_hlr_and_lrs_appear_where_the_arms_are_there(run, folder):
     del files["d/seed0.json"]
     found = entries.gathered_entries([folder({**files}, "cited")])
     [row] = [entry for entry in found.entries if entry.arm == "distilled-soft"]
-    scores, _ = entries.Related(found.entries).scores(row)
+    scores, _ = Related(found.entries).scores(row)
     assert scores["hlr"]["value"] == pytest.approx(0.848 - 0.4) and "DATM" in scores["hlr"]["cited"]
     assert "DATM" in leaderboard.site_files(found)["index.html"].decode()
 

@@ -57,7 +57,7 @@ def test_every_fact_keeps_runs_apart_and_is_named(what):
         one, other = made(), made(**CHANGES[what])
     for pair in ((one, other), (other, one)):
         verdict = measure.same_measure(*pair)
-        assert not verdict and verdict.what == (what if what != "recipe" else "recipe, steps")
+        assert not verdict and verdict.fact == (what if what != "recipe" else "recipe, steps")
         assert measure.same_measure(*pair, but=[what, "views seed"] if what == "kind of views" else [what])
 
 
@@ -74,8 +74,8 @@ def test_knobs_of_a_recipe_are_compared_one_by_one_but_for_a_rate_that_every_dra
     draws = [made(images=drawn(k), recipe=recipe, learning_rate_search=search) for k, recipe in enumerate(recipes)]
     assert measure.same_measure(*draws)
     seeds = [made(seed=k, recipe=recipe, learning_rate_search=search) for k, recipe in enumerate(recipes)]
-    assert measure.same_measure(*seeds).what == "training.learning_rate"  # one image set has one search
-    assert measure.same_measure(made(), made(recipe={"training": {"epochs": 2}})).what == "training.epochs"
+    assert measure.same_measure(*seeds).fact == "training.learning_rate"  # one image set has one search
+    assert measure.same_measure(made(), made(recipe={"training": {"epochs": 2}})).fact == "training.epochs"
 
 
 def test_random_images_of_a_split_that_is_not_recorded_pool_among_themselves_or_where_drawing_again_gives_the_same(select):

@@ -175,7 +175,7 @@ from rd3_utils.learning import evaluation
 from rd3_utils.protocols import benchmark
 digits = benchmark.load("digits")
 network = timm.create_model("hf-hub:bench/student@v1", pretrained=True)
-print(evaluation.accuracy(network, images.test_split(digits), digits, Accelerator(cpu=True))["top1"])
+print(evaluation.accuracy(network, images.test_split(digits), digits, Accelerator(cpu=True)).top1)
 (result,) = HfApi().model_info("bench/student", expand=["evalResults"]).eval_results
 print(result.dataset_id, result.task_id, result.value, result.notes)
 card = ModelCard.load("bench/student").data

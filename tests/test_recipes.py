@@ -20,8 +20,8 @@ def learned(select, tmp_path_factory):
     """A set of twenty digits with labels and weights of its own."""
     found, folder = select("random:ipc=2,seed=0"), tmp_path_factory.mktemp("sets") / "learned"
     logits = 3 * torch.nn.functional.one_hot(found.labels, 10).float()
-    images.save(images.make("learned", found.images, found.labels, found.class_names, "learned", None, logits,
-                            torch.linspace(0.5, 1.5, 20)), folder)  # fmt: skip
+    own = {"soft_labels": logits, "weights": torch.linspace(0.5, 1.5, 20)}
+    images.save(images.make("learned", found.images, found.labels, found.class_names, "learned", **own), folder)
     return folder
 
 

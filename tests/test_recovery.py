@@ -19,6 +19,7 @@ from rd3_utils.errors import UserError
 from rd3_utils.learning import students, teachers, training
 from rd3_utils.synthesis import rded as real_patches
 from rd3_utils.synthesis import recovery
+from rd3_utils.synthesis.task import SynthesisTask
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def normalised(benchmark, images):
 
 def recovered(method, digits, table, teacher, ipc=1, seed=0, **settings):
     settings = {"iterations": 40, **settings}
-    return getattr(recovery, method)(table, digits, ipc, seed, launch.accelerator(), None, teacher, **settings)
+    return getattr(recovery, method)(SynthesisTask(table, digits, ipc, seed, launch.accelerator()), teacher, **settings)
 
 
 def test_the_loss_is_brute_force_over_recorded_activations(digits, teacher):
@@ -85,7 +86,7 @@ def test_a_step_sees_torchvisions_crop_flip_and_roll_and_so_do_its_gradients():
     for box, flip, roll in (([3, 7, 9, 20], True, [2, 4]), ([0, 0, 32, 32], False, [0, 3]), ([20, 1, 12, 9], False, [-4, 1])):
         wanted = pictures.resized_crop(x, *box, [32, 32])
         wanted = torch.roll(pictures.hflip(wanted) if flip else wanted, roll, (2, 3))
-        found = recovery.seen(x, box, flip, roll)
+        found = recovery.augmented(x, box, flip, roll)
         assert torch.allclose(found, wanted, atol=2e-4)  # weights there are of 16 bits
         gradients = [torch.autograd.grad((y * weight).sum(), x)[0] for y in (found, wanted)]
         assert torch.allclose(*gradients, atol=1e-3)
@@ -226,7 +227,7 @@ def test_images_start_from_noise_real_images_or_rded(digits, table, teacher, sel
     real, _ = recovered("sre2l", digits, table, teacher, 3, 5, init="real", batch=4, **still)
     assert torch.equal(real, select("random:ipc=3,seed=5").images)
     patches, _ = recovered("sre2l", digits, table, teacher, 1, 5, init="rded", **still)
-    assert torch.equal(patches, real_patches.rded(table, digits, 1, 5, launch.accelerator(), None, teacher)[0])
+    assert torch.equal(patches, real_patches.rded(SynthesisTask(table, digits, 1, 5, launch.accelerator()), teacher)[0])
     noise, _ = recovered("sre2l", digits, table, teacher, 1, 5, **still)
     black = -digits.image.mean[0] / digits.image.std[0]
     wanted = recovery.noise(10, 8, views.Stream(5, "recovery 0 0")).clamp(black, black + 1 / digits.image.std[0])

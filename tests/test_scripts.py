@@ -44,7 +44,7 @@ def test_the_kept_weights_score_what_the_run_says(script, tmp_path, digits, test
     (run,) = runs(tmp_path)
     (folder,) = tmp_path.glob("results/**/distilled-hard/seed0")
     network = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    assert evaluation.accuracy(network, test_set, digits, launch.accelerator())["top1"] == run["top1"] > 0.3
+    assert evaluation.accuracy(network, test_set, digits, launch.accelerator()).top1 == run["top1"] > 0.3
 
 
 def test_the_same_command_gives_the_same_bits_and_then_keeps_them(script, tmp_path):

@@ -23,9 +23,9 @@ def made(digits, test_set, recipe, tmp_path):
         accelerator = launch.accelerator()
         r = recipe("rd3-v1", images, *overrides, labels=labels)
         found = labelling.load_teachers(["default"], r, digits)
-        plan = labelling.plan_store(images, r, found, views_seed, accelerator.device, **options)
+        plan = labelling.plan_store(images, r, found, views_seed, accelerator.device, labelling.StoreFormat(**options))
         where = where or soft_labels.store_folder(tmp_path, images, plan.teachers_id, r, views_seed)
-        labelling.make_labels(where, plan, images, r, found, digits, test_set, accelerator)
+        labelling.make_labels(where, labelling.LabellingTask(plan, images, r, found, digits), test_set, accelerator)
         return where, r
 
     return make

@@ -321,12 +321,12 @@ def test_accuracy_is_counted_over_the_whole_test_split(digits, test_set, name):
     known = name == "default"
     network = teachers.load(name, digits).network if known else shaken(students.create(name, digits, 0)).train()
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    scores = evaluation.accuracy(network, test_set, digits, launch.accelerator())
+    score = evaluation.accuracy(network, test_set, digits, launch.accelerator())
     assert network.training is not known and all(torch.equal(before[key], v) for key, v in network.state_dict().items())
     x = (test_set.images.double() / 255 - digits.image.mean[0]) / digits.image.std[0]
     hits = network.eval()(x.float()).argsort(1, descending=True) == test_set.labels[:, None]
     by_rank = [float(hits[:, :k].any(1).double().mean()) for k in (1, 4, 5, 6)]
-    assert scores == {"top1": by_rank[0], "top5": by_rank[2], "images_scored": 500}
+    assert score == evaluation.Score(top1=by_rank[0], top5=by_rank[2], images_scored=500)
     assert 0.9 < by_rank[0] < by_rank[2] if known else 0.02 < by_rank[0] < by_rank[1] < by_rank[2] < by_rank[3]
 
 
@@ -335,7 +335,7 @@ def test_top5_of_fewer_than_five_classes_is_one(digits, test_set):
     rows = (test_set.labels < 3).nonzero().flatten()
     some = image_sets.make("x", test_set.images[rows], test_set.labels[rows], few.classes, "x")
     network = timm.create_model("convnet1", num_classes=3, img_size=8)
-    assert evaluation.accuracy(network, some, few, launch.accelerator())["top5"] == 1.0
+    assert evaluation.accuracy(network, some, few, launch.accelerator()).top5 == 1.0
 
 
 @pytest.mark.parametrize("name", ["imagenette", "imagewoof", "imagenet-10", "imagenet-100", "tiny-imagenet"])

@@ -19,6 +19,7 @@ from rd3_utils.learning import students, teachers
 from rd3_utils.synthesis import dm
 from rd3_utils.synthesis import methods as synthesis
 from rd3_utils.synthesis import rded as real_patches
+from rd3_utils.synthesis.task import SynthesisTask
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def table(digits):
 
 def test_distribution_matching_brings_the_class_means_together(digits, table, train, select):
     """For networks it never saw, DM's images embed nearer to the class means than the real images they start from."""
-    pixels, _ = dm.dm(table, digits, 1, 0, launch.accelerator(), None, iterations=60, student="convnet3")
+    pixels, _ = dm.dm(SynthesisTask(table, digits, 1, 0, launch.accelerator()), iterations=60, student="convnet3")
     start = select("random:ipc=1,seed=0")
 
     def embedded(network, images):
@@ -62,18 +63,20 @@ def test_siamese_augmentation_changes_real_and_synthetic_images_of_a_class_alike
 
 
 def test_distribution_matching_with_dsa_still_brings_class_means_together(digits, table, select):
-    plain, about = dm.dm(table, digits, 1, 0, launch.accelerator(), None, iterations=10)
-    made, told = dm.dm(table, digits, 1, 0, launch.accelerator(), None, iterations=10, dsa="color_crop_scale")
+    plain, about = dm.dm(SynthesisTask(table, digits, 1, 0, launch.accelerator()), iterations=10)
+    made, told = dm.dm(SynthesisTask(table, digits, 1, 0, launch.accelerator()), iterations=10, dsa="color_crop_scale")
     assert (about["dsa"], told["dsa"]) == ("none", "color_crop_scale") and not torch.equal(plain, made)
     for wrong, says in (("color_flop", "did you mean 'flip'"), ("flip", "forbids mirror images")):
         with pytest.raises(UserError, match=says):
-            dm.dm(table, digits, 1, 0, launch.accelerator(), None, iterations=1, dsa=wrong)
+            dm.dm(SynthesisTask(table, digits, 1, 0, launch.accelerator()), iterations=1, dsa=wrong)
 
 
 @pytest.mark.parametrize("factor, ipc", [(1, 3), (2, 2)])
 def test_rded_keeps_the_patches_its_description_keeps(digits, table, train, factor, ipc):
     """One patch at a time: 12 candidates of a class, 4 crops each, the best crop of each, the best of these, in blocks."""
-    made, about = real_patches.rded(table, digits, ipc, 5, launch.accelerator(), None, candidates=12, crops=4, factor=factor)
+    made, about = real_patches.rded(
+        SynthesisTask(table, digits, ipc, 5, launch.accelerator()), candidates=12, crops=4, factor=factor
+    )
     teacher = teachers.load("default", digits)
     mean, std = (torch.tensor(v)[:, None, None] for v in (teacher.mean, teacher.std))
     side = 8 // factor
@@ -171,7 +174,9 @@ def test_what_rded_cannot_do_is_said_in_one_line(script, options, wanted):
 
 
 def test_another_seed_draws_other_candidates(digits, table):
-    same = [real_patches.rded(table, digits, 1, seed, launch.accelerator(), None, candidates=5)[0] for seed in (0, 0, 1)]
+    same = [
+        real_patches.rded(SynthesisTask(table, digits, 1, seed, launch.accelerator()), candidates=5)[0] for seed in (0, 0, 1)
+    ]
     assert torch.equal(same[0], same[1]) and not torch.equal(same[0], same[2])
 
 

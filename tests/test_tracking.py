@@ -76,8 +76,8 @@ def test_a_resumed_student_has_its_whole_curve(script, tmp_path, recorder, monke
 
     honest = training.save_checkpoint
 
-    def killed(path, epoch, *rest):
-        honest(path, epoch, *rest)
+    def killed(path, learner, labels, epoch, *rest):
+        honest(path, learner, labels, epoch, *rest)
         if epoch == 2:
             raise Killed
 

@@ -446,10 +446,10 @@ def test_a_checkpoint_restores_everything(recipe, hundred, digits, tmp_path):
     def fresh():
         network = students.create("convnet2", digits, 0)
         r = recipe("rd3-v1", hundred, "training.ema_decay=0.5")
-        return network, training.optimizer(r, network), None, training.moving_average(r, network)
+        return training.Learner(network, network, training.optimizer(r, network), None, training.moving_average(r, network))
 
-    def step(state, n):
-        network, optimizer, _, average = state
+    def step(learner, n):
+        network, optimizer, average = learner.network, learner.optimizer, learner.average
         for k in range(n):
             x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(k))
             network(x).square().sum().backward()
@@ -458,29 +458,29 @@ def test_a_checkpoint_restores_everything(recipe, hundred, digits, tmp_path):
     one, other = fresh(), fresh()
     step(one, 3)
     labels = {"kind": "soft", "views_seed": 0}
-    training.save_checkpoint(tmp_path / "c.checkpoint", 3, 9.5, labels, *one, [{"loss": 1.0}])
-    assert training.load_checkpoint(tmp_path / "c.checkpoint", labels, *other) == (3, 9.5, [{"loss": 1.0}])
+    training.save_checkpoint(tmp_path / "c.checkpoint", one, labels, 3, 9.5, [{"loss": 1.0}])
+    assert training.load_checkpoint(tmp_path / "c.checkpoint", other, labels) == (3, 9.5, [{"loss": 1.0}])
     with pytest.raises(UserError, match="learned from other labels"):
-        training.load_checkpoint(tmp_path / "c.checkpoint", {**labels, "views_seed": 1}, *fresh())
+        training.load_checkpoint(tmp_path / "c.checkpoint", fresh(), {**labels, "views_seed": 1})
     step(one, 2), step(other, 2)
-    for a, b in zip([*one[0].parameters(), *one[3].parameters()], [*other[0].parameters(), *other[3].parameters()]):
+    for a, b in zip(*([*learner.network.parameters(), *learner.average.parameters()] for learner in (one, other))):
         assert torch.equal(a, b)
-    assert training.load_checkpoint(tmp_path / "none", labels, *fresh()) == (0, 0.0, [])
+    assert training.load_checkpoint(tmp_path / "none", fresh(), labels) == (0, 0.0, [])
 
 
 @pytest.mark.parametrize("damage", ["a bit", "its end", "all of it", "another file", "a key"])
 def test_a_damaged_checkpoint_is_said_and_never_trained_on(recipe, hundred, digits, tmp_path, capsys, damage):
     path, labels = tmp_path / "c.checkpoint", {"kind": "soft"}
 
-    def state(seed):
+    def learner(seed):
         network = students.create("convnet2", digits, seed)
-        return network, training.optimizer(recipe("rd3-v1", hundred), network), None, None
+        return training.Learner(network, network, training.optimizer(recipe("rd3-v1", hundred), network), None, None)
 
     def same(network, seed):
         others = students.create("convnet2", digits, seed).state_dict()
         return all(torch.equal(others[name], tensor) for name, tensor in network.state_dict().items())
 
-    training.save_checkpoint(path, 3, 9.5, labels, *state(0), [])
+    training.save_checkpoint(path, learner(0), labels, 3, 9.5, [])
     whole = path.read_bytes()
     damaged = []
     if damage == "a bit":
@@ -493,12 +493,12 @@ def test_a_damaged_checkpoint_is_said_and_never_trained_on(recipe, hundred, digi
         damaged = [{"its end": whole[:-200], "all of it": b"", "another file": b"{}\n" * 99}[damage]]
     for content in damaged:
         path.write_bytes(content)
-        fresh = state(1)
-        resumed = training.load_checkpoint(path, labels, *fresh)
+        fresh = learner(1)
+        resumed = training.load_checkpoint(path, fresh, labels)
         if resumed == (0, 0.0, []):
-            assert "damaged: this student starts again" in capsys.readouterr().err and same(fresh[0], 1)
+            assert "damaged: this student starts again" in capsys.readouterr().err and same(fresh.student, 1)
         else:  # a bit that says nothing, as of a record's date: what is read is what was written
-            assert damage == "a bit" and resumed == (3, 9.5, []) and same(fresh[0], 0)
+            assert damage == "a bit" and resumed == (3, 9.5, []) and same(fresh.student, 0)
 
 
 def test_effective_precision_says_what_really_runs():

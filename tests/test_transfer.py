@@ -126,8 +126,8 @@ def test_features_are_what_the_classifier_reads_bit_for_bit(digits, name):
     one, read = features.untrained(students.architecture(name, bench), bench, 0), []
     pixels = torch.randint(0, 256, (70, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     one.network.get_classifier().register_forward_pre_hook(lambda _, x: read.append(x[0]))
-    settings = bench.image.mean, bench.image.std, Accelerator(cpu=True)
-    evaluation.predictions(one.network, pixels, torch.arange(70), *settings)
+    reading = evaluation.Reading(bench.image.mean, bench.image.std)
+    evaluation.predictions(one.network, pixels, torch.arange(70), reading, Accelerator(cpu=True))
     found = features.extract(one, pixels, "cpu")
     assert found.shape == (70, one.network.num_features if "mobile" not in name else 1280)
     assert torch.equal(found, torch.cat(read[:1])) and torch.equal(read[0], one.network.forward_head(
@@ -355,7 +355,7 @@ def test_networks_of_random_images_and_later_seeds_are_kept_only_when_asked_for(
     for path in before:  # the network is that of the Run
         test = image_sets.test_split(benchmarks.load("digits"))
         network = features.load_frozen(str(path.with_suffix(""))).network
-        top1 = evaluation.accuracy(network, test, benchmarks.load("digits"), launch.accelerator())["top1"]
+        top1 = evaluation.accuracy(network, test, benchmarks.load("digits"), launch.accelerator()).top1
         assert top1 == run_files.read(path).top1
 
 

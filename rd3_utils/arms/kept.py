@@ -18,6 +18,7 @@ from rd3_utils.data.images import ImageSet
 from rd3_utils.data.label_readers import LabelReader
 from rd3_utils.errors import UserError
 from rd3_utils.learning import search, students
+from rd3_utils.learning.evaluation import Score
 from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.protocols.recipe import digest
 from rd3_utils.scoring import measure, results, runs, searches, shapes
@@ -53,7 +54,7 @@ def kept_run(
         )
     if not same:
         raise UserError(
-            f"{where} is there already, with another {same.what}: {measure.short(same.a)}, and this command has "
+            f"{where} is there already, with another {same.fact}: {measure.short(same.a)}, and this command has "
             f"{measure.short(same.b)}; give another --out to keep both, or remove that file."
         )
     if with_network and cell.keeps_weights and not students.is_saved(results.network_folder(where)):
@@ -66,7 +67,7 @@ def expected(cell: PlannedRun, labels: LabelReader, precision: str, benchmark: B
     with torch.device("meta"):
         network = students.create(cell.student, benchmark, cell.seed, **cell.recipe.training.drops)
     here = {"processes": 1, "precision": precision, "devices": "any", "threads": 1, "versions": {}, "git": None}
-    result = {"top1": 0.0, "top5": 0.0, "images_scored": len(test), "monitored_test": False, "history": [], "seconds": 0.0}
+    result = {**dataclasses.asdict(Score(0.0, 0.0, len(test))), "monitored_test": False, "history": [], "seconds": 0.0}
     known = students.describe_network(cell.student, network)
     stated = {**cell.describe(labels), "network": known, **result, "test": test.describe(), "environment": here}
     return runs.as_read(stated)
@@ -154,9 +155,10 @@ def search_file(folder: Path, wanted: Run, held_out: ImageSet) -> Path:
 def agreed(where: Path, run: dict) -> Run:
     """The Run of `run` (plain data), or what is at `where` already; UserError if that scored otherwise."""
     there = runs.kept(where)
-    if there is not None and there.top1 != run["top1"]:
+    made = runs.as_read(run)
+    if there is not None and there.top1 != made.top1:
         raise UserError(
             f"{where} has top-1 {there.top1:.4f}, and the same student trained again to keep its network has "
-            f"{run['top1']:.4f} (another machine, or other processes or threads); give another --out."
+            f"{made.top1:.4f} (another machine, or other processes or threads); give another --out."
         )
-    return runs.as_read(run) if there is None else there
+    return made if there is None else there

@@ -32,9 +32,8 @@ class LabelMaker:
 
     def plan(self, cell: PlannedRun, loaded: list[Teacher]) -> soft_labels.StorePlan:
         """The StorePlan of the labels of the Teachers `loaded` for `cell`."""
-        options = self.options
-        return labelling.plan_store(cell.images, cell.recipe.labelled, loaded, cell.views_seed, self.accelerator.device,
-                              options.forward_batch, options.label_dtype, options.shard_mb)  # fmt: skip
+        form = labelling.StoreFormat(self.options.forward_batch, self.options.label_dtype, self.options.shard_mb)
+        return labelling.plan_store(cell.images, cell.recipe.labelled, loaded, cell.views_seed, self.accelerator.device, form)
 
     def examine(self, loaded: list[Teacher]) -> None:
         """Replace every Teacher in the list `loaded` by one that was examined on the test split."""
@@ -158,7 +157,8 @@ def online(cell: PlannedRun, maker: LabelMaker, loaded: list[Teacher]) -> labell
     """The reader that labels with the Teachers `loaded` while students train; they are replaced by examined ones."""
     maker.examine(loaded)
     plan = maker.plan(cell, loaded)
-    return labelling.OnlineLabels(plan, cell.images, cell.recipe.labelled, loaded, maker.benchmark, maker.accelerator)
+    task = labelling.LabellingTask(plan, cell.images, cell.recipe.labelled, loaded, maker.benchmark)
+    return labelling.OnlineLabels(task, maker.accelerator)
 
 
 def hub_store(cell: PlannedRun, published: dict[str, HubFolder], options: TrainOptions) -> HubFolder | None:
@@ -189,7 +189,8 @@ def made_store(cell: PlannedRun, maker: LabelMaker, loaded: list[Teacher], root:
     if not labelling.is_complete(where, plan):
         launch.raise_on_all(maker.accelerator, lambda: files.try_folder(where))
         maker.examine(loaded)
-        labelling.make_labels(where, plan, cell.images, recipe, loaded, maker.benchmark, maker.test(), maker.accelerator)
+        task = labelling.LabellingTask(plan, cell.images, recipe, loaded, maker.benchmark)
+        labelling.make_labels(where, task, maker.test(), maker.accelerator)
     return where
 
 

@@ -158,33 +158,23 @@ def plan(options: TrainOptions, benchmark: Benchmark, protocol: Protocol, studen
     def random(draw: int) -> ImageSet:
         return selections.select(sources.random(distilled().nominal_ipc, draw), benchmark, train)
 
-    wanted, cells = arm_names(options.arms, protocol.label_kind), []
+    cells = []
     views = EACH if options.views_seed == EACH else "shared"
-    if options.full_hard == "cited":
-        check_cited(benchmark, students)
-        wanted = [arm for arm in wanted if arm != "full-hard"]
-        if not wanted:
-            raise UserError("--full-hard cited leaves nothing to train: name other --arms, such as lrs.")
-    if options.set and wanted == ["full-hard"] and protocol.name != TEACHER_PROTOCOL:
-        raise UserError(
-            f"--set changes {protocol.name}, which nothing follows here: full-hard is always {TEACHER_PROTOCOL}; add "
-            f"--protocol {TEACHER_PROTOCOL}."
-        )
-    for arm in wanted:
+    for arm in trained_arms(options, benchmark, protocol, students):
         side, labels = arm.split("-")
-        of_arm = protocols.load(TEACHER_PROTOCOL) if side == "full" and protocol.name != TEACHER_PROTOCOL else protocol
+        followed = protocols.load(TEACHER_PROTOCOL) if side == "full" and protocol.name != TEACHER_PROTOCOL else protocol
         if side == "random":
             sets = [random(draw) for draw in (range(options.draws) if options.draw is None else [options.draw])]
         else:
             sets = [selections.select(sources.FULL, benchmark, train) if side == "full" else distilled()]
         for images in sets:
             for student in students:
-                recipe = of_arm.resolve(benchmark, student, images.nominal_ipc, len(images), labels)
+                recipe = followed.resolve(benchmark, student, images.nominal_ipc, len(images), labels)
                 check_learned(recipe, images)
                 for seed in options.seeds:
                     mine = seed if options.views_seed == EACH else int(options.views_seed)
                     keeps = keeps_weights(options, arm, recipe, seed)
-                    cells.append(PlannedRun(benchmark.name, arm, images, of_arm, recipe, student, seed, views, mine, keeps))
+                    cells.append(PlannedRun(benchmark.name, arm, images, followed, recipe, student, seed, views, mine, keeps))
     return cells
 
 
@@ -196,6 +186,22 @@ def keeps_weights(options: TrainOptions, arm: str, recipe: Recipe, seed: int) ->
     """
     first = seed == options.seeds[0] and not arm.startswith("random-")
     return (first or options.keep_weights == "all") and not recipe.views.zca and not options.runs_only
+
+
+def trained_arms(options: TrainOptions, benchmark: Benchmark, protocol: Protocol, students: Sequence[str]) -> list[str]:
+    """The arms that a command trains; UserError where it would train none, or none that follows its `--set`."""
+    arms = arm_names(options.arms, protocol.label_kind)
+    if options.full_hard == "cited":
+        check_cited(benchmark, students)
+        arms = [arm for arm in arms if arm != "full-hard"]
+        if not arms:
+            raise UserError("--full-hard cited leaves nothing to train: name other --arms, such as lrs.")
+    if options.set and arms == ["full-hard"] and protocol.name != TEACHER_PROTOCOL:
+        raise UserError(
+            f"--set changes {protocol.name}, which nothing follows here: full-hard is always {TEACHER_PROTOCOL}; add "
+            f"--protocol {TEACHER_PROTOCOL}."
+        )
+    return arms
 
 
 def check_cited(benchmark: Benchmark, students: Iterable[str]) -> None:

@@ -42,8 +42,9 @@ def run(options: Namespace) -> None:
     def train() -> "ImageSet":
         return selections.select(sources.FULL, bench, lambda: tables.real(bench, "train", options.data_dir))
 
+    preprocessing = conversion.Preprocessing(normalisation, options.zca, train)
     converted, about = conversion.convert(
-        options.source, options.out, bench, train, options.method, normalisation, options.zca, options.most_clipped
+        options.source, options.out, bench, preprocessing, options.method, options.most_clipped
     )
     learned = "with learned labels" if converted.soft_labels is not None else "without learned labels"
     command = command_lines.launch(TrainOptions(benchmark=bench.name, distilled=options.out), stated=["benchmark"])

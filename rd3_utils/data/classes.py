@@ -80,9 +80,9 @@ def class_index(names: Sequence[str], benchmark: Benchmark, source: str, photogr
 
 def numbered(names: Sequence[str], classes: Sequence[str]) -> list[str] | None:
     """The classes that `names` mean by their numbers; None unless every one of them is the number of a class."""
-    found = [re.fullmatch(r"(?:new)?([0-9]{1,9})", name) for name in names]
-    numbers = [int(one[1]) for one in found if one]
-    if len(numbers) == len(found) and all(number < len(classes) for number in numbers):
+    matches = [re.fullmatch(r"(?:new)?([0-9]{1,9})", name) for name in names]
+    numbers = [int(one[1]) for one in matches if one]
+    if len(numbers) == len(matches) and all(number < len(classes) for number in numbers):
         return [classes[number] for number in numbers]
     return None
 

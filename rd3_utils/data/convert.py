@@ -7,6 +7,7 @@ images of a class side by side, and labels_best.pt beside it: int [N] classes, o
 
 import pickle
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,41 +23,37 @@ from rd3_utils.protocols.benchmark import Benchmark
 AGREE = 0.5  # share of learned labels that must be largest for the image's own class: else the classes are in another order
 
 
+@dataclass(frozen=True, eq=False)
+class Preprocessing:
+    """What a method did to images in [0, 1] before it learned them, and `convert` undoes: a normalisation or a whitening.
+
+    `normalisation` (mean, std) is the benchmark's where none is given. With `zca`, the epsilon of a ZCA whitening fitted on the
+    train split, as MTT's utils.py does it, that is undone instead; `train` is a function that returns the split's ImageSet.
+    """
+
+    normalisation: tuple[Sequence[float], Sequence[float]] | None = None
+    zca: float = 0.0
+    train: Callable[[], ImageSet] | None = None
+
+
 def convert(
     source: Path | str,
     out: Path | str,
     benchmark: Benchmark,
-    train: Callable[[], ImageSet],
+    preprocessing: Preprocessing = Preprocessing(),
     method: str = "not stated",
-    normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
-    zca: float = 0.0,
     most_clipped: float = 0.05,
 ) -> tuple[ImageSet, dict]:
     """Make the image set in the new folder `out` from the tensor file `source`; (ImageSet, what distilled.json says).
 
-    `normalisation` (mean, std) is undone, the benchmark's by default; with `zca`, the whitening with that epsilon of images
-    in [0, 1], fitted on the train split (`train` is a function that returns its ImageSet), as MTT's utils.py does it, is
-    undone instead. Values are then rounded to 8 bits; UserError if more than `most_clipped` of them lie outside, as when
-    whitened images are taken for normalised ones.
+    The `preprocessing` is undone and values are rounded to 8 bits; UserError if more than `most_clipped` of them lie outside,
+    as when whitened images are taken for normalised ones.
     """
     source, out = Path(source), Path(out)
     files.check_new(out)
-    tensor = read_tensor(source)
-    size, classes = benchmark.image.size, len(benchmark.classes)
-    if tensor.shape[1:] != (3, size, size) or not tensor.is_floating_point() or not torch.isfinite(tensor).all():
-        raise UserError(f"{source} holds {tensor.dtype} {list(tensor.shape)}, wanted finite floats [N, 3, {size}, {size}].")
-    if len(tensor) % classes or not len(tensor):
-        raise UserError(
-            f"{source} holds {len(tensor)} images, which {classes} classes of {benchmark.name} cannot share evenly."
-        )
-    labels, soft_labels, about = read_labels(source, len(tensor), classes)
-    undone: dict[str, float | list[float]]
-    if zca:
-        pixels, undone = unwhitened(tensor.double(), train(), zca), {"zca": zca}
-    else:
-        mean, std = normalisation or (benchmark.image.mean, benchmark.image.std)
-        pixels = tensor.double() * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
-        undone = {"mean": list(mean), "std": list(std)}
+    tensor = read_images(source, benchmark)
+    labels, soft_labels, about = read_labels(source, len(tensor), len(benchmark.classes))
+    pixels, undone = undo(preprocessing, tensor, benchmark)
     clipped, furthest = clipping(pixels)
     if clipped > most_clipped:
         raise UserError(
@@ -66,20 +63,43 @@ def convert(
         )
     pixels = (pixels * 255 + 0.5).floor().clamp(0, 255).to(torch.uint8)
     name = out.resolve().name
-    found = image_sets.make(name, pixels, labels, benchmark.classes, name, soft_labels=soft_labels)
+    images = image_sets.make(name, pixels, labels, benchmark.classes, name, soft_labels=soft_labels)
     about = {
         "method": method,
         "benchmark": benchmark.name,
-        "ipc": found.ipc,
+        "ipc": images.ipc,
         "undone": undone,
         "clipped": round(clipped, 6),
         "furthest_outside": round(furthest, 4),
         **about,
         "source": {"repo": source.name, "commit": None, "sha256": file_sha256(source)},
-        "fingerprint": found.fingerprint,
+        "fingerprint": images.fingerprint,
     }
-    image_sets.save_new(found, out, about)
-    return found, about
+    image_sets.save_new(images, out, about)
+    return images, about
+
+
+def read_images(source: Path, benchmark: Benchmark) -> torch.Tensor:
+    """The float tensor [N, 3, S, S] in the file `source`; UserError unless it fits the benchmark."""
+    tensor = read_tensor(source)
+    size, classes = benchmark.image.size, len(benchmark.classes)
+    if tensor.shape[1:] != (3, size, size) or not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+        raise UserError(f"{source} holds {tensor.dtype} {list(tensor.shape)}, wanted finite floats [N, 3, {size}, {size}].")
+    if len(tensor) % classes or not len(tensor):
+        raise UserError(
+            f"{source} holds {len(tensor)} images, which {classes} classes of {benchmark.name} cannot share evenly."
+        )
+    return tensor
+
+
+def undo(preprocessing: Preprocessing, tensor: torch.Tensor, benchmark: Benchmark) -> tuple[torch.Tensor, dict]:
+    """(float64 [N, 3, S, S] with values in [0, 1], what was undone: plain data)."""
+    if preprocessing.zca:
+        assert preprocessing.train is not None
+        return unwhitened(tensor.double(), preprocessing.train(), preprocessing.zca), {"zca": preprocessing.zca}
+    mean, std = preprocessing.normalisation or (benchmark.image.mean, benchmark.image.std)
+    pixels = tensor.double() * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
+    return pixels, {"mean": list(mean), "std": list(std)}
 
 
 def read_tensor(path: Path) -> torch.Tensor:

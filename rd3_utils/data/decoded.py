@@ -97,8 +97,8 @@ def write_decoded(
         pixels = np.memmap(partial, np.uint8, "r+", shape=shape)
         table.decode(picked, pixels)
         pixels.flush()
-        found = fingerprint(mapped(partial, shape))
-    about = {"images": len(picked), "size": table.size, "of": table.name, "fingerprint": found}
+        digest = fingerprint(mapped(partial, shape))
+    about = {"images": len(picked), "size": table.size, "of": table.name, "fingerprint": digest}
     files.write_whole(folder / "index.json", json.dumps(about, indent=1) + "\n", files.SET_HOME)
 
 

@@ -8,8 +8,8 @@ EMBEDDED = PACKAGE / "embedded"
 
 def carried(folder: str, installed: str, name: str) -> Path:
     """The file `name` of `folder`, which is beside the package in a checkout and, as `installed`, inside of it in a wheel."""
-    beside = PACKAGE.parent / folder / name
-    return beside if beside.exists() else PACKAGE / installed / name
+    checkout = PACKAGE.parent / folder / name
+    return checkout if checkout.exists() else PACKAGE / installed / name
 
 
 def image_sets() -> list[str]:

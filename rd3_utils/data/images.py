@@ -91,21 +91,22 @@ def make(
     labels: torch.Tensor | np.ndarray | Sequence[int],
     class_names: Sequence[str],
     source: str,
+    *,
     commit: str | None = None,
     soft_labels: torch.Tensor | np.ndarray | None = None,
     weights: torch.Tensor | np.ndarray | None = None,
-    found: str | None = None,
+    known: str | None = None,
 ) -> ImageSet:
     """An ImageSet with its fingerprint computed; `images` uint8 [N, 3, S, S], `labels` [N].
 
-    `found` is the fingerprint of images, labels and class names where it is known.
+    `known` is the fingerprint of images, labels and class names where it was computed before.
     """
     images = torch.as_tensor(images).contiguous()
     labels = torch.as_tensor(labels, dtype=torch.int64)
     own: dict = {"soft_labels": soft_labels, "weights": weights}
     own = {key: torch.as_tensor(value, dtype=torch.float32).contiguous() for key, value in own.items() if value is not None}
-    found = with_own(found or fingerprint(images, labels, class_names), own)
-    return ImageSet(name, images, labels, tuple(class_names), source, commit, found, **own)
+    complete = with_own(known or fingerprint(images, labels, class_names), own)
+    return ImageSet(name, images, labels, tuple(class_names), source, commit, complete, **own)
 
 
 def fingerprint(images: torch.Tensor, labels: torch.Tensor, class_names: Sequence[str]) -> str:
@@ -131,14 +132,14 @@ def of_table(table: Table, picked: np.ndarray | None = None, name: str | None = 
     """The ImageSet of the rows `picked` of a Table (all by default), in that order; a large one is mapped from disk."""
     picked = np.arange(len(table)) if picked is None else picked
     labels = torch.from_numpy(table.labels[picked])
-    about = table.class_names, source or table.source, table.commit
-    own = {key: value[picked] for key, value in table.own.items()}
+    about = table.class_names, source or table.source
+    own = {"commit": table.commit, **{key: value[picked] for key, value in table.own.items()}}
     if len(picked) * table.image_bytes < MAPPED:
         pixels = np.empty((len(picked), 3, table.size, table.size), np.uint8)
         table.decode(picked, pixels)
         return make(name or table.name, pixels, labels, *about, **own)
-    images, found = decoded.cache_entry(table, picked, lambda pixels: fingerprint(pixels, labels, table.class_names))
-    return make(name or table.name, images, labels, *about, **own, found=found)
+    images, known = decoded.cache_entry(table, picked, lambda pixels: fingerprint(pixels, labels, table.class_names))
+    return make(name or table.name, images, labels, *about, **own, known=known)
 
 
 def check_size(count: int, benchmark: Benchmark) -> None:

@@ -235,9 +235,9 @@ def intact(where: Path, index: dict) -> bool:
     return True
 
 
-def check_same(where: object, what: str, found: Any, wanted: Any, same: bool | None = None) -> None:
-    if not (found == wanted if same is None else same):
-        raise UserError(f"the soft labels in {where} are for {what} {found}, this run has {wanted}; make labels for it.")
+def check_same(where: object, fact: str, stated: Any, wanted: Any, same: bool | None = None) -> None:
+    if not (stated == wanted if same is None else same):
+        raise UserError(f"the soft labels in {where} are for {fact} {stated}, this run has {wanted}; make labels for it.")
 
 
 def grouping(index: dict) -> dict:
@@ -245,14 +245,14 @@ def grouping(index: dict) -> dict:
     return {key: index[key] for key in ("teacher_bn",) if key in index}
 
 
-def check_architectures(found: Sequence[str], recipe: Recipe, whose: str) -> None:
-    """UserError unless the teachers' architectures `found` are those that the recipe names, in any order."""
+def check_architectures(given: Sequence[str], recipe: Recipe, whose: str) -> None:
+    """UserError unless the teachers' architectures `given` are those that the recipe names, in any order."""
     wanted = recipe.labels.architectures
-    missing = Counter(map(architecture_key, wanted)) - Counter(map(architecture_key, found))
+    missing = Counter(map(architecture_key, wanted)) - Counter(map(architecture_key, given))
     if missing:
         lacking = [next(name for name in wanted if architecture_key(name) == key) for key in missing.elements()]
         raise UserError(
-            f"labels.architectures names {', '.join(wanted)}, {whose} {', '.join(found)}: {', '.join(lacking)} is missing; "
+            f"labels.architectures names {', '.join(wanted)}, {whose} {', '.join(given)}: {', '.join(lacking)} is missing; "
             "give such a --teacher, or --set labels.architectures=[] for any (a custom protocol)."
         )
 

@@ -266,17 +266,22 @@ def read_index(where: Path | Folder | HubFolder) -> dict:
         raise UserError(f"no soft labels in '{where}': index.json is not there.")
     try:
         index = json.loads(path.read_text())
-        found = (index["format"], index["version"])
+        form = (index["format"], index["version"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no index of soft labels: {type(error).__name__} {error}.") from error
     needed = [field.name for field in dataclasses.fields(StorePlan) if field.default is dataclasses.MISSING]
     lacking = [name for name in needed if name not in index]
     lacking += [key for key in ("epochs_per_shard", "shards") if key not in index]
-    if found != ("rd3-soft-labels", FORMAT):
-        raise UserError(f"{path} has format {found[0]} version {found[1]}, wanted rd3-soft-labels version {FORMAT}.")
+    if form != ("rd3-soft-labels", FORMAT):
+        raise UserError(f"{path} has format {form[0]} version {form[1]}, wanted rd3-soft-labels version {FORMAT}.")
     if lacking:
         raise UserError(f"{path} lacks {', '.join(lacking)}; make the labels again.")
     return index
+
+
+def teacher_scores(index: dict) -> list[tuple[str, float]]:
+    """[(source, top-1 on the benchmark's test split)] of the teachers of a finished store."""
+    return [(teacher["source"], teacher["top1"]) for teacher in index["teachers"]]
 
 
 def recognised(index: dict) -> dict:

@@ -44,6 +44,17 @@ PROBED_BYTES = 2e7
 MANY = 10_000  # images from which decoding shows its progress
 
 
+@dataclass(frozen=True)
+class TableOrigin:
+    """Where a Table is read from, and how: real images are `photographs`, distilled ones are taken as they are."""
+
+    name: str
+    source: str
+    commit: str | None
+    photographs: bool
+    workers: int | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Table:
     """N undecoded images and their labels int64 [N] as indices into `class_names`.
@@ -146,16 +157,16 @@ def real(benchmark: Benchmark, split: str, data_dir: Path | str | None = None, w
                      (), benchmark.image.size, 0, True, workers)  # fmt: skip
     if data_dir is not None:
         source, commit = str(data_dir), None
-        found = local(Path(data_dir), (getattr(data, split), *(TEST_NAMES if split == "test" else ("train",))), named=True)
+        dataset = local(Path(data_dir), (getattr(data, split), *(TEST_NAMES if split == "test" else ("train",))), named=True)
     else:
         source, commit = data.repo, hub.commit(data.repo, data.revision)
-        found = on_hub(data.repo, commit, data.config, getattr(data, split), data.revision)
+        dataset = on_hub(data.repo, commit, data.config, getattr(data, split), data.revision)
     # the columns as the Hub has them; local copies may call them otherwise
     columns = (
-        pick((data.image_column, *IMAGE_COLUMNS), found, source),
-        pick((data.label_column, *LABEL_COLUMNS), found, source),
+        pick((data.image_column, *IMAGE_COLUMNS), dataset, source),
+        pick((data.label_column, *LABEL_COLUMNS), dataset, source),
     )
-    table = of_dataset(f"{benchmark.name}-{split}", found, columns, benchmark, source, commit, workers, True)
+    table = of_dataset(dataset, columns, benchmark, TableOrigin(f"{benchmark.name}-{split}", source, commit, True, workers))
     absent = sorted(set(range(len(benchmark.classes))) - set(np.unique(table.labels).tolist()))
     if absent:
         raise UserError(
@@ -173,55 +184,50 @@ def real(benchmark: Benchmark, split: str, data_dir: Path | str | None = None, w
 
 def data_dirs(texts: Iterable[str], names: Sequence[str]) -> dict[str, str]:
     """{benchmark: folder} of options NAME=DIR; a DIR alone is that of the only benchmark."""
-    found: dict[str, str] = {}
+    folders: dict[str, str] = {}
     for text in texts:
         name, separator, path = text.partition("=")
         if not separator or name not in names:
             if len(names) > 1 or (separator and not Path(text).exists()):
                 raise UserError(f"--data-dir {text} is of none of the benchmarks {', '.join(names)}; write NAME=DIR.")
             name, path = names[0], text
-        if name in found:
-            raise UserError(f"--data-dir names two folders for {name}: {found[name]} and {path}; give one.")
-        found[name] = path
-    return found
+        if name in folders:
+            raise UserError(f"--data-dir names two folders for {name}: {folders[name]} and {path}; give one.")
+        folders[name] = path
+    return folders
 
 
 def published(source: Source, benchmark: Benchmark, path: Path | None, workers: int | None = None) -> Table:
     """The Table of the image set at `source`: what lies at `path`, or in a repo of the Hub where that is None."""
     if path is not None:
-        table, commit = local(path, ("train",)), None
+        dataset, commit = local(path, ("train",)), None
     else:
         commit = hub.commit(source.name, source.revision)
-        table = on_hub(source.name, commit, source.config, "train", source.revision)
-    columns = (pick(IMAGE_COLUMNS, table, source.text), pick(LABEL_COLUMNS, table, source.text))
-    return of_dataset(source.set_name, table, columns, benchmark, source.text, commit, workers, False)
+        dataset = on_hub(source.name, commit, source.config, "train", source.revision)
+    columns = (pick(IMAGE_COLUMNS, dataset, source.text), pick(LABEL_COLUMNS, dataset, source.text))
+    origin = TableOrigin(source.set_name, source.text, commit, False, workers)
+    return of_dataset(dataset, columns, benchmark, origin)
 
 
-def of_dataset(
-    name: str,
-    found: datasets.Dataset,
-    columns: tuple[str, str],
-    benchmark: Benchmark,
-    source: str,
-    commit: str | None,
-    workers: int | None,
-    photographs: bool,
-) -> Table:
-    """The Table of a `datasets.Dataset`: labels in benchmark order, rows of other classes left out where they may be."""
-    image_column, label_column = columns
-    labels = benchmark_labels(found, label_column, benchmark, source, photographs)
+def of_dataset(dataset: datasets.Dataset, columns: tuple[str, str], benchmark: Benchmark, origin: TableOrigin) -> Table:
+    """The Table of a `datasets.Dataset` with (image, label) columns: labels in benchmark order.
+
+    Rows of other classes are left out where they may be.
+    """
+    (image_column, label_column), source, photographs = columns, origin.source, origin.photographs
+    labels = benchmark_labels(dataset, label_column, benchmark, source, photographs)
     rows = np.flatnonzero(labels >= 0)
-    kind = found.features[image_column]
+    kind = dataset.features[image_column]
     if not isinstance(kind, datasets.Image) and not (isinstance(kind, dict) and {"bytes", "path"} <= set(kind)):
         raise UserError(f"{source}: column '{image_column}' holds {getattr(kind, 'dtype', kind)}, wanted images.")
-    files = found.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
+    files = dataset.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
     # where an image folder's files may lie: the caches for one on the Hub, else the folder itself
     roots = tuple(Path(p).resolve() for p in (constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE, source))
     resize = benchmark.image.shorter_side if photographs else 0
-    own = {} if photographs else own_columns(found, label_column, benchmark, source)
-    stated = source if commit else sources.folder(source).stated.text
-    return Table(name, stated, commit, benchmark.classes, labels[rows], rows, files, roots,
-                 benchmark.image.size, resize, photographs, workers, own)  # fmt: skip
+    own = {} if photographs else own_columns(dataset, label_column, benchmark, source)
+    stated = source if origin.commit else sources.folder(source).stated.text
+    return Table(origin.name, stated, origin.commit, benchmark.classes, labels[rows], rows, files, roots,
+                 benchmark.image.size, resize, photographs, origin.workers, own)  # fmt: skip
 
 
 def own_columns(table: datasets.Dataset, label_column: str, benchmark: Benchmark, source: str) -> dict[str, np.ndarray]:
@@ -229,9 +235,9 @@ def own_columns(table: datasets.Dataset, label_column: str, benchmark: Benchmark
 
     A soft label has a number for each class, in the order of the file's class names, or else of the benchmark's.
     """
-    found = {}
+    own = {}
     if "soft_label" in table.column_names:
-        found["soft_labels"] = number_column(table, "soft_label", (len(benchmark.classes),), source)
+        own["soft_labels"] = number_column(table, "soft_label", (len(benchmark.classes),), source)
         feature = table.features[label_column]
         if isinstance(feature, datasets.ClassLabel):
             place = class_index(feature.names, benchmark, source, False)
@@ -240,12 +246,12 @@ def own_columns(table: datasets.Dataset, label_column: str, benchmark: Benchmark
                     f"{source} has soft labels and names {len(place)} classes, wanted all {len(benchmark.classes)} of "
                     f"{benchmark.name}: which number is of which class?"
                 )
-            found["soft_labels"] = found["soft_labels"][:, np.argsort(place)]
+            own["soft_labels"] = own["soft_labels"][:, np.argsort(place)]
     if "weight" in table.column_names:
-        found["weights"] = number_column(table, "weight", (), source)
-        if found["weights"].min(initial=0) < 0 or not found["weights"].any():
-            raise UserError(f"{source}: column 'weight' holds {found['weights'].min()}, wanted at least 0, and not only 0.")
-    return found
+        own["weights"] = number_column(table, "weight", (), source)
+        if own["weights"].min(initial=0) < 0 or not own["weights"].any():
+            raise UserError(f"{source}: column 'weight' holds {own['weights'].min()}, wanted at least 0, and not only 0.")
+    return own
 
 
 def number_column(table: datasets.Dataset, column: str, shape: tuple[int, ...], source: str) -> np.ndarray:
@@ -346,9 +352,9 @@ def read_split(repo: str, commit: str, which: dict, split: str, listing: Path) -
     """The work of `on_hub`; raises what the Hub's clients do. `listing` keeps which files the split is."""
     if not listing.is_file() and not constants.HF_HUB_OFFLINE:
         builder = hub.retried(lambda: datasets.load_dataset_builder(repo, **which, revision=commit), hub.WAITS[:2])
-        found = builder.config.data_files or {}
-        paths = [str(file).partition(f"@{commit}/")[2] for file in found.get(split, ())]
-        if len(found) > 1 and paths and all(path.endswith(".parquet") for path in paths):
+        splits = builder.config.data_files or {}
+        paths = [str(file).partition(f"@{commit}/")[2] for file in splits.get(split, ())]
+        if len(splits) > 1 and paths and all(path.endswith(".parquet") for path in paths):
             features = builder.info.features and builder.info.features.to_dict()
             write_whole(listing, json.dumps({"files": paths, "features": features}), SET_HOME)
     if not listing.is_file():

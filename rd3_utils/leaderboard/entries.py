@@ -7,7 +7,6 @@ student in one precision. What is not ranked is kept apart with the reason. Memo
 as it is vetted, and there are limits on files, Runs and bytes.
 """
 
-import itertools
 import json
 import os
 import re
@@ -22,7 +21,7 @@ from rd3_utils.errors import UserError
 from rd3_utils.leaderboard import vetting
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols.protocol import TEACHER_PROTOCOL, Protocol
-from rd3_utils.scoring import estimates, measure, significance
+from rd3_utils.scoring import measure, significance
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
 from rd3_utils.scoring.runs import Run
@@ -219,11 +218,11 @@ def local_files(folder: Path | str) -> Iterator[tuple[str, Path | Refused]]:
 
     Links below it are not followed: a file is in the folder or it is not.
     """
-    seen = 0
+    count = 0
     for top, folders, names in os.walk(folder, followlinks=False):
         folders.sort()
-        seen += len(folders) + len(names)
-        if seen > MOST_SEEN:
+        count += len(folders) + len(names)
+        if count > MOST_SEEN:
             raise UserError(f"{folder} holds more than {MOST_SEEN} files and folders; give the folder of results in it.")
         for name in sorted(names):
             if RUN_FILE.fullmatch(name) or ABOUT_FILE.fullmatch(name):
@@ -240,24 +239,24 @@ def gathered_entries(
     UserError for a folder that is not there or two of one name. Folders are whom the reader trusts: where origins disagree
     about what must be the same everywhere, the folders' side is ranked.
     """
-    found = Gathering()
+    gathering = Gathering()
     for folder in folders:
         if not Path(folder).is_dir():
             raise UserError(f"--results {folder}: no such folder; give one that train_student.py or a study wrote.")
-        found.add(Origin("folder", Path(folder).name or Path(folder).resolve().name), local_files(folder))
+        gathering.add(Origin("folder", Path(folder).name or Path(folder).resolve().name), local_files(folder))
     for origin, files in repos:
-        found.add(origin, files)
-    return settled(found)
+        gathering.add(origin, files)
+    return settled(gathering)
 
 
-def settled(found: Gathering) -> Found:
+def settled(gathering: Gathering) -> Found:
     """The Found of all that a Gathering has read: Runs are compared with one another, then summarised."""
-    kept = without_copies(found)
-    kept = of_one_kind(found, kept, "test images", tested_on, lambda run: run.test.fingerprint)
-    kept = of_one_kind(found, kept, "train split", lambda run: run.images.train and run.benchmark, split_of)
-    kept = of_one_kind(found, kept, "real images", drawn_from, lambda run: run.images.fingerprint)
-    ordered = sorted(summarised_entry(kept, found.about), key=rank_order)
-    return Found(tuple(ordered), tuple(found.apart), found.protocols, tuple(found.notes), found.more)
+    kept = without_copies(gathering)
+    kept = of_one_kind(gathering, kept, "test images", tested_on, lambda run: run.test.fingerprint)
+    kept = of_one_kind(gathering, kept, "train split", lambda run: run.images.train and run.benchmark, split_of)
+    kept = of_one_kind(gathering, kept, "real images", drawn_from, lambda run: run.images.fingerprint)
+    ordered = sorted(summarised_entry(kept, gathering.about), key=rank_order)
+    return Found(tuple(ordered), tuple(gathering.apart), gathering.protocols, tuple(gathering.notes), gathering.more)
 
 
 def tested_on(run: Run) -> tuple[str, int]:
@@ -285,16 +284,18 @@ def same_result(run: Run) -> str:
     return json.dumps(asdict(run), sort_keys=True)
 
 
-def without_copies(found: Gathering) -> list[Listed]:
+def without_copies(gathering: Gathering) -> list[Listed]:
     """The Listed without copies; of one identity with two results in one origin, all are kept apart."""
     kept: list[Listed] = []
     holders: dict[tuple, Listed] = {}
-    for (same, origin), mine in run_files.grouped(found.runs, lambda one: (run_identity(one.run), one.origin)).items():
+    for (same, origin), mine in run_files.grouped(gathering.runs, lambda one: (run_identity(one.run), one.origin)).items():
         results = {same_result(one.run) for one in mine}
         if len(results) > 1:
             values = ", ".join(f"{one.run.top1:.4f}" for one in mine[:5])
             for one in mine:
-                found.refuse(origin, one.path, f"one of {len(mine)} Runs that say they are one and the same, top-1 {values}")
+                gathering.refuse(
+                    origin, one.path, f"one of {len(mine)} Runs that say they are one and the same, top-1 {values}"
+                )
             continue
         first = holders.setdefault((same, *results), mine[0])
         if first is mine[0]:
@@ -305,7 +306,7 @@ def without_copies(found: Gathering) -> list[Listed]:
 
 
 def of_one_kind(
-    found: Gathering, listed: list[Listed], what: str, key: Callable[[Run], Any], fingerprint: Callable[[Run], str]
+    gathering: Gathering, listed: list[Listed], kind: str, key: Callable[[Run], Any], fingerprint: Callable[[Run], str]
 ) -> list[Listed]:
     """Those of `listed` whose Runs agree on the fingerprint of what `key` says must be the same; others are kept apart.
 
@@ -326,8 +327,8 @@ def of_one_kind(
         if name is None or fingerprint(one.run) == chosen[name]:
             kept.append(one)
         else:
-            reason = f"other {what} ({fingerprint(one.run)[:8]}) than the Runs that are ranked ({chosen[name][:8]})"
-            found.refuse(one.origin, one.path, reason)
+            reason = f"other {kind} ({fingerprint(one.run)[:8]}) than the Runs that are ranked ({chosen[name][:8]})"
+            gathering.refuse(one.origin, one.path, reason)
     return kept
 
 
@@ -384,66 +385,15 @@ def ranks(entries: list[Entry]) -> dict[Entry, str]:
     """
     compared, rest = entries[:MOST_RANKED], entries[MOST_RANKED:]
     groups, _ = significance.ties([significance.sample(entry.runs) for entry in compared])
-    found = {entry: f"> {MOST_RANKED}" for entry in rest}
+    places = {entry: f"> {MOST_RANKED}" for entry in rest}
     first = 1
     for group in groups:
         last = first + len(group) - 1
-        found |= {compared[k]: str(first) if first == last else f"{first}-{last}" for k in group}
+        places |= {compared[k]: str(first) if first == last else f"{first}-{last}" for k in group}
         first = last + 1
-    return found
+    return places
 
 
 def tables(entries: Iterable[Entry]) -> dict[Group, list[Entry]]:
     """{Group: [its entries, the best first]} in the order of `entries`."""
     return run_files.grouped(entries, lambda entry: entry.group)
-
-
-class Related:
-    """Finds, for an entry, the arms that belong to it: each look-up takes the same time however many entries there are."""
-
-    def __init__(self, entries: Iterable[Entry]) -> None:
-        self.known: dict[tuple, Entry] = {}
-        for entry in sorted(entries, key=lambda entry: entry.origin):
-            for key in itertools.product((entry.teachers, None), (entry.views_seed, None), (entry.origin, None)):
-                self.known.setdefault((*place_of(entry.group, entry.arm, entry), *key), entry)  # of several origins the first
-
-    def of(self, entry: Entry, arm: str) -> Entry | None:
-        """The Entry of `arm` that shares all but its images with `entry`, from the same origin if there is one; or None.
-
-        Of distilled arms it is the one with the same images. Where both have teachers, they are the same; where both have
-        labels of one kind, so is the seed of their views.
-        """
-        labels = arm.partition("-")[2]
-        group = replace(entry.group, labels=labels)
-        place = place_of(group, arm, entry)
-        alike = labels == entry.group.labels and not group.full and not arm.startswith("full")
-        views_seed = entry.views_seed if alike else None
-        for teachers in (entry.teachers, ()) if entry.teachers else (None,):
-            for origin in (entry.origin, None):
-                if (*place, teachers, views_seed, origin) in self.known:
-                    return self.known[*place, teachers, views_seed, origin]
-        return None
-
-    def scores(self, entry: Entry) -> tuple[dict[str, dict], dict[str, Entry]]:
-        """(estimates.of_scores, {arm: Entry}): what the arms of `entry`'s image set allow, and those arms.
-
-        Without a measured full-hard, the accuracy that the benchmark cites for this student takes its place.
-        """
-        arms = {entry.arm: entry}
-        for arm in reports.ORDER:
-            beside = next((other for other in arms.values() if other.group.labels == arm.partition("-")[2]), entry)
-            if arm not in arms and (other := self.of(beside, arm)) is not None:
-                arms[arm] = other
-        cited = None
-        if "full-hard" not in arms:
-            full = vetting.bench_of(entry.group.benchmark).full_data
-            cited = next((one for one in full if one.student == entry.group.student), None)
-        return estimates.of_scores({arm: list(other.runs) for arm, other in arms.items()}, cited), arms
-
-
-def place_of(group: Group, arm: str, entry: Entry) -> tuple:
-    """What `arm` of the images of `entry` must share to be comparable."""
-    side = arm.partition("-")[0]
-    if side == "full":
-        return group.benchmark, group.student, group.precision, arm, None
-    return group, arm, None if side == "random" else entry.fingerprints

@@ -29,12 +29,12 @@ def gather(folders: Iterable[Path | str], tag: str | None = None, repos: Iterabl
         origin, files = of_repo(repo, revision, repo in known, room)
         room -= len(files)
         read.append((origin, files))
-    found = entry_files.gathered_entries(folders, read)
-    found = with_methods(found) if read else found
+    gathered = entry_files.gathered_entries(folders, read)
+    gathered = with_methods(gathered) if read else gathered
     if more:
         note = f"More than {REPOS} repos have the tag {tag}; the others were not read."
-        found = dataclasses.replace(found, notes=(*found.notes, note))
-    return found
+        gathered = dataclasses.replace(gathered, notes=(*gathered.notes, note))
+    return gathered
 
 
 def of_repo(
@@ -60,10 +60,10 @@ def of_repo(
         return entry_files.Origin("hub", repo), [("", shapes.Refused(str(error)))]
 
 
-def with_methods(found: entry_files.Found) -> entry_files.Found:
-    """`found` with what distilled.json says of images that lie in dataset repos, at the commits that the Runs name."""
+def with_methods(gathered: entry_files.Found) -> entry_files.Found:
+    """`gathered` with what distilled.json says of images that lie in dataset repos, at the commits that the Runs name."""
     lacking: dict[tuple[str, str], list[entry_files.Entry]] = {}
-    for entry in found.entries:
+    for entry in gathered.entries:
         images = entry.runs[0].images
         if images.origin.repo and images.commit and not entry.about:
             lacking.setdefault((images.origin.repo, images.commit), []).append(entry)
@@ -81,7 +81,7 @@ def with_methods(found: entry_files.Found) -> entry_files.Found:
                 about = vetting.made_by(file.read_bytes())
                 known[about.fingerprint] = about
     entries = []
-    for entry in found.entries:
+    for entry in gathered.entries:
         stated = known.get(entry.fingerprints[0]) if len(entry.fingerprints) == 1 else None
         entries.append(dataclasses.replace(entry, about=entry.about or stated))
-    return dataclasses.replace(found, entries=tuple(entries))
+    return dataclasses.replace(gathered, entries=tuple(entries))

@@ -8,6 +8,7 @@ from markupsafe import Markup
 from rd3_utils.leaderboard import claims, pareto, vetting
 from rd3_utils.leaderboard import entries as entry_files
 from rd3_utils.leaderboard.entries import Entry, Found, Group
+from rd3_utils.leaderboard.related import Related
 from rd3_utils.leaderboard.rendering import csp, jinja_environment, script, style
 from rd3_utils.leaderboard.reproduce import reproduce
 from rd3_utils.leaderboard.rows import (
@@ -46,20 +47,20 @@ APART = 500  # files named on not-ranked.html
 class Board:
     """All entries and what pages say of them."""
 
-    def __init__(self, found: Found) -> None:
-        self.found = found
-        self.tables = entry_files.tables(found.entries)
-        self.related = entry_files.Related(found.entries)
+    def __init__(self, gathered: Found) -> None:
+        self.gathered = gathered
+        self.tables = entry_files.tables(gathered.entries)
+        self.related = Related(gathered.entries)
         self.benchmarks = list(dict.fromkeys(group.benchmark for group in self.tables))
         self.paged = {group for name in self.benchmarks for group in self.foremost(name, TABLES)}
-        count = Counter(entry.group.benchmark for entry in found.entries)
+        count = Counter(entry.group.benchmark for entry in gathered.entries)
         self.benchmarks.sort(key=lambda name: (-count[name], name))
         used = {group.digest for group in self.paged}
-        self.protocols = {d: p for d, p in sorted(found.protocols.items(), key=lambda x: (x[1].name, x[0])) if d in used}
+        self.protocols = {d: p for d, p in sorted(gathered.protocols.items(), key=lambda x: (x[1].name, x[0])) if d in used}
         self.rows: dict[Entry, dict] = {}  # as far as they are needed
         self.ranks: dict[Group, dict[Entry, str]] = {}
-        self.origins = sorted({entry.origin for entry in found.entries})
-        self.same_images = run_files.grouped(found.entries, same_images)
+        self.origins = sorted({entry.origin for entry in gathered.entries})
+        self.same_images = run_files.grouped(gathered.entries, same_images)
 
     def foremost(self, name: str | None, most: int) -> list[Group]:
         """At most `most` tables of a benchmark in their order: those with Runs from folders, then those of more origins."""
@@ -84,7 +85,7 @@ class Board:
             .render(
                 up="../" * depth,
                 benchmarks=links,
-                apart=len(self.found.apart) + self.found.left_out,
+                apart=len(self.gathered.apart) + self.gathered.left_out,
                 csp=Markup(csp(script, style())),
                 style=Markup(style()),
                 script=Markup(script),
@@ -136,7 +137,7 @@ class Board:
             links=[group for group in mine if group in self.paged and group not in shown],
             unpaged=len(mine) - sum(group in self.paged for group in mine),
             plots=self.plots(mine),
-            notes=self.found.notes,
+            notes=self.gathered.notes,
             ipc_text=ipc_text,
         )
 
@@ -207,7 +208,7 @@ class Board:
             "gain": summary["mean"] - random.summary["mean"] if random and entry.side == "distilled" else None,
             "scores": scores,
             "named": reports.named_scores(scores),
-            "cited": next((of["cited"] for of in scores.values() if of["cited"]), None),
+            "cited": next((estimate["cited"] for estimate in scores.values() if estimate["cited"]), None),
             "arms": list(arms.items()) if scores else [],
             "claims": claimed,
             "elsewhere": claims.elsewhere(entry, method)[:6] if method else [],
@@ -220,11 +221,11 @@ class Board:
 
     def plots(self, tables: dict[Group, list[Entry]]) -> list[tuple[Group, Markup, Markup | None]]:
         """[(Group, svg of bytes, svg of seconds or None)] of a benchmark: one per protocol, labels, student and precision."""
-        found: list[tuple[Group, Markup, Markup | None]] = []
+        plots: list[tuple[Group, Markup, Markup | None]] = []
         series = list(dict.fromkeys(series_of(entry) for entries in tables.values() for entry in entries))
         for main, groups in run_files.grouped(tables, lambda group: group.main).items():
             mine = [entry for group in groups for entry in tables[group] if not group.full]
-            if len(mine) < 2 or len(found) == PLOTS:
+            if len(mine) < 2 or len(plots) == PLOTS:
                 continue
             mine = sorted(mine, key=lambda entry: -entry.summary["mean"])[:PLOTTED]
             mark = short_hash(main.protocol, main.digest, main.labels, main.student, main.precision)
@@ -244,8 +245,8 @@ class Board:
                     "synthesis of the images, seconds (0: real images)",
                 )
                 later = Markup(pareto.figure(timed, series, of_time, name, f"t{mark}"))
-            found.append((main, Markup(drawn), later))
-        return found
+            plots.append((main, Markup(drawn), later))
+        return plots
 
     def table_page(self, group: Group, entries: list[Entry]) -> bytes:
         """Every row of a table in full."""
@@ -297,9 +298,9 @@ class Board:
 
     def apart_page(self) -> bytes:
         """What is not ranked."""
-        by_origin = run_files.grouped(self.found.apart[:APART], lambda one: one.origin)
-        rest = len(self.found.apart) + self.found.left_out - min(len(self.found.apart), APART)
-        return self.render("apart.html", 0, here="apart", origins=by_origin, rest=rest, notes=self.found.notes)
+        by_origin = run_files.grouped(self.gathered.apart[:APART], lambda one: one.origin)
+        rest = len(self.gathered.apart) + self.gathered.left_out - min(len(self.gathered.apart), APART)
+        return self.render("apart.html", 0, here="apart", origins=by_origin, rest=rest, notes=self.gathered.notes)
 
     def as_data(self, entry: Entry) -> dict:
         """An entry as plain data: accuracies as fractions, texts as they are."""

@@ -38,13 +38,13 @@ class Point:
 
 def front(points: Sequence[Point]) -> list[Point]:
     """The points that no other beats in cost and accuracy, cheapest first."""
-    found: list[Point] = []
+    best_points: list[Point] = []
     best = -1.0
     for point in sorted(points, key=lambda p: (p.x, -p.mean)):
         if point.mean > best:
-            found.append(point)
+            best_points.append(point)
             best = point.mean
-    return found
+    return best_points
 
 
 def figure(points: Sequence[Point], series: list[str], x_label: str, name: str, prefix: str) -> str:
@@ -102,7 +102,7 @@ def draw_pareto(axes: "Axes", points: Sequence[Point], series: list[str], x_labe
     axes.spines[["left", "bottom"]].set_color(OF["line"])
     axes.tick_params(which="both", color=OF["line"], labelcolor=OF["muted"])
     named = points if len(points) <= NAMED_POINTS else best[:NAMED_POINTS]
-    for point, (x, y, side) in zip(named, beside(axes, named)):
+    for point, (x, y, side) in zip(named, name_positions(axes, named)):
         text = axes.annotate(
             point.label,
             (point.x, 100 * point.mean),
@@ -117,7 +117,7 @@ def draw_pareto(axes: "Axes", points: Sequence[Point], series: list[str], x_labe
         text.set_in_layout(False)  # a long name does not shrink the picture
 
 
-def beside(axes: "Axes", points: Sequence[Point]) -> list[tuple[float, float, Literal["left", "right"]]]:
+def name_positions(axes: "Axes", points: Sequence[Point]) -> list[tuple[float, float, Literal["left", "right"]]]:
     """[(x, y, "left" | "right")]: where the names of `points` go, in typographic points from each, the highest first served.
 
     A name stands to the right of its point, or to the left where there is no room, and below one that it would cover.
@@ -126,7 +126,7 @@ def beside(axes: "Axes", points: Sequence[Point]) -> list[tuple[float, float, Li
     scale = 72 / axes.figure.dpi
     at = [tuple(scale * axes.transData.transform((point.x, 100 * point.mean))) for point in points]
     first, last = min(x for x, _ in at), max(x for x, _ in at)
-    found: dict[int, tuple[float, float, Literal["left", "right"]]] = {}
+    positions: dict[int, tuple[float, float, Literal["left", "right"]]] = {}
     taken: list[tuple[float, float, float]] = []  # (left, right, baseline) of names
     for i in sorted(range(len(points)), key=lambda i: -at[i][1]):
         x, y = at[i]
@@ -138,8 +138,8 @@ def beside(axes: "Axes", points: Sequence[Point]) -> list[tuple[float, float, Li
             if left < span[1] and span[0] < right and abs(other - base) < NAME_SIZE + 1:
                 base = other - NAME_SIZE - 1
         taken = sorted([*taken, (*span, base)], key=lambda one: -one[2])
-        found[i] = (-9 if to_left else 7, base - y, "right" if to_left else "left")
-    return [found[i] for i in range(len(points))]
+        positions[i] = (-9 if to_left else 7, base - y, "right" if to_left else "left")
+    return [positions[i] for i in range(len(points))]
 
 
 def cleaned(text: str, points: Sequence[Point], name: str, prefix: str) -> str:
@@ -151,46 +151,60 @@ def cleaned(text: str, points: Sequence[Point], name: str, prefix: str) -> str:
             if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
                 parent.remove(child)
     for element in root.iter():
-        classes = []
-        element.attrib.pop("font-family", None)
-        style = dict(part.split(":", 1) for part in element.attrib.pop("style", "").split(";") if ":" in part)
-        for key, value in {**style, **{k: element.get(k, "") for k in ("fill", "stroke") if element.get(k)}}.items():
-            key, value = key.strip(), value.strip()
-            if value in SERIES_COLOURS:
-                classes.append(f"{key}-{SERIES_COLOURS[value]}")
-                element.attrib.pop(key, None)
-            elif key == "font":
-                size = re.search(r"([\d.]+)px", value)
-                assert size  # matplotlib writes font: SIZEpx 'NAME'
-                element.set("font-size", size[1])
-            elif key == "font-family":
-                continue
-            else:
-                element.set(key, value)
-        if classes:
-            element.set("class", " ".join(classes))
-        if element.get(f"{{{XLINK}}}href"):
-            element.set("href", element.attrib.pop(f"{{{XLINK}}}href"))
-        mine = re.fullmatch(r"point(\d+)", element.get("id", ""))
-        if mine:
-            point = points[int(mine[1])]
-            element.tag = f"{{{SVG}}}a"
-            element.set("class", "point")
-            title = xml.Element(f"{{{SVG}}}title")
-            title.text = point.title
-            element.insert(0, title)
-        for key, value in element.attrib.items():
-            if key == "id":
-                element.set(key, f"{prefix}-{value}")
-            elif key == "href":
-                element.set(key, f"#{prefix}-{value[1:]}")
-            elif value.startswith("url(#"):
-                element.set(key, f"url(#{prefix}-{value[5:]}")
-        if mine:
-            element.set("href", point.href)
+        style_as_classes(element)
+        number = re.fullmatch(r"point(\d+)", element.get("id", ""))
+        if number:
+            make_link(element, points[int(number[1])])
+        own_ids(element, prefix)
+        if number:
+            element.set("href", points[int(number[1])].href)
     for key in ("width", "height", "version"):
         root.attrib.pop(key, None)
     root.set("class", "plot")
     root.set("role", "group")
     root.set("aria-label", name)
     return xml.tostring(root, encoding="unicode")
+
+
+def style_as_classes(element: xml.Element) -> None:
+    """Replace an element's style attribute: colours become classes of the page, all else attributes of their own."""
+    classes = []
+    element.attrib.pop("font-family", None)
+    style = dict(part.split(":", 1) for part in element.attrib.pop("style", "").split(";") if ":" in part)
+    for key, value in {**style, **{k: element.get(k, "") for k in ("fill", "stroke") if element.get(k)}}.items():
+        key, value = key.strip(), value.strip()
+        if value in SERIES_COLOURS:
+            classes.append(f"{key}-{SERIES_COLOURS[value]}")
+            element.attrib.pop(key, None)
+        elif key == "font":
+            size = re.search(r"([\d.]+)px", value)
+            assert size  # matplotlib writes font: SIZEpx 'NAME'
+            element.set("font-size", size[1])
+        elif key == "font-family":
+            continue
+        else:
+            element.set(key, value)
+    if classes:
+        element.set("class", " ".join(classes))
+
+
+def make_link(element: xml.Element, point: Point) -> None:
+    """Make the group of a point's marks a link with a title."""
+    element.tag = f"{{{SVG}}}a"
+    element.set("class", "point")
+    title = xml.Element(f"{{{SVG}}}title")
+    title.text = point.title
+    element.insert(0, title)
+
+
+def own_ids(element: xml.Element, prefix: str) -> None:
+    """Begin an element's id, and what it refers to in this SVG, with `prefix`: a page has several plots."""
+    if element.get(f"{{{XLINK}}}href"):
+        element.set("href", element.attrib.pop(f"{{{XLINK}}}href"))
+    for key, value in element.attrib.items():
+        if key == "id":
+            element.set(key, f"{prefix}-{value}")
+        elif key == "href":
+            element.set(key, f"#{prefix}-{value[1:]}")
+        elif value.startswith("url(#"):
+            element.set(key, f"url(#{prefix}-{value[5:]}")

@@ -33,17 +33,17 @@ def csp(script: str, style: str) -> str:
 @lru_cache
 def jinja_environment() -> jinja2.Environment:
     """The Jinja environment of the templates: everything is escaped."""
-    found = jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {"percent": reports.percent, "size": units.size, "duration": units.duration}
-    found.filters |= {"show": show, "signed": signed}
-    found.globals["interval_method"] = bootstrap.METHOD
-    return found
+    environment.filters |= {"percent": reports.percent, "size": units.size, "duration": units.duration}
+    environment.filters |= {"show": show, "signed": signed}
+    environment.globals["interval_method"] = bootstrap.METHOD
+    return environment
 
 
 @lru_cache

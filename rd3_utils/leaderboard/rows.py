@@ -74,17 +74,17 @@ def same_images(entry: Entry) -> tuple:
 
 def notices(entries: list[Entry]) -> list[str]:
     """What a reader must know before comparing the rows of a table."""
-    found: list[str] = []
+    lines: list[str] = []
     group = entries[0].group
     if group.custom:
-        found.append(f"Not a released protocol ({group.label}): do not compare with others.")
+        lines.append(f"Not a released protocol ({group.label}): do not compare with others.")
     if len({entry.teachers for entry in entries}) > 1:
-        found.append("The soft labels of these rows come from different teachers: part of a difference may be theirs.")
+        lines.append("The soft labels of these rows come from different teachers: part of a difference may be theirs.")
     if any(entry.monitored for entry in entries):
-        found.append("Rows marked \N{EYE} watched the test split during training; their scores are still the last epoch's.")
+        lines.append("Rows marked \N{EYE} watched the test split during training; their scores are still the last epoch's.")
     if any(entry.runs[0].views_seed != entries[0].runs[0].views_seed for entry in entries):
-        found.append("The views of these rows were drawn from different seeds.")
-    return found
+        lines.append("The views of these rows were drawn from different seeds.")
+    return lines
 
 
 def point(entry: Entry, x: float) -> pareto.Point:

@@ -26,13 +26,13 @@ JSON_ENTRIES = 1000  # in one file of data/
 MARK = "rd3-leaderboard"  # tag of a Space that is ours to replace
 
 
-def build_site(found: Found, out: Path | str) -> dict[str, bytes]:
-    """Write the site of `found` into the folder `out`, which is made or, where it holds a site, replaced; {path: bytes} of it.
+def build_site(gathered: Found, out: Path | str) -> dict[str, bytes]:
+    """Write the site of `gathered` into the folder `out`, made or, where it holds a site, replaced; {path: bytes} of it.
 
     UserError where `out` holds something else.
     """
     check_site_folder(out)
-    pages = site_files(found)
+    pages = site_files(gathered)
     with whole_folder(out, replaces=True) as partial:
         for path, data in pages.items():
             (partial / path).parent.mkdir(parents=True, exist_ok=True)
@@ -48,9 +48,9 @@ def check_site_folder(out: Path | str) -> None:
     try_whole(out)
 
 
-def site_files(found: Found) -> dict[str, bytes]:
+def site_files(gathered: Found) -> dict[str, bytes]:
     """{path: bytes} of the site."""
-    board = Board(found)
+    board = Board(gathered)
     files: dict[str, bytes] = {}
     for i, name in enumerate(board.benchmarks or [None]):
         page = board.benchmark_page(name)
@@ -62,7 +62,7 @@ def site_files(found: Found) -> dict[str, bytes]:
         files[f"protocols/{protocol.name}-{digest}.html"] = board.protocol_page(protocol)
     files["protocols/index.html"] = board.protocols_page()
     files["not-ranked.html"] = board.apart_page()
-    rows = [board.as_data(entry) for entry in found.entries]
+    rows = [board.as_data(entry) for entry in gathered.entries]
     parts = [rows[i : i + JSON_ENTRIES] for i in range(0, len(rows), JSON_ENTRIES)]
     for i, part in enumerate(parts):
         files[f"data/entries-{i:03}.json"] = encoded(part)

@@ -85,13 +85,13 @@ def protocol_of(name: str, knobs: str, overrides: str) -> Protocol:
         if not arms.keys() <= set(protocols.ARM_LABELS):
             raise Refused(f"its protocol has arms {shown(sorted(arms))}, wanted some of {', '.join(protocols.ARM_LABELS)}")
         pairs = tuple(sorted((key, check_knob(key, value, where)) for key, value in changes.items()))
-        found = protocols.Protocol(name, name, "", "not stated", {}, **sections, arms=arms, rules=rules, overrides=pairs)
+        protocol = protocols.Protocol(name, name, "", "not stated", {}, **sections, arms=arms, rules=rules, overrides=pairs)
         for section in SECTIONS:
-            for key, value in dataclasses.asdict(getattr(found, section)).items():
+            for key, value in dataclasses.asdict(getattr(protocol, section)).items():
                 check_knob(f"{section}.{key}", value, where)
-        plain = dataclasses.replace(found, overrides=())
+        plain = dataclasses.replace(protocol, overrides=())
         differs = is_released(name) and plain.digest != released(name).digest
-        read = found.digest
+        read = protocol.digest
     except UserError as error:
         raise Refused(f"the knobs of its protocol are none of ours: {str(error)[:160]}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -100,7 +100,7 @@ def protocol_of(name: str, knobs: str, overrides: str) -> Protocol:
         raise Refused(f"says {name}, but its knobs have digest {plain.digest}; {name} has {released(name).digest}")
     if read != digest(own):
         raise Refused(f"the knobs of its protocol have digest {digest(own)}, as we read them {read}")
-    return found
+    return protocol
 
 
 def check_protocol(stated: StatedProtocol, protocol: Protocol) -> None:
@@ -151,8 +151,8 @@ def check_run_recipe(run: Run, protocol: Protocol, bench: Benchmark) -> Recipe:
         raise Refused(f"its protocol makes no recipe for it: {str(error)[:160]}") from None
     rates = recipe.training.learning_rates
     if rates:
-        found = check_search(run.learning_rate_search, rates, run.test.fingerprint)
-        recipe = search.with_rate(recipe, found.learning_rate)
+        searched = check_search(run.learning_rate_search, rates, run.test.fingerprint)
+        recipe = search.with_rate(recipe, searched.learning_rate)
     mine, wanted = run.recipe, json.loads(json.dumps(recipe.as_dict()))
     if mine != wanted:
         for key in {**wanted, **mine}:

@@ -24,7 +24,7 @@ class RunningStatistics:
         self.network, self.recipe, self.accelerator = network, recipe, accelerator
         self.kind = recipe.training.batch_norm.partition(":")[0] if accelerator.num_processes > 1 else "global"
         # (norm, float32 [2 C]) of every forward pass since the last step: mean and variance of a group
-        self.seen: list[tuple[_BatchNorm, torch.Tensor]] = []
+        self.noted: list[tuple[_BatchNorm, torch.Tensor]] = []
         self.momentum: dict[_BatchNorm, float | None] = {}  # norm -> its own momentum
         self.kept: dict[_BatchNorm, tuple[torch.Tensor, float]] = {}  # float32 [2 C] after the last step
         norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
@@ -37,7 +37,7 @@ class RunningStatistics:
 
     def note(self, norm: _BatchNorm, inputs: tuple, output: torch.Tensor) -> None:
         if norm.training:
-            self.seen.append((norm, stacked(norm)))
+            self.noted.append((norm, stacked(norm)))
 
     def share(self, rows: torch.Tensor) -> None:
         """To be called by all processes after the step on the batch `rows`."""
@@ -46,27 +46,27 @@ class RunningStatistics:
                 if buffer.is_floating_point():
                     torch.distributed.all_reduce(buffer)
                     buffer /= self.accelerator.num_processes
-        if self.seen:
+        if self.noted:
             self.apply(*self.exchanged(rows))
-            self.seen.clear()
+            self.noted.clear()
 
     def exchanged(self, rows: torch.Tensor) -> tuple[list[_BatchNorm], torch.Tensor]:
         """(the norms in the order of a forward pass, float32 [G, sum of 2 C]: what they saw of each group of the batch)."""
         groups = len(training.batch_norm_groups(rows, int(self.recipe.training.batch_norm.partition(":")[2])))
         mine = training.part_of_process(groups, self.accelerator.process_index, self.accelerator.num_processes)
-        passes = torch.cat([seen for _, seen in self.seen]).view(mine.stop - mine.start, -1)
+        passes = torch.cat([moments for _, moments in self.noted]).view(mine.stop - mine.start, -1)
         table = passes.new_zeros(groups, passes.shape[1])
         table[mine] = passes
         torch.distributed.all_reduce(table)  # others add zeros: the bits stay
-        return [norm for norm, _ in self.seen[: len(self.seen) // len(passes)]], table
+        return [norm for norm, _ in self.noted[: len(self.noted) // len(passes)]], table
 
     def apply(self, norms: list[_BatchNorm], table: torch.Tensor) -> None:
         """Move the running statistics of `norms` by every row of `table`, as their own momentum says."""
         for group in table:
-            for norm, seen in zip(norms, group.split([2 * norm.num_features for norm in norms])):
+            for norm, moments in zip(norms, group.split([2 * norm.num_features for norm in norms])):
                 (before, count), momentum = self.kept[norm], self.momentum[norm]
                 share = 1 / (count + 1) if momentum is None else momentum  # None: the mean of all groups so far
-                self.kept[norm] = (share * seen.double() + (1 - share) * before.double()).float(), count + 1
+                self.kept[norm] = (share * moments.double() + (1 - share) * before.double()).float(), count + 1
         for norm in norms:
             assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
             kept, count = self.kept[norm]

@@ -42,15 +42,15 @@ def drop_probabilities(network: nn.Module, size: int) -> dict[str, list[float]]:
     """
     state = {name: tensor.to("meta") for name, tensor in [*network.named_parameters(), *network.named_buffers()]}
     training = network.training
-    found: dict[str, list[float]] = {"dropout": [], "stochastic_depth": []}
+    probabilities: dict[str, list[float]] = {"dropout": [], "stochastic_depth": []}
     try:
         with Draws() as draws, torch.no_grad():
             torch.func.functional_call(network.train(), state, torch.empty(2, 3, size, size, device="meta"))
     finally:
         network.train(training)
     for shape, p in draws.masks:
-        found["stochastic_depth" if shape.numel() == 2 else "dropout"].append(round(p, 6))  # one number per image
-    return found
+        probabilities["stochastic_depth" if shape.numel() == 2 else "dropout"].append(round(p, 6))  # one number per image
+    return probabilities
 
 
 def built(make: Callable[..., nn.Module], arch: str, dropout: float, stochastic_depth: float) -> nn.Module:
@@ -76,19 +76,19 @@ def check_drops(network: nn.Module, arch: str, size: int, dropout: float, stocha
     if dropout == stochastic_depth == STOCK:
         return
     try:
-        found = drop_probabilities(network, size)
+        drawn = drop_probabilities(network, size)
     except (RuntimeError, NotImplementedError) as error:
         raise UserError(
             f"student {arch}: what it leaves out at random cannot be told ({hub.one_line(error)}); leave training.dropout and "
             "training.stochastic_depth at -1."
         ) from error
     for word, rate in (("drop_rate", dropout), ("drop_path_rate", stochastic_depth)):
-        if rate > 0 and not found[DROP_KNOBS[word]]:
+        if rate > 0 and not drawn[DROP_KNOBS[word]]:
             raise none_of(arch, word, rate)
-        if rate == 0 and found[DROP_KNOBS[word]]:
+        if rate == 0 and drawn[DROP_KNOBS[word]]:
             knob = DROP_KNOBS[word]
             raise UserError(
-                f"student {arch} keeps a {knob.replace('_', ' ')} of {max(found[knob]):g} that timm has no word for, and "
+                f"student {arch} keeps a {knob.replace('_', ' ')} of {max(drawn[knob]):g} that timm has no word for, and "
                 f"training.{knob} is 0; leave it at -1."
             )
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import uuid
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,7 +18,27 @@ from rd3_utils.learning.training import Diverged, check_finite
 from rd3_utils.protocols.benchmark import Benchmark
 
 METRIC = Path(__file__).parent / "topk"
+TOP = 5  # classes that a prediction names
 TEST_BATCH = 500  # test images of 32 px and less per forward pass; fewer of larger ones
+
+
+@dataclass(frozen=True)
+class Score:
+    """How often a network is right: shares of the images scored whose class is its first answer, or among its first five."""
+
+    top1: float
+    top5: float
+    images_scored: int
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """How a network is shown images: normalised, then whitened if at all; `exact`: float32 whatever the launch says."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    whitening: Whitening | None = None
+    exact: bool = False
 
 
 @torch.no_grad()
@@ -26,33 +46,29 @@ def predictions(
     network: nn.Module,
     images: torch.Tensor,
     rows: torch.Tensor,
-    mean: Sequence[float],
-    std: Sequence[float],
+    reading: Reading,
     accelerator: Accelerator,
-    top: int = 5,
-    exact: bool = False,
-    whitening: Whitening | None = None,
     whose: str = "the network",
 ) -> torch.Tensor:
-    """int64 [B, top] (or [B, C] with fewer classes): the most likely classes of `rows`, best first.
+    """int64 [B, TOP] (or [B, C] with fewer classes): the most likely classes of `rows`, best first.
 
-    Eval mode, no views; `exact` computes in float32 whatever the launch says. Diverged, with the name `whose`, where an
-    output is no finite number: such classes would be in no order.
+    Eval mode, no views. Diverged, with the name `whose`, where an output is no finite number: such classes would be in no
+    order.
     """
     training = network.training
     network.eval()
-    shift, scale = (torch.tensor(v, device=accelerator.device)[:, None, None] * 255 for v in (mean, std))
+    shift, scale = (torch.tensor(v, device=accelerator.device)[:, None, None] * 255 for v in (reading.mean, reading.std))
     best = []
     for some in rows.split(min(TEST_BATCH, max(64, TEST_BATCH * 32**2 // images.shape[-1] ** 2))):
         x = (images[some.to(images.device)].to(accelerator.device).float() - shift) / scale  # [B, 3, S, S]
-        x = x if whitening is None else whitening(x)
-        with contextlib.nullcontext() if exact else accelerator.autocast():
+        x = x if reading.whitening is None else reading.whitening(x)
+        with contextlib.nullcontext() if reading.exact else accelerator.autocast():
             logits = network(x).float()  # [B, C]
         if not bool(logits.isfinite().all()):
             raise Diverged(f"{whose}: its outputs are no finite numbers; it diverged and is not scored.")
-        best.append(logits.topk(min(top, logits.shape[1]), dim=1).indices.cpu())
+        best.append(logits.topk(min(TOP, logits.shape[1]), dim=1).indices.cpu())
     network.train(training)
-    return torch.cat(best) if best else torch.empty(0, top, dtype=torch.int64)
+    return torch.cat(best) if best else torch.empty(0, TOP, dtype=torch.int64)
 
 
 def accuracy(
@@ -63,27 +79,25 @@ def accuracy(
     exact: bool = False,
     whitening: Whitening | None = None,
     whose: str = "the network",
-) -> dict:
-    """{"top1", "top5" (fractions), "images_scored"} of `network` on the ImageSet `test`, the same in every process.
+) -> Score:
+    """The Score of `network` on the ImageSet `test`, the same in every process.
 
     Process r scores rows r, r + P, ...; the rows that come back must be each test row exactly once, or UserError. Diverged,
     in every process, where weights or outputs are no finite numbers in one of them; `whose` names the network.
     """
     rows = torch.arange(accelerator.process_index, len(test), accelerator.num_processes)
     best: list[torch.Tensor] = []
-    normalisation = benchmark.image.mean, benchmark.image.std
+    reading = Reading(benchmark.image.mean, benchmark.image.std, whitening, exact)
 
     def predict() -> None:
         check_finite(network, whose)
-        best.append(
-            predictions(network, test.images, rows, *normalisation, accelerator, exact=exact, whitening=whitening, whose=whose)
-        )
+        best.append(predictions(network, test.images, rows, reading, accelerator, whose))
 
     raise_on_all(accelerator, predict)
     pairs = [(rows.numpy(), best[0].numpy())]
     pairs = gather_object(pairs) if accelerator.num_processes > 1 else pairs
 
-    def compute() -> dict:
+    def compute() -> Score:
         rows = torch.cat([torch.from_numpy(r) for r, _ in pairs])
         best = torch.cat([torch.from_numpy(b) for _, b in pairs if len(b)])
         rows, places = rows.sort()
@@ -92,6 +106,6 @@ def accuracy(
         import evaluate  # takes a second, and only scores need it
 
         metric = evaluate.load(str(METRIC), keep_in_memory=True, experiment_id=uuid.uuid4().hex)
-        return metric.compute(predictions=best[places].numpy(), references=test.labels.numpy())
+        return Score(**metric.compute(predictions=best[places].numpy(), references=test.labels.numpy()))
 
     return from_main(accelerator, compute)

@@ -6,6 +6,7 @@ x [B, 3, S, S] -> forward_features -> forward_head(pre_logits=True) -> [B, D] ->
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,17 +29,24 @@ RUN = "run.json"  # the Run of a network, where it lies in the network's own fol
 
 @dataclass(frozen=True, eq=False)
 class Frozen:
-    """A network in eval mode whose features are read; `mean` and `std` are those it normalises values in [0, 1] with."""
+    """A network whose features are read, put into eval mode; `mean` and `std` normalise its images' values in [0, 1]."""
 
     network: nn.Module
     source: str
     commit: str | None
     architecture: str
-    sha256: str  # over parameters and buffers
     size: int  # pixels per side of the images it takes
     mean: tuple
     std: tuple
     folder: Path | None = None  # where its files lie
+
+    def __post_init__(self) -> None:
+        self.network.eval().requires_grad_(False)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of parameters and buffers, which nothing changes any more."""
+        return teachers.weights_sha256(self.network)
 
 
 def load_frozen(source: str) -> Frozen:
@@ -78,28 +86,14 @@ def load_frozen(source: str) -> Frozen:
             "3 channels and a square: the benchmarks here have such images."
         )
     training.check_finite(network, f"student {source}")
-    return frozen(network, where.stated.text, commit, config["architecture"], shape[1], mean, std, folder)
+    return Frozen(network, where.stated.text, commit, config["architecture"], shape[1], mean, std, folder)
 
 
 def untrained(student: str, benchmark: Benchmark, seed: int) -> Frozen:
     """The Frozen network that the student of this seed is before its training."""
     network = students.create(student, benchmark, seed)
     image = benchmark.image
-    return frozen(network, f"untrained:{student},seed={seed}", None, student, image.size, image.mean, image.std)
-
-
-def frozen(
-    network: nn.Module,
-    source: str,
-    commit: str | None,
-    architecture: str,
-    size: int,
-    mean: tuple,
-    std: tuple,
-    folder: Path | None = None,
-) -> Frozen:
-    network.eval().requires_grad_(False)
-    return Frozen(network, source, commit, architecture, teachers.weights_sha256(network), size, mean, std, folder)
+    return Frozen(network, f"untrained:{student},seed={seed}", None, student, image.size, image.mean, image.std)
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ With labels.teacher_bn = "groups:N" the batches are those of N views in the epoc
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -27,6 +28,37 @@ from rd3_utils.protocols.knobs import stated
 from rd3_utils.protocols.recipe import Recipe
 
 
+@dataclass(frozen=True)
+class StoreFormat:
+    """How labels are computed and kept, and which options say so."""
+
+    forward_batch: int = 100  # --forward-batch: views per teacher pass
+    label_dtype: str = "fp16"  # --label-dtype
+    shard_mb: int = 256  # --shard-mb: the largest file
+
+
+@dataclass(frozen=True, eq=False)
+class LabellingTask:
+    """Labels to make: the views of `images` under `recipe`, as `plan` has them in a store, by `teachers`."""
+
+    plan: StorePlan
+    images: ImageSet
+    recipe: Recipe
+    teachers: Sequence[Teacher]
+    benchmark: Benchmark
+
+
+@dataclass(frozen=True, eq=False)
+class Labeller:
+    """A LabellingTask on one device: its teachers as one network, its images as `pixels` uint8 [N, 3, S, S]."""
+
+    network: nn.Module
+    pixels: torch.Tensor
+    recipe: Recipe
+    plan: StorePlan
+    device: torch.device
+
+
 def load_teachers(sources: Sequence[str], recipe: Recipe, benchmark: Benchmark) -> list[Teacher]:
     """The Teachers at `sources`; UserError unless they are as many, and of the architectures, that the recipe labels with."""
     wanted = recipe.labels.teachers
@@ -35,22 +67,20 @@ def load_teachers(sources: Sequence[str], recipe: Recipe, benchmark: Benchmark) 
             f"{len(sources)} teachers given, the recipe labels with {wanted}; give --teacher {wanted} times or "
             f"--set labels.teachers={len(sources)}."
         )
-    found = [teachers.load(source, benchmark) for source in sources]
-    label_store.check_architectures([teacher.architecture for teacher in found], recipe, "the teachers given are")
-    return found
+    loaded = [teachers.load(source, benchmark) for source in sources]
+    label_store.check_architectures([teacher.architecture for teacher in loaded], recipe, "the teachers given are")
+    return loaded
 
 
 def plan_store(
     images: ImageSet,
     recipe: Recipe,
-    found: Sequence[Teacher],
+    labellers: Sequence[Teacher],
     views_seed: int,
     device: torch.device,
-    forward_batch: int = 100,
-    label_dtype: str = "fp16",
-    shard_mb: int = 256,
+    form: StoreFormat = StoreFormat(),
 ) -> StorePlan:
-    """The StorePlan for labelling `images` under `recipe`."""
+    """The StorePlan for labelling `images` under `recipe` by the Teachers `labellers`."""
     return StorePlan(
         images={key: value for key, value in images.describe().items() if key not in ("source", "train")},
         class_names=images.class_names,
@@ -62,13 +92,13 @@ def plan_store(
         views=stated(recipe.views),
         views_digest=recipe.views_digest,
         views_seed=views_seed,
-        teachers=tuple(teachers.described(found, recipe.labels.ensemble)),
-        teachers_id=teachers.teachers_id(found, recipe.labels.ensemble, recipe.labels.teacher_bn),
+        teachers=tuple(teachers.described(labellers, recipe.labels.ensemble)),
+        teachers_id=teachers.teachers_id(labellers, recipe.labels.ensemble, recipe.labels.teacher_bn),
         ensemble=recipe.labels.ensemble,
-        label_dtype=label_dtype,
-        forward_batch=forward_batch,
+        label_dtype=form.label_dtype,
+        forward_batch=form.forward_batch,
         device=device.type,
-        shard_mb=shard_mb,
+        shard_mb=form.shard_mb,
         teacher_bn=recipe.labels.teacher_bn,
     )
 
@@ -92,23 +122,20 @@ def is_complete(where: Path, plan: StorePlan) -> bool:
 
 def make_labels(
     where: Path,
-    plan: StorePlan,
-    images: ImageSet,
-    recipe: Recipe,
-    found: Sequence[Teacher],
-    benchmark: Benchmark,
+    task: LabellingTask,
     test: ImageSet,
     accelerator: Accelerator,
     finished: Callable[[list[Path]], None] | None = None,
 ) -> Path:
-    """Write the shards of `plan` that `where` lacks, split over the processes, then the index. Returns the folder.
+    """Write the shards of the task's plan that `where` lacks, split over the processes, then the index. Returns the folder.
 
     First every teacher is examined on the whole `test` split, and its accuracy goes into the store, beside the share of
-    `images` that they recognise. Resumable: a shard that is there and whole is kept. An error in one process is raised in all.
-    After each of its own shards the main process calls `finished(paths)` with all that are whole by then, whoever made them.
+    the images that they recognise. Resumable: a shard that is there and whole is kept. An error in one process is raised in
+    all. After each of its own shards the main process calls `finished(paths)` with all that are whole by then, whoever made
+    them.
     """
-    found = [teachers.examined(teacher, benchmark, test, accelerator) for teacher in found]
-    plan = dataclasses.replace(plan, teachers=tuple(teachers.described(found, plan.ensemble)))
+    examined = [teachers.examined(teacher, task.benchmark, test, accelerator) for teacher in task.teachers]
+    plan = dataclasses.replace(task.plan, teachers=tuple(teachers.described(examined, task.plan.ensemble)))
     if (where / "index.json").is_file():  # a damaged store of more epochs is mended, not cut short
         plan = dataclasses.replace(plan, epochs=max(plan.epochs, soft_labels.read_index(where)["epochs"]))
     known = soft_labels.known_sha256(where)
@@ -118,13 +145,13 @@ def make_labels(
         (where / "index.json").unlink(missing_ok=True)  # it names shards that are about to change
     accelerator.wait_for_everyone()
     mine = missing[accelerator.process_index :: accelerator.num_processes]
-    network = teachers.Ensemble(found, benchmark, plan.ensemble).to(accelerator.device)
-    pixels = on_device(images.images, accelerator.device)
+    task = dataclasses.replace(task, teachers=examined, plan=plan)
+    labeller = labeller_on(accelerator.device, task)
 
     def write_mine() -> None:
-        for name, first, stop in tqdm(mine, desc=f"labels {images.name}", unit="shard", leave=False):
+        for name, first, stop in tqdm(mine, desc=f"labels {task.images.name}", unit="shard", leave=False):
             drawn: dict[int, views.Views] = {}
-            logits = label_epochs(network, pixels, recipe, plan, first, stop, drawn, accelerator.device)
+            logits = label_epochs(labeller, first, stop, drawn)
             epochs = [drawn[epoch] for epoch in range(first, stop)]
             soft_labels.write_shard(where / name, plan, first, stop, epochs, logits)
             if finished is not None and accelerator.is_main_process:
@@ -132,115 +159,88 @@ def make_labels(
                 finished([where / name for name in whole])
 
     raise_on_all(accelerator, write_mine)
-    share = share_recognised(network, images, benchmark, accelerator)
+    share = share_recognised(labeller.network, task, accelerator)
     if accelerator.is_main_process:
         soft_labels.finish(where, plan, share)
     accelerator.wait_for_everyone()
     return where
 
 
-def share_recognised(network: nn.Module, images: ImageSet, benchmark: Benchmark, accelerator: Accelerator) -> float:
-    """Share of the `images`, as they are, that the Ensemble `network` puts into their own class; batch norm in eval mode.
+def labeller_on(device: torch.device, task: LabellingTask) -> Labeller:
+    """The Labeller of a task on `device`."""
+    network = teachers.Ensemble(task.teachers, task.benchmark, task.plan.ensemble).to(device)
+    return Labeller(network, on_device(task.images.images, device), task.recipe, task.plan, device)
+
+
+def share_recognised(network: nn.Module, task: LabellingTask, accelerator: Accelerator) -> float:
+    """Share of the images, as they are, that the task's teachers put into their own class; batch norm in eval mode.
 
     Images that a teacher takes for other classes have soft labels that speak of those: it is what such labels are worth.
     """
-    whose = f"the teacher, shown {images.name}"
-    return evaluation.accuracy(network, images, benchmark, accelerator, exact=True, whose=whose)["top1"]
+    whose = f"the teacher, shown {task.images.name}"
+    return evaluation.accuracy(network, task.images, task.benchmark, accelerator, exact=True, whose=whose).top1
 
 
 @torch.no_grad()
-def label_epochs(
-    network: nn.Module,
-    pixels: torch.Tensor,
-    recipe: Recipe,
-    plan: StorePlan,
-    first: int,
-    stop: int,
-    drawn: dict[int, views.Views],
-    device: torch.device,
-) -> torch.Tensor:
+def label_epochs(labeller: Labeller, first: int, stop: int, drawn: dict[int, views.Views]) -> torch.Tensor:
     """Logits float32 [stop - first, N, C] of epochs first..stop; fills `drawn` with the Views of each epoch."""
-    how = in_stream if plan.teacher_bn == "eval" else in_groups
-    return how(network, pixels, recipe, plan, first, stop, drawn, device)
+    if labeller.plan.teacher_bn == "eval":
+        return in_stream(labeller, first, stop, drawn)
+    return in_groups(labeller, first, stop, drawn)
 
 
-def in_stream(
-    network: nn.Module,
-    pixels: torch.Tensor,
-    recipe: Recipe,
-    plan: StorePlan,
-    first: int,
-    stop: int,
-    drawn: dict[int, views.Views],
-    device: torch.device,
-) -> torch.Tensor:
+def in_stream(labeller: Labeller, first: int, stop: int, drawn: dict[int, views.Views]) -> torch.Tensor:
     """`label_epochs` where views do not influence one another.
 
     Forward batch b holds rows b * F ... (b + 1) * F of the endless stream of epochs, so batches at the edges reach into
     the neighbouring epochs and are always full.
     """
+    plan, recipe, device = labeller.plan, labeller.recipe, labeller.device
     n, batch = plan.rows, plan.forward_batch
     logits = torch.empty((stop - first) * n, plan.classes)
     for b in range(first * n // batch, -(-stop * n // batch)):
-        place = torch.arange(b * batch, (b + 1) * batch)
-        epochs, rows = place // n, place % n
+        places = torch.arange(b * batch, (b + 1) * batch)
+        epochs, rows = places // n, places % n
         parts = []
         for epoch in epochs.unique().tolist():
             if epoch not in drawn:
                 drawn[epoch] = views.draw(recipe, plan.views_seed, epoch)
-            parts.append(views.apply(pixels, drawn[epoch], rows[epochs == epoch], recipe.mean, recipe.std, device))
-        output = network(torch.cat(parts)).float().cpu()
+            rows_here = rows[epochs == epoch]
+            parts.append(views.apply(labeller.pixels, drawn[epoch], rows_here, recipe.mean, recipe.std, device))
+        output = labeller.network(torch.cat(parts)).float().cpu()
         inside = (epochs >= first) & (epochs < stop)
-        logits[place[inside] - first * n] = output[inside]
+        logits[places[inside] - first * n] = output[inside]
     return logits.view(stop - first, n, plan.classes)
 
 
-def in_groups(
-    network: nn.Module,
-    pixels: torch.Tensor,
-    recipe: Recipe,
-    plan: StorePlan,
-    first: int,
-    stop: int,
-    drawn: dict[int, views.Views],
-    device: torch.device,
-) -> torch.Tensor:
+def in_groups(labeller: Labeller, first: int, stop: int, drawn: dict[int, views.Views]) -> torch.Tensor:
     """`label_epochs` with the teachers' batch norm over N consecutive views of the epoch's order: those of a student's batch.
 
     A group is one forward pass, the last of an epoch may be smaller. As Jiacheng8/CV-DD relabel/relabel.py:281-328, but for
     what `teachers.batch_statistics` leaves out.
     """
+    plan, recipe, device = labeller.plan, labeller.recipe, labeller.device
     logits = torch.empty(stop - first, plan.rows, plan.classes)
     size = int(plan.teacher_bn.removeprefix("groups:"))
-    with teachers.batch_statistics(network):
+    with teachers.batch_statistics(labeller.network):
         for epoch in range(first, stop):
             drawn[epoch] = views.draw(recipe, plan.views_seed, epoch)
             for rows in drawn[epoch].order.split(size):
-                x = views.apply(pixels, drawn[epoch], rows, recipe.mean, recipe.std, device)
-                logits[epoch - first, rows] = network(x).float().cpu()
+                x = views.apply(labeller.pixels, drawn[epoch], rows, recipe.mean, recipe.std, device)
+                logits[epoch - first, rows] = labeller.network(x).float().cpu()
     return logits
 
 
 class OnlineLabels:
-    """The same reader as a SoftLabelStore, without one: the teachers of `plan` label each epoch when it is asked for.
+    """The same reader as a SoftLabelStore, without one: the task's teachers label each epoch when it is asked for.
 
     Views and logits have the bits that the store would give back. Every process labels whole epochs by itself.
     """
 
-    def __init__(
-        self,
-        plan: StorePlan,
-        images: ImageSet,
-        recipe: Recipe,
-        found: Sequence[Teacher],
-        benchmark: Benchmark,
-        accelerator: Accelerator,
-    ) -> None:
-        self.plan, self.recipe, self.device = plan, recipe, accelerator.device
-        self.network = teachers.Ensemble(found, benchmark, plan.ensemble).to(self.device)
-        self.pixels = on_device(images.images, self.device)
-        self.teachers = teachers.described(found, plan.ensemble)
-        self.origin = {"recognised": share_recognised(self.network, images, benchmark, accelerator)}
+    def __init__(self, task: LabellingTask, accelerator: Accelerator) -> None:
+        self.plan, self.labeller = task.plan, labeller_on(accelerator.device, task)
+        self.teachers = teachers.described(task.teachers, task.plan.ensemble)
+        self.origin = {"recognised": share_recognised(self.labeller.network, task, accelerator)}
         self.at: int | None = None
         self.last: tuple[views.Views, torch.Tensor] | None = None
 
@@ -256,7 +256,7 @@ class OnlineLabels:
         epoch %= self.plan.epochs
         if self.last is None or epoch != self.at:
             drawn: dict[int, views.Views] = {}
-            logits = label_epochs(self.network, self.pixels, self.recipe, self.plan, epoch, epoch + 1, drawn, self.device)
+            logits = label_epochs(self.labeller, epoch, epoch + 1, drawn)
             stored = soft_labels.unpacked(soft_labels.packed(logits, self.plan, epoch, epoch + 1))
             self.at, self.last = epoch, (drawn[epoch], stored[0])
         return self.last

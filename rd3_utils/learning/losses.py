@@ -79,8 +79,8 @@ def cosine(
 
 def hard_term(student: Tensor, classes: Tensor, partner_classes: Tensor, own_share: Tensor, loss: LossKnobs) -> Tensor:
     """Cross-entropy with the class of the image or, where `hard_target` is "mixed", with both of a mixed one."""
-    of = ce_mixed if loss.hard_target == "mixed" else ce
-    return of(student, None, classes, partner_classes, own_share, loss)
+    cross_entropy = ce_mixed if loss.hard_target == "mixed" else ce
+    return cross_entropy(student, None, classes, partner_classes, own_share, loss)
 
 
 def ce(

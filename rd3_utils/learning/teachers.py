@@ -8,6 +8,7 @@ LINs-lab/RDED synthesize/utils.py:210-226: a network of ImageNet-1K teaches any 
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
@@ -344,11 +345,11 @@ def examined(teacher: Teacher, benchmark: Benchmark, test: ImageSet, accelerator
         return teacher
     network = Ensemble([teacher], benchmark).to(accelerator.device)
     whose = f"teacher {teacher.source}"
-    top1 = evaluation.accuracy(network, test, benchmark, accelerator, exact=True, whose=whose)["top1"]
+    top1 = evaluation.accuracy(network, test, benchmark, accelerator, exact=True, whose=whose).top1
     floor = benchmark.defaults.teacher_floor
     if top1 < floor:
         raise UserError(
             f"teacher {teacher.source} has top-1 {100 * top1:.2f} % on {benchmark.name}, wanted at least "
             f"{100 * floor:.2f} % (benchmark's teacher_floor): wrong class order, normalisation or weights."
         )
-    return Teacher(**{**teacher.__dict__, "top1": top1})
+    return dataclasses.replace(teacher, top1=top1)

@@ -11,6 +11,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,27 @@ DAMAGED = (  # what zipfile, torch and pickle raise where bits are wrong
     MemoryError,
     OverflowError,
 )
+
+
+@dataclass(frozen=True, eq=False)
+class Learner:
+    """What changes while a student is trained; a checkpoint restores it. `network` is the `student` as a launch wraps it."""
+
+    student: nn.Module
+    network: nn.Module
+    optimizer: Optimizer
+    scaler: GradScaler | None
+    average: AveragedModel | None
+
+    @property
+    def holds_numbers(self) -> bool:
+        """Whether all weights and buffers, and those of the moving average, are finite numbers."""
+        return not any(not_finite(network) for network in (self.student, self.average) if network)
+
+    @property
+    def scored(self) -> nn.Module:
+        """The network that is scored and kept: the moving average of the weights if there is one."""
+        return self.average.module if self.average else self.student
 
 
 class Diverged(UserError):
@@ -102,6 +124,14 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     if t.warmup_apart:  # where the warm-up is the whole training, the schedule never starts
         e, n = max(0, e - t.warmup_epochs), max(1, n - t.warmup_epochs)
     return t.learning_rate * min(1.0, warm) * SCHEDULES[t.schedule](t, e, n)
+
+
+def set_learning_rate(optimizer: Optimizer, recipe: Recipe, step: int) -> float:
+    """Give all parameters the learning rate of optimizer step `step`; the rate."""
+    rate = learning_rate(recipe, step)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
 
 
 def cosine_schedule(t: TrainingKnobs, e: float, n: int) -> float:
@@ -263,46 +293,29 @@ def seed_epoch(seed: int, epoch: int, process: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, epoch, process]).generate_state(1, np.uint64)[0] >> 1))
 
 
-def save_checkpoint(
-    path: Path | str,
-    epoch: int,
-    seconds: float,
-    labels: dict,
-    network: nn.Module,
-    optimizer: Optimizer,
-    scaler: GradScaler | None,
-    average: AveragedModel | None,
-    history: list[dict],
-) -> None:
-    """Write the state after `epoch` epochs and `seconds`, with the labels it learned from: temporary name, then renamed.
+def save_checkpoint(path: Path | str, learner: Learner, labels: dict, epoch: int, seconds: float, history: list[dict]) -> None:
+    """Write the Learner after `epoch` epochs and `seconds`, with the labels it learned from: temporary name, then renamed.
 
     Nothing is written of a network that diverged in the last step: the next loss says so, or the score.
     """
-    if any(not_finite(kept) for kept in (network, average) if kept):
+    if not learner.holds_numbers:
         return
     state = {
         "epoch": epoch,
         "seconds": seconds,
         "labels": labels,
-        "network": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scaler": scaler.state_dict() if scaler else None,
-        "average": average.state_dict() if average else None,
+        "network": learner.student.state_dict(),
+        "optimizer": learner.optimizer.state_dict(),
+        "scaler": learner.scaler.state_dict() if learner.scaler else None,
+        "average": learner.average.state_dict() if learner.average else None,
         "history": history,
     }
     with files.whole_file(path) as partial, open(partial, "wb") as file:
         torch.save(state, file)
 
 
-def load_checkpoint(
-    path: Path | str,
-    labels: dict,
-    network: nn.Module,
-    optimizer: Optimizer,
-    scaler: GradScaler | None,
-    average: AveragedModel | None,
-) -> tuple[int, float, list[dict]]:
-    """(epochs done, seconds, history) after restoring the state at `path`, or (0, 0.0, []) if there is none or it is damaged.
+def load_checkpoint(path: Path | str, learner: Learner, labels: dict) -> tuple[int, float, list[dict]]:
+    """(epochs done, seconds, history) after restoring the Learner at `path`; (0, 0.0, []) if there is none or it is damaged.
 
     UserError if it learned from other labels than `labels` (plain data), or if its weights are no numbers.
     """
@@ -314,13 +327,13 @@ def load_checkpoint(
             f"{path} is of a training that was stopped and learned from other labels (views seed, teacher or kind); "
             "give another --out, or remove that file."
         )
-    network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    if scaler:
-        scaler.load_state_dict(state["scaler"])
-    if average:
-        average.load_state_dict(state["average"])
-    if any(not_finite(restored) for restored in (network, average) if restored):
+    learner.student.load_state_dict(state["network"])
+    learner.optimizer.load_state_dict(state["optimizer"])
+    if learner.scaler:
+        learner.scaler.load_state_dict(state["scaler"])
+    if learner.average:
+        learner.average.load_state_dict(state["average"])
+    if not learner.holds_numbers:
         raise UserError(
             f"{path}, of a training that was stopped, holds weights that are no finite numbers; remove that file, and the "
             "same command starts this training again."

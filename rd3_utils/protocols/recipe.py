@@ -80,7 +80,16 @@ class Recipe:
 
 def check_recipe(recipe, name):
     """UserError where knobs contradict one another: such a training would run and mean nothing."""
-    training, views, labels = recipe.training, recipe.views, recipe.labels
+    check_training(recipe, name)
+    check_loss(recipe, name)
+    check_mixing(recipe, name)
+    check_teaching(recipe, name)
+    check_sizes(recipe, name)
+
+
+def check_training(recipe, name):
+    """UserError for optimizers, schedules and searches that contradict themselves."""
+    training, labels = recipe.training, recipe.labels
     if training.optimizer == "sgd" and training.nesterov and not training.momentum:
         raise UserError(f"{name}: training.nesterov needs a training.momentum above 0.")
     if training.schedule in ("cosine", "linear", "ssrs") and training.zeta < 1:
@@ -95,7 +104,11 @@ def check_recipe(recipe, name):
             f"{name}: training.learning_rates with {labels.kind} labels: the search is for hard and learned ones; state one "
             "training.learning_rate."
         )
-    check_loss(recipe, name)
+
+
+def check_mixing(recipe, name):
+    """UserError for mixing and RandAugment without what they need."""
+    views = recipe.views
     if views.mix != "none" and recipe.images > 1 and (views.group < 2 or not views.mix_probability):
         raise UserError(
             f"{name}: views.mix={views.mix} mixes nothing with views.group={views.group} and views.mix_probability="
@@ -107,6 +120,11 @@ def check_recipe(recipe, name):
         raise UserError(f"{name}: views.randaugment_kind=timm without views.randaugment.")
     if views.randaugment_kind == "timm" and views.randaugment_magnitude > 10:
         raise UserError(f"{name}: views.randaugment_magnitude={views.randaugment_magnitude}; timm's magnitudes go to 10.")
+
+
+def check_teaching(recipe, name):
+    """UserError for labels of teachers that the recipe's views, or their own number, rule out."""
+    views, labels = recipe.views, recipe.labels
     if views.zca and labels.kind in TAUGHT:
         raise UserError(f"{name}: views.zca with soft labels: teachers are not trained on whitened images; use hard labels.")
     if labels.kind in TAUGHT and len(labels.architectures) not in (0, labels.teachers):
@@ -119,6 +137,11 @@ def check_recipe(recipe, name):
             f"{name}: labels.teacher_bn={labels.teacher_bn} leaves one of {recipe.images} images alone, and batch norm needs "
             "two; set another N."
         )
+
+
+def check_sizes(recipe, name):
+    """UserError for views that do not fit the image size, or the range of crops."""
+    views = recipe.views
     if views.zca and recipe.image_size > LARGEST_WHITENED:
         size = (3 * recipe.image_size**2) ** 2 * 4
         raise UserError(

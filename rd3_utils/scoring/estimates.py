@@ -61,7 +61,7 @@ def of_scores(arms: dict[str, list[Run]], cited: Citation | None = None) -> dict
 
     `cited` is the Citation that takes the place of full-hard, or None.
     """
-    found, there = {}, {*arms, *(["full-hard"] if cited else [])}
+    estimates, there = {}, {*arms, *(["full-hard"] if cited else [])}
     kind = "soft" if {"distilled-soft", "random-soft"} <= there else "hard"
     pair = [f"distilled-{kind}", f"random-{kind}"]
     recovery = ["full-hard", "distilled-hard"]
@@ -80,8 +80,8 @@ def of_scores(arms: dict[str, list[Run]], cited: Citation | None = None) -> dict
     samples = {arm: resampled_means(runs) for arm, runs in arms.items()}
     for name, (needed, score, stated) in wanted.items():
         if set(needed) <= there:
-            found[name] = {**estimate(needed, score, arms, samples, cited if "full-hard" in needed else None), **stated}
-    return found
+            estimates[name] = {**estimate(needed, score, arms, samples, cited if "full-hard" in needed else None), **stated}
+    return estimates
 
 
 def estimate(
@@ -122,13 +122,13 @@ def joined(arms: dict[str, list[Run]]) -> list[dict]:
     """
     one_set = {arm for arm, runs in arms.items() if not arm.startswith("random-") and len({run.draw for run in runs}) == 1}
     top1 = {arm: {(None if arm in one_set else run.draw, run.seed): run.top1 for run in runs} for arm, runs in arms.items()}
-    keys: set[tuple[int | None, int]] = {(draw, seed) for of in top1.values() for draw, seed in of if draw is not None}
-    keys = keys or {key for of in top1.values() for key in of}
-    found = []
+    every = {key for accuracies in top1.values() for key in accuracies}
+    keys = {(draw, seed) for draw, seed in every if draw is not None} or every
+    rows = []
     for draw, seed in sorted(keys, key=str):
-        values = {arm: of.get((draw, seed), of.get((None, seed))) for arm, of in top1.items()}
-        found += [values] if None not in values.values() else []
-    return found
+        values = {arm: accuracies.get((draw, seed), accuracies.get((None, seed))) for arm, accuracies in top1.items()}
+        rows += [values] if None not in values.values() else []
+    return rows
 
 
 def few_draws(estimate: dict) -> bool:
@@ -142,10 +142,15 @@ def across(arms: dict[str, dict[str, dict]]) -> dict | None:
     `arms` is {student: {arm: summary}}; an arm that a single student has is left out.
     """
     means: dict[str, dict[str, float]] = {}
-    for student, of in arms.items():
-        for arm, summary in of.items():
+    for student, summaries in arms.items():
+        for arm, summary in summaries.items():
             means.setdefault(arm, {})[student] = summary["mean"]
-    means = {arm: of for arm, of in means.items() if len(of) > 1}
-    best = {arm: max(of, key=of.__getitem__) for arm, of in means.items()}
-    drop = {student: {arm: of[best[arm]] - of[student] for arm, of in means.items() if student in of} for student in arms}
+    means = {arm: by_student for arm, by_student in means.items() if len(by_student) > 1}
+    best = {arm: max(by_student, key=by_student.__getitem__) for arm, by_student in means.items()}
+    drop = {
+        student: {
+            arm: by_student[best[arm]] - by_student[student] for arm, by_student in means.items() if student in by_student
+        }
+        for student in arms
+    }
     return {"best": best, "drop": drop} if means else None

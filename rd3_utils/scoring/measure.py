@@ -18,15 +18,15 @@ from rd3_utils.scoring.shapes import shown
 class Verdict:
     """True where two Runs measured the same; else in what they differ, and both values."""
 
-    what: str = ""
+    fact: str = ""  # of FACTS, or a knob
     a: Any = None
     b: Any = None
 
     def __bool__(self) -> bool:
-        return not self.what
+        return not self.fact
 
     def __str__(self) -> str:
-        return f"{self.what}: {short(self.a)} and {short(self.b)}" if self.what else "the same"
+        return f"{self.fact}: {short(self.a)} and {short(self.b)}" if self.fact else "the same"
 
 
 def short(value: Any) -> str:
@@ -92,17 +92,17 @@ OF_ARMS = frozenset({"arm", "images", "number of images per class", "recipe"}) |
 
 def same_measure(a: Run, b: Run, but: Collection[str] = ()) -> Verdict:
     """Whether Runs `a` and `b` may stand in one mean: they differ in seed and draw alone, or in what `but` names (of FACTS)."""
-    for what, of in FACTS.items():
-        if what in but:
+    for fact, value_of in FACTS.items():
+        if fact in but:
             continue
-        mine, theirs = of(a), of(b)
-        if mine == theirs or (what in UNKNOWN and None in (mine, theirs)):
+        mine, theirs = value_of(a), value_of(b)
+        if mine == theirs or (fact in UNKNOWN and None in (mine, theirs)):
             continue
-        if what == "train split" and (a.images.fingerprint == b.images.fingerprint or not (is_drawn(a) and is_drawn(b))):
+        if fact == "train split" and (a.images.fingerprint == b.images.fingerprint or not (is_drawn(a) and is_drawn(b))):
             continue
-        if what == "recipe":
+        if fact == "recipe":
             return first_in_recipe(mine, theirs)
-        return Verdict(what, mine, theirs)
+        return Verdict(fact, mine, theirs)
     if a.images.fingerprint == b.images.fingerprint and None not in (a.learning_rate_search, b.learning_rate_search):
         # one search of the learning rate serves all seeds of an image set
         return Verdict() if "recipe" in but else first_in_recipe(a.recipe, b.recipe)
@@ -159,4 +159,4 @@ def kind(run: Run) -> str:
 
     Of UNKNOWN it says nothing; what it pools is still asked of `same_measure`.
     """
-    return json.dumps([of(run) for what, of in FACTS.items() if what not in UNKNOWN], sort_keys=True, default=str)
+    return json.dumps([value_of(run) for fact, value_of in FACTS.items() if fact not in UNKNOWN], sort_keys=True, default=str)

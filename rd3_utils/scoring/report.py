@@ -34,7 +34,7 @@ def report(runs: Sequence[Run], others: Sequence[Run] = (), cited: dict[str, lis
     for student in students:
         mine = run_files.grouped((run for run in runs if run.student == student), lambda run: run.arm)
         by_arm[student] = {arm: mine[arm] for arm in sorted(mine, key=order_of)}
-    arms = {student: {arm: estimates.of_arm(found) for arm, found in by_arm[student].items()} for student in students}
+    arms = {student: {arm: estimates.of_arm(of_one_arm) for arm, of_one_arm in by_arm[student].items()} for student in students}
     return {
         "arms": arms,
         "scores": {student: estimates.of_scores(by_arm[student], *cited.get(student, [])[:1]) for student in students},
@@ -67,21 +67,21 @@ def recipe_or_data(runs: Sequence[Run], others: Iterable[Run]) -> dict | None:
     """
     mine = recipe_key(next((run for run in runs if run.arm != "full-hard"), runs[0]))
     sides = {(run.arm.partition("-")[0], run.images.fingerprint): run for run in runs}
-    found: dict[RecipeKey, list[Run]] = {}
+    by_recipe: dict[RecipeKey, list[Run]] = {}
     for run in [*runs, *(other for other in others if recipe_key(other) != mine)]:
         side, _, labels = run.arm.partition("-")
-        beside = sides.get((side, run.images.fingerprint))
-        if beside is None or side not in ("distilled", "random") or labels != run.protocol.main_labels:
+        counterpart = sides.get((side, run.images.fingerprint))
+        if counterpart is None or side not in ("distilled", "random") or labels != run.protocol.main_labels:
             continue
-        if measure.same_measure(beside, run, but={"arm", *measure.PROTOCOLS}):
-            found.setdefault(recipe_key(run), []).append(run)
-    full = {key: cells for key, alternatives in found.items() if (cells := both_sides(alternatives))}
+        if measure.same_measure(counterpart, run, but={"arm", *measure.PROTOCOLS}):
+            by_recipe.setdefault(recipe_key(run), []).append(run)
+    full = {key: cells for key, alternatives in by_recipe.items() if (cells := both_sides(alternatives))}
     rest = sorted((key for key in full if key != mine), key=lambda key: (key.own, -sum(map(len, full[key].values())), key))
     if mine not in full or not rest:
         return None
     pair = sorted((rest[0], mine))
-    a, b = (key.label(found) for key in pair)
-    mean = {side: {key.label(found): statistics.fmean(full[key][side]) for key in pair} for side in ("distilled", "random")}
+    a, b = (key.label(by_recipe) for key in pair)
+    mean = {side: {key.label(by_recipe): statistics.fmean(full[key][side]) for key in pair} for side in ("distilled", "random")}
     return {
         "protocols": [a, b],
         "cells": mean,
@@ -156,39 +156,39 @@ SCORES = {  # key -> name, factor and unit for people, meaning
 
 def named_scores(scores: dict) -> list[tuple[str, str, str, str, str, str]]:
     """[(name, value with its unit, interval, std, n, meaning)] of one student's scores, as text for people."""
-    found = []
+    rows = []
     for key, (name, factor, unit, meaning) in SCORES.items():
         if key in scores:
-            of, digits = scores[key], 2 if unit else 3
-            value, std = (shown_value(of[part], factor, digits) for part in ("value", "std"))
-            found.append((name, f"{value}{unit}", interval_text(of, factor, digits), std, str(of["n"]), meaning))
-    return found
+            estimate, digits = scores[key], 2 if unit else 3
+            value, std = (shown_value(estimate[part], factor, digits) for part in ("value", "std"))
+            rows.append((name, f"{value}{unit}", interval_text(estimate, factor, digits), std, str(estimate["n"]), meaning))
+    return rows
 
 
 def score_sentences(report: dict, student: str) -> list[str]:
     """One plain sentence per score of `student` that combines others: what its number says about the images."""
     scores, arms = report["scores"][student], report["arms"][student]
-    found = []
+    sentences = []
     if "lrs" in scores:
-        of, (_, hard, distilled, _) = scores["lrs"], scores["lrs"]["arms"]
-        full = report["cited"][student][0]["top1"] if of["cited"] else arms["full-hard"]["mean"]
+        lrs, (_, hard, distilled, _) = scores["lrs"], scores["lrs"]["arms"]
+        full = report["cited"][student][0]["top1"] if lrs["cited"] else arms["full-hard"]["mean"]
         text = (
             f"{named_score(scores, 'lrs')}: with {WITH[distilled.split('-')[1]]} the set is {gain(scores['ior']['value'])} "
             f"than as many random real images; with plain classes it reaches {percent(arms[hard]['mean'])} % where all real "
             f"images reach {percent(full)} %."
         )
-        text += f" The latter is cited ({of['cited']}), not measured here, and no interval covers it." if of["cited"] else ""
-        found.append(text + few(of))
+        text += f" The latter is cited ({lrs['cited']}), not measured here, and no interval covers it." if lrs["cited"] else ""
+        sentences.append(text + few(lrs))
     if "ars" in scores:
         mean = {arm: arms[arm]["mean"] for arm in scores["ars"]["arms"]}
-        found.append(
+        sentences.append(
             f"{named_score(scores, 'ars')}: with the recipe's augmentation the set is "
             f"{gain(mean['distilled-soft'] - mean['random-soft'])} than as many random real images, without any "
             f"{gain(mean['distilled-plain'] - mean['random-plain'])}.{few(scores['ars'])}"
         )
-    if not found and "ior" in scores and few(scores["ior"]):
-        found.append(f"IOR:{few(scores['ior'])}")
-    return found
+    if not sentences and "ior" in scores and few(scores["ior"]):
+        sentences.append(f"IOR:{few(scores['ior'])}")
+    return sentences
 
 
 def cited_sentences(report: dict, student: str) -> list[tuple[float, str]]:
@@ -254,10 +254,12 @@ def scores_table(report: dict) -> list[list[str]]:
 
 def students_table(report: dict) -> list[list[str]]:
     """Students x arms as rows of text: mean top-1 in percent, and how many points below the best student of the arm."""
-    found = report["students"]
-    rows = [["student", *found["best"]]]
-    for student, drop in found["drop"].items():
-        cells = {arm: "best" if found["best"][arm] == student else f"-{points(of)}" for arm, of in drop.items()}
+    compared = report["students"]
+    rows = [["student", *compared["best"]]]
+    for student, drop in compared["drop"].items():
+        cells = {
+            arm: "best" if compared["best"][arm] == student else f"-{points(difference)}" for arm, difference in drop.items()
+        }
         means = {arm: percent(report["arms"][student][arm]["mean"]) for arm in cells}
-        rows.append([student, *(f"{means[arm]} ({cells[arm]})" if arm in cells else "-" for arm in found["best"])])
+        rows.append([student, *(f"{means[arm]} ({cells[arm]})" if arm in cells else "-" for arm in compared["best"])])
     return rows

@@ -219,8 +219,8 @@ RECIPE = {section: A_TABLE for section in ("training", "views", "labels", "loss"
 def of(table: Any) -> Run:
     """The Run that the plain data `table` states; Refused says what it lacks or what is not what it must be."""
     if not is_table(table) or table.get("schema") not in READABLE or isinstance(table.get("schema"), bool):
-        found = shown(table.get("schema") if is_table(table) else table)
-        raise Refused(f"schema is {found}, wanted {' or '.join(map(str, READABLE))}")
+        stated = shown(table.get("schema") if is_table(table) else table)
+        raise Refused(f"schema is {stated}, wanted {' or '.join(map(str, READABLE))}")
     schema = table["schema"]
     run = shapes.read(Run, {**table, "schema": schema}, schema)
     if run.network is None:  # as it was before Runs stated it

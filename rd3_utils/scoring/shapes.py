@@ -52,11 +52,11 @@ def parse(data: bytes) -> Any:
 
 
 def each_once(pairs: list[tuple[str, Any]]) -> dict:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    table = dict(pairs)
+    if len(table) < len(pairs):
         keys = [key for key, _ in pairs]
         raise Refused(f"key {shown(next(key for key in keys if keys.count(key) > 1))} is there more than once")
-    return found
+    return table
 
 
 def no_number(text: str) -> NoReturn:
@@ -149,7 +149,7 @@ def read(cls: type, table: Any, schema: int, where: str = "the file") -> Any:
     """
     if not is_table(table):
         raise Refused(f"{where} is {shown(table)}, wanted a table")
-    hints, found = cached_hints(cls), {}
+    hints, values = cached_hints(cls), {}
     for field in dataclasses.fields(cls):
         name = field.name if where == "the file" else f"{where}.{field.name}"
         absent = "check" not in field.metadata and field.default is None and table.get(field.name) is None
@@ -161,12 +161,12 @@ def read(cls: type, table: Any, schema: int, where: str = "the file") -> Any:
         if "check" in field.metadata:
             if not field.metadata["check"](value):
                 raise Refused(f"{name} is {shown(value)}, wanted {field.metadata['wanted']}")
-            found[field.name] = value
+            values[field.name] = value
         elif isinstance(inner, tuple):
-            found[field.name] = several(inner[0], value, schema, name)
+            values[field.name] = several(inner[0], value, schema, name)
         else:
-            found[field.name] = read(inner, value, schema, name)
-    return cls(**found)
+            values[field.name] = read(inner, value, schema, name)
+    return cls(**values)
 
 
 @cache

@@ -21,15 +21,15 @@ Sample = dict[int | None, dict[int, float]]  # {draw: {seed: top1}}
 
 def sample(runs: Iterable[Run]) -> Sample:
     """The sample of `runs`, all of one arm; UserError for one that is there twice or whose top-1 is no fraction."""
-    found: Sample = {}
+    accuracies: Sample = {}
     for run in runs:
         draw, seed = run.draw, run.seed
         scores.check(**{f"top-1 of {run.arm}, seed {seed},": run.top1})
-        if seed in found.setdefault(draw, {}):
+        if seed in accuracies.setdefault(draw, {}):
             of_draw = "" if draw is None else f" of draw {draw}"
             raise UserError(f"{run.arm} has two runs of seed {seed}{of_draw}; a comparison needs each once.")
-        found[draw][seed] = run.top1
-    return found
+        accuracies[draw][seed] = run.top1
+    return accuracies
 
 
 def difference(a: Sample, b: Sample) -> dict:
@@ -47,19 +47,19 @@ def difference(a: Sample, b: Sample) -> dict:
     """
     counts, means = [runs_of(side) for side in (a, b)], [mean_of(side) for side in (a, b)]
     paired = len({frozenset(seeds) for side in (a, b) for seeds in side.values()}) == 1
-    found: dict = {"difference": means[0] - means[1], "low": None, "high": None, "p": None, "decidable": False,
+    known: dict = {"difference": means[0] - means[1], "low": None, "high": None, "p": None, "decidable": False,
                    "paired": paired, "means": means, "n": counts, "draws": [draws_of(side) for side in (a, b)]}  # fmt: skip
     if min(counts) < 2:
-        return {**found, "why": f"not decidable: a side has {min(counts)} run, and one run shows no spread; add seeds"}
+        return {**known, "why": f"not decidable: a side has {min(counts)} run, and one run shows no spread; add seeds"}
     varying = [values for values in parts(a, b, paired) if len(values) > 1]
     variances, degrees = zip(*((values.var(ddof=1) / len(values), len(values) - 1) for values in varying))
     error = sum(variances) ** 0.5
     if error < simultaneous.TINY:
-        return {**found, "why": "not decidable: all seeds differ by the same, which shows no spread; add seeds"}
+        return {**known, "why": "not decidable: all seeds differ by the same, which shows no spread; add seeds"}
     freedom = degrees[0] if len(degrees) == 1 else 1 if min(degrees) == 1 else simultaneous.cautious(variances, degrees)
-    low, high = (found["difference"] + error * special.stdtrit(freedom, q) for q in (LEVEL / 2, 1 - LEVEL / 2))
-    p = 2 * special.stdtr(freedom, -abs(found["difference"]) / error)
-    return {**found, "low": float(low), "high": float(high), "p": float(p), "decidable": True, "why": None}
+    low, high = (known["difference"] + error * special.stdtrit(freedom, q) for q in (LEVEL / 2, 1 - LEVEL / 2))
+    p = 2 * special.stdtr(freedom, -abs(known["difference"]) / error)
+    return {**known, "low": float(low), "high": float(high), "p": float(p), "decidable": True, "why": None}
 
 
 def parts(a: Sample, b: Sample, paired: bool) -> list[np.ndarray]:
@@ -164,8 +164,8 @@ def comparison(runs: Sequence[Run], others: Sequence[Run]) -> dict:
     if not same:
         raise UserError(f"the sides differ in {same}; only runs that share it can be compared.")
     samples = sample(runs), sample(others)
-    found = difference(*samples)
-    notes = [] if found["why"] is None else [found["why"]]
+    result = difference(*samples)
+    notes = [] if result["why"] is None else [result["why"]]
     if runs[0].images.ipc != others[0].images.ipc:
         notes.append("the sides have different numbers of images per class")
     if runs[0].teacher_weights != others[0].teacher_weights:
@@ -174,9 +174,9 @@ def comparison(runs: Sequence[Run], others: Sequence[Run]) -> dict:
         notes.append("the views of the sides were drawn from different seeds")
     if any(len({len(seeds) for seeds in side.values()}) > 1 for side in samples):
         notes.append("draws have unequal numbers of seeds: each draw weighs the same, so that means are not those of all runs")
-    if any(count == 1 for count in found["draws"]):
+    if any(count == 1 for count in result["draws"]):
         notes.append("random images of a single draw: other draws may differ")
-    return {**found, "significant": found["decidable"] and found["p"] < LEVEL, "notes": notes}
+    return {**result, "significant": result["decidable"] and result["p"] < LEVEL, "notes": notes}
 
 
 BETWEEN = {  # in what the sides of a comparison may differ

@@ -65,12 +65,12 @@ def pairwise(units: Sequence[Sequence[float] | np.ndarray], clustered: Sequence[
     Without a spread every gap counts.
     """
     means, squares, degrees = known(units, np.asarray(clustered, bool))
-    found, most = np.ones((len(means), len(means))), sum(len(values) - 1 for values in units)
+    p_values, most = np.ones((len(means), len(means))), sum(len(values) - 1 for values in units)
     for i, j in zip(*np.triu_indices(len(means), 1)):
         both = squares[[i, j]]
         steps = abs(means[i] - means[j]) / max(both.sum() ** 0.5, TINY)
-        found[i, j] = found[j, i] = 2 * special.stdtr(min(most, cautious(both, degrees[[i, j]])), -steps)
-    return found
+        p_values[i, j] = p_values[j, i] = 2 * special.stdtr(min(most, cautious(both, degrees[[i, j]])), -steps)
+    return p_values
 
 
 def adjusted(units: Sequence[Sequence[float] | np.ndarray], clustered: Sequence[bool] | np.ndarray) -> np.ndarray:
@@ -91,13 +91,13 @@ def adjusted(units: Sequence[Sequence[float] | np.ndarray], clustered: Sequence[
     of_seeds, of_draws = largest(*(tuple(sorted(sizes[kind].tolist())) for kind in (~clustered, clustered)))
     share = 1 if of_seeds is None or of_draws is None else 2
     mixed = clustered[:, None] | clustered
-    found = np.ones_like(gaps)
+    chances = np.ones_like(gaps)
     if of_seeds is not None:
-        found[~mixed] = chance(of_seeds, steps[~mixed])
+        chances[~mixed] = chance(of_seeds, steps[~mixed])
     if of_draws is not None:
-        found[mixed] = np.max([chance(largest_steps, steps[mixed]) for largest_steps in of_draws], 0)
-    np.fill_diagonal(found, 1)
-    return np.where(steps > 0, (share * found).clip(max=1), 1)
+        chances[mixed] = np.max([chance(largest_steps, steps[mixed]) for largest_steps in of_draws], 0)
+    np.fill_diagonal(chances, 1)
+    return np.where(steps > 0, (share * chances).clip(max=1), 1)
 
 
 def chance(largest_steps: np.ndarray, steps: np.ndarray) -> np.ndarray:
@@ -136,18 +136,20 @@ def null(sizes: Sequence[int] | np.ndarray, generator: np.random.Generator) -> t
 
 def steps_within(means: np.ndarray, errors: np.ndarray) -> np.ndarray:
     """[R]: the largest difference between two of `means` [R, k], in standard errors, whose squares are the sums of `errors`."""
-    found = np.zeros(len(means))
+    largest_step = np.zeros(len(means))
     for k in range(means.shape[1] - 1):
         one = slice(k, k + 1)
-        found = np.maximum(found, steps_between(means[:, one], errors[:, one], means[:, k + 1 :], errors[:, k + 1 :]))
-    return found
+        largest_step = np.maximum(
+            largest_step, steps_between(means[:, one], errors[:, one], means[:, k + 1 :], errors[:, k + 1 :])
+        )
+    return largest_step
 
 
 def steps_between(means: np.ndarray, errors: np.ndarray, others: np.ndarray, of_others: np.ndarray) -> np.ndarray:
     """[R]: the largest difference between one of `means` [R, k] and one of `others` [R, l], in standard errors."""
-    found = np.zeros(len(means))
+    largest_step = np.zeros(len(means))
     for k in range(means.shape[1]):
         one = slice(k, k + 1)
         steps = (means[:, one] - others) ** 2 / (errors[:, one] + of_others)
-        found = np.maximum(found, steps.max(1))
-    return np.sqrt(found)
+        largest_step = np.maximum(largest_step, steps.max(1))
+    return np.sqrt(largest_step)

@@ -20,29 +20,29 @@ Looks = dict[str, tuple[str, str]]  # {name: (colour, marker)}
 
 def draw_figures(folder: Path, report: dict) -> dict[str, list[tuple[str, str]]]:
     """Draw all pictures into `folder`; {key of REPORT_SECTIONS: [(file, caption)]}. A method has one colour in all of them."""
-    cells, found = [e for e in report["cells"] if e["grid"]], {}
+    cells, pictures = [e for e in report["cells"] if e["grid"]], {}
     methods = series_looks(e["method"] for e in report["cells"])
     if cells:
         draw_cells(cells, folder / "cells.png")
         draw_cost(cells, methods, lambda e: (e["image_bytes"] + e["label_bytes"]) / 1e6, "images + labels (MB)",
                   folder / "bytes.png")  # fmt: skip
-        found["cells"] = [("cells.png", "top-1 of every method under every protocol")]
-        found["cost"] = [("bytes.png", "top-1 against the bytes of images and labels")]
+        pictures["cells"] = [("cells.png", "top-1 of every method under every protocol")]
+        pictures["cost"] = [("bytes.png", "top-1 against the bytes of images and labels")]
         timed = [e for e in cells if e["synthesis_seconds"]]
         if timed:
             draw_cost(timed, methods, lambda e: e["synthesis_seconds"] / 60, "synthesis (minutes)", folder / "synthesis.png")
-            found["cost"].append(("synthesis.png", "top-1 against synthesis time; real images take none"))
+            pictures["cost"].append(("synthesis.png", "top-1 against synthesis time; real images take none"))
     if report["before_after"]:
         draw_slopes(report["before_after"], methods, folder / "before-after.png")
-        found["before_after"] = [("before-after.png", "every method under its own protocol and under the unified one")]
+        pictures["before_after"] = [("before-after.png", "every method under its own protocol and under the unified one")]
     shares = [e for e in report["decomposition"] if e["variance"]]
     if shares:
         draw_shares(shares, folder / "decomposition.png")
-        found["decomposition"] = [("decomposition.png", "shares of the variance without noise, large ones with interval")]
+        pictures["decomposition"] = [("decomposition.png", "shares of the variance without noise, large ones with interval")]
     if report["ablation"]:
         draw_ablation(report["ablation"], folder / "ablation.png")
-        found["ablation"] = [("ablation.png", "change of top-1 by each knob")]
-    return found
+        pictures["ablation"] = [("ablation.png", "change of top-1 by each knob")]
+    return pictures
 
 
 def series_looks(names: Iterable[str]) -> Looks:
@@ -129,10 +129,10 @@ def draw_shares(entries: list[dict], path: Path) -> None:
     axes = figure.subplots()
     left = np.zeros(len(entries))
     for part, colour, ink in zip(PARTS, ("#0072B2", "#E69F00", "#CC79A7", "#BBBBBB"), ("white", *3 * ["black"])):
-        found = [e["parts"][part] for e in entries]
-        shares = np.array([100 * (one["share" if one["corrected"] is None else "corrected"] or 0) for one in found])
+        parts = [e["parts"][part] for e in entries]
+        shares = np.array([100 * (one["share" if one["corrected"] is None else "corrected"] or 0) for one in parts])
         axes.barh(range(len(entries)), shares, left=left, color=colour, label=part, height=0.6)
-        for i, (one, share) in enumerate(zip(found, shares)):
+        for i, (one, share) in enumerate(zip(parts, shares)):
             if share >= 6:
                 words = f"{share:.0f} {between(one, 0)}" if share >= 20 and one["low"] is not None else f"{share:.0f}"
                 axes.text(left[i] + share / 2, i, words, ha="center", va="center", fontsize=8, color=ink)

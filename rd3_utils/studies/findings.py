@@ -48,8 +48,8 @@ def findings(study: Study, placed: list[Placed], facts: dict[str, dict], left_ou
     entries = [finding(key, mine, facts, in_grid=key in main) for key, mine in groups.items()]
     known = [e for e in entries if e["n"]]
     cells = {key: cell_of([one.run for one in mine if one.run]) for key, mine in groups.items()}
-    cells = {key: found for key, found in cells.items() if found.values}
-    grid = {key: found for key, found in cells.items() if key in main}
+    cells = {key: cell for key, cell in cells.items() if cell.values}
+    grid = {key: cell for key, cell in cells.items() if key in main}
     return {
         "study": study.name,
         "title": study.title,
@@ -119,10 +119,10 @@ def cell_of(runs: list[Run]) -> ranking.TableCell:
 
 def places_of(cells: dict[Key, ranking.TableCell]) -> dict[Place, dict[tuple[str, str], ranking.TableCell]]:
     """{(benchmark, ipc, student): {(method, protocol): Cell}} of {key: Cell}."""
-    found: dict[Place, dict[tuple[str, str], ranking.TableCell]] = {}
+    places: dict[Place, dict[tuple[str, str], ranking.TableCell]] = {}
     for (benchmark, ipc, student, method, protocol), one in cells.items():
-        found.setdefault((benchmark, ipc, student), {})[method, protocol] = one
-    return found
+        places.setdefault((benchmark, ipc, student), {})[method, protocol] = one
+    return places
 
 
 def named_place(place: Place) -> dict:
@@ -134,7 +134,7 @@ def before_after(study: Study, grid: dict[Key, ranking.TableCell]) -> list[dict]
 
     Spreads are over the methods that have both numbers, so that they compare the same methods.
     """
-    found = []
+    tables = []
     for place, cells in places_of(grid).items():
         means = {key: one.mean for key, one in cells.items()}
         rows, unified = [], study.unified
@@ -146,8 +146,8 @@ def before_after(study: Study, grid: dict[Key, ranking.TableCell]) -> list[dict]
                              "change": change})  # fmt: skip
         if rows:
             spread = {when: ranking.spread({row["method"]: row[when] for row in rows}) for when in ("before", "after")}
-            found.append({**named_place(place), "unified": unified, "rows": rows, "spread": spread})
-    return found
+            tables.append({**named_place(place), "unified": unified, "rows": rows, "spread": spread})
+    return tables
 
 
 def variant_of(means: dict[tuple[str, str], float], method: str, protocol: str) -> str | None:
@@ -158,42 +158,42 @@ def variant_of(means: dict[tuple[str, str], float], method: str, protocol: str) 
 
 def spreads(grid: dict[Key, ranking.TableCell]) -> list[dict]:
     """Per place and protocol: the spread of the methods' means, best and worst."""
-    found: list[dict] = []
+    entries: list[dict] = []
     for place, cells in places_of(grid).items():
         for protocol in dict.fromkeys(protocol for _, protocol in cells):
             spread = ranking.spread({m: one.mean for (m, p), one in cells.items() if p == protocol})
-            found += [{**named_place(place), "protocol": protocol, **spread}] if spread else []
-    return found
+            entries += [{**named_place(place), "protocol": protocol, **spread}] if spread else []
+    return entries
 
 
 def decompositions(grid: dict[Key, ranking.TableCell]) -> list[dict]:
     """Per place: ranking.decomposition over methods and protocols, where there are at least 2 x 2."""
-    found = [(place, ranking.decomposition(cells)) for place, cells in places_of(grid).items()]
-    return [{**named_place(place), **result} for place, result in found if result]
+    results = [(place, ranking.decomposition(cells)) for place, cells in places_of(grid).items()]
+    return [{**named_place(place), **result} for place, result in results if result]
 
 
 def tau_protocols(grid: dict[Key, ranking.TableCell]) -> list[dict]:
     """Per place and pair of protocols: ranking.agreement of the methods' order, for pairs that share at least 3 methods."""
-    found: list[dict] = []
+    entries: list[dict] = []
     for place, cells in places_of(grid).items():
         for pair in combinations(dict.fromkeys(protocol for _, protocol in cells), 2):
             result = ranking.agreement(cells, *pair)
-            found += [{**named_place(place), "pair": list(pair), **result}] if len(result["methods"]) > 2 else []
-    return found
+            entries += [{**named_place(place), "pair": list(pair), **result}] if len(result["methods"]) > 2 else []
+    return entries
 
 
 def tau_students(grid: dict[Key, ranking.TableCell]) -> list[dict]:
     """Per benchmark, ipc and protocol, and pair of students: ranking.agreement of the methods' order (at least 3)."""
     groups: dict[tuple[str, int | None, str], dict[tuple[str, str], ranking.TableCell]] = {}
-    found: list[dict] = []
+    entries: list[dict] = []
     for (benchmark, ipc, student, method, protocol), one in grid.items():
         groups.setdefault((benchmark, ipc, protocol), {})[method, student] = one
     for (benchmark, ipc, protocol), cells in groups.items():
         for pair in combinations(dict.fromkeys(student for _, student in cells), 2):
             result = ranking.agreement(cells, *pair)
             where = {"benchmark": benchmark, "ipc": ipc, "protocol": protocol, "pair": list(pair)}
-            found += [{**where, **result}] if len(result["methods"]) > 2 else []
-    return found
+            entries += [{**where, **result}] if len(result["methods"]) > 2 else []
+    return entries
 
 
 def ablations(study: Study, cells: dict[Key, ranking.TableCell]) -> list[dict]:
@@ -201,25 +201,25 @@ def ablations(study: Study, cells: dict[Key, ranking.TableCell]) -> list[dict]:
 
     See `error_of`.
     """
-    found = []
+    entries = []
     for part in study.ablation:
-        changes = [(", ".join((protocol, *change)), what) for protocol, change, what in variants(part)]
+        changes = [(", ".join((protocol, *knobs)), changed) for protocol, knobs, changed in variants(part)]
         for where in dict.fromkeys(key[:4] for key in cells):
             benchmark, ipc, _, method = where
             asked = (benchmark, part.benchmarks), (ipc, part.ipc), (method, part.methods)
             if any(chosen and value not in chosen for value, chosen in asked):
                 continue
-            mine = {what: cells[*where, variant] for variant, what in changes if (*where, variant) in cells}
+            mine = {changed: cells[*where, variant] for variant, changed in changes if (*where, variant) in cells}
             if "base" not in mine or len(mine) < 2:
                 continue
             base, rows = mine["base"], []
-            for what, cell in mine.items():
-                row = {"what": what, "mean": cell.mean, "std": run_files.spread(cell.values), "n": len(cell.values)}
-                change = None if what == "base" else cell.mean - base.mean
+            for changed, cell in mine.items():
+                row = {"what": changed, "mean": cell.mean, "std": run_files.spread(cell.values), "n": len(cell.values)}
+                change = None if changed == "base" else cell.mean - base.mean
                 rows.append({**row, "change": change, "error": None if change is None else error_of(cell, base)})
             place = dict(zip(("benchmark", "ipc", "student", "method"), where))
-            found.append({**place, "protocol": part.protocol, "rows": rows})
-    return found
+            entries.append({**place, "protocol": part.protocol, "rows": rows})
+    return entries
 
 
 def recognised_rows(placed: list[Placed], facts: dict[str, dict]) -> list[dict]:
@@ -251,12 +251,12 @@ def error_of(cell: ranking.TableCell, other: ranking.TableCell) -> float | None:
 
 def notes(placed: list[Placed], left_out: dict[str, list[str]] | None) -> list[str]:
     """What a reader must know before comparing these numbers."""
-    found, runs = [], [one.run for one in placed if one.run]
+    lines, runs = [], [one.run for one in placed if one.run]
     if left_out:
         named = (f"{method} ({', '.join(Path(source).name for source in sources)})" for method, sources in left_out.items())
-        found.append(f"Left out, for these images are not there: {'; '.join(named)}.")
+        lines.append(f"Left out, for these images are not there: {'; '.join(named)}.")
     if len(runs) < len(placed):
-        found.append(f"{len(placed) - len(runs)} of {len(placed)} cells are missing.")
+        lines.append(f"{len(placed) - len(runs)} of {len(placed)} cells are missing.")
     teachers: dict[tuple[str, str], set[tuple[str, ...]]] = {}
     for one in placed:
         if one.run and one.run.teachers:
@@ -264,16 +264,16 @@ def notes(placed: list[Placed], left_out: dict[str, list[str]] | None) -> list[s
             teachers.setdefault(key, set()).add(one.run.teacher_weights)
     for (benchmark, protocol), kinds in teachers.items():
         if len(kinds) > 1:
-            found.append(f"Soft labels of {protocol} on {benchmark} come from {len(kinds)} different teachers or ensembles.")
-    found += other_teachers(placed) + unequal_draws(placed)
+            lines.append(f"Soft labels of {protocol} on {benchmark} come from {len(kinds)} different teachers or ensembles.")
+    lines += other_teachers(placed) + unequal_draws(placed)
     devices = {run.environment.devices for run in runs}
     if len(devices) > 1:
-        found.append(f"Runs come from different machines: {', '.join(sorted(devices))}.")
+        lines.append(f"Runs come from different machines: {', '.join(sorted(devices))}.")
     if any(run.monitored_test for run in runs):
-        found.append("The test split was watched during some trainings; scores are still the last epoch's.")
+        lines.append("The test split was watched during some trainings; scores are still the last epoch's.")
     if len({run.views_seed for run in runs}) > 1:
-        found.append("Views were drawn from different seeds.")
-    return found
+        lines.append("Views were drawn from different seeds.")
+    return lines
 
 
 def unequal_draws(placed: list[Placed]) -> list[str]:
@@ -319,29 +319,29 @@ def image_facts(placed: list[Placed], known: dict[str, dict], stores: Path | str
     folder `stores`, as long as the images are the same; a set that nobody labelled has none. Of other teachers than those of
     the Runs, where there are any, nothing is said.
     """
-    found, stated = {key: dict(facts) for key, facts in known.items()}, cache(partial(recognised_in_stores, Path(stores)))
+    facts, stated = {key: dict(table) for key, table in known.items()}, cache(partial(recognised_in_stores, Path(stores)))
     measured, taught = cache(facts_of_files), {called(weights_of(one.run)) for one in placed if one.run and one.run.teachers}
     for one in placed:
         key, folder = fact_key(one.cell), one.folder
         if folder is None and (embedded.EMBEDDED / one.source.name).is_dir():
             folder = embedded.EMBEDDED / one.source.name
         if folder is not None and folder.exists():
-            found[key] = found.get(key, {}) | measured(folder)
-        elif key not in found:
+            facts[key] = facts.get(key, {}) | measured(folder)
+        elif key not in facts:
             size = one.known.images * 3 * benchmarks.load(one.cell.benchmark).image.size ** 2
             real = one.arm.startswith(("random-", "full-"))
-            found[key] = {"bytes": size, "bytes_are": "pixels", "seconds": 0.0 if real else None}
+            facts[key] = {"bytes": size, "bytes_are": "pixels", "seconds": 0.0 if real else None}
         identity = one.run.images.identity if one.run else one.known.identity
-        before, of = found[key].pop("recognised", {}), found[key].pop("images", identity)
-        before = {} if identity and of != identity else before  # others lay there before
+        before, recognised_of = facts[key].pop("recognised", {}), facts[key].pop("images", identity)
+        before = {} if identity and recognised_of != identity else before  # others lay there before
         in_run = {}
         if one.run and one.run.teachers and one.run.labels.recognised is not None:
             in_run = {called(weights_of(one.run)): one.run.labels.recognised}
         in_stores = stated(identity) if identity else {}
         shares = {name: share for name, share in (before | in_run | in_stores).items() if name in taught or not taught}
         if shares:
-            found[key] |= {"images": identity or of, "recognised": shares}
-    return found
+            facts[key] |= {"images": identity or recognised_of, "recognised": shares}
+    return facts
 
 
 def facts_of_files(folder: Path) -> dict:
@@ -354,14 +354,14 @@ def facts_of_files(folder: Path) -> dict:
 
 def recognised_in_stores(stores: Path, identity: str) -> dict[str, float]:
     """{teachers: "recognised"} that the label stores of a set in the folder `stores` state."""
-    found = {}
+    shares = {}
     for path in sorted((stores / identity).glob("*/index.json")):
         with contextlib.suppress(UserError):  # a damaged store is the affair of those who read its labels
             index = soft_labels.read_index(path.parent)
             with contextlib.suppress(TypeError, KeyError):
                 weights = [(t["architecture"], t["sha256"]) for t in index["teachers"]]
-                found[called(weights)] = soft_labels.recognised(index)["recognised"]
-    return found
+                shares[called(weights)] = soft_labels.recognised(index)["recognised"]
+    return shares
 
 
 def weights_of(run: Run) -> list[tuple[str, str]]:

@@ -190,7 +190,7 @@ class StudyPlan:
             different = measure.Verdict("test split", run.test.fingerprint, splits.test.fingerprint)
         if different is not None:
             raise UserError(
-                f"study {self.study.name}: {path or 'a Run of ' + run.images.name} has another {different.what}: "
+                f"study {self.study.name}: {path or 'a Run of ' + run.images.name} has another {different.fact}: "
                 f"{measure.short(different.a)}, wanted {measure.short(different.b)}; give another --out, or remove that file."
             )
         return run

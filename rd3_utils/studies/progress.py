@@ -1,6 +1,5 @@
 """How a study proceeds: it shows its plan, makes image sets that are missing, then labels and students, a line for each."""
 
-import json
 import os
 import time
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from accelerate.commands.config.config_args import ClusterConfig
 
 from rd3_utils.errors import UserError
+from rd3_utils.scoring import runs as run_files
 from rd3_utils.scoring.report import percent
 from rd3_utils.studies import commands, devices, planning
 from rd3_utils.studies import jobs as work
@@ -100,7 +100,7 @@ class Lines:
         if job in self.cells:
             path = self.cells[job].path
             assert path is not None  # its images were read
-            result = f"{percent(json.loads(path.read_text())['top1'])} %"
+            result = f"{percent(run_files.read(path).top1)} %"
         if job.mine:
             self.taken.append(job.seconds)
         took = f", {duration(job.seconds)}" if job.mine else ", by another command"

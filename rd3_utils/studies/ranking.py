@@ -35,15 +35,16 @@ class TableCell:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Of the image sets, sorted; () where there is one."""
-        found = tuple(sorted(set(self.sets or ())))
-        return found if len(found) > 1 else ()
+        sets = tuple(sorted(set(self.sets or ())))
+        return sets if len(sets) > 1 else ()
 
     @cached_property
     def units(self) -> list[np.ndarray]:
         """[K] of arrays, in the order of `names`."""
         if not self.names:
             return [np.array([value]) for value in self.values]
-        return [np.array([value for value, of in zip(self.values, self.sets or ()) if of == name]) for name in self.names]
+        sets = self.sets or ()
+        return [np.array([value for value, own in zip(self.values, sets) if own == name]) for name in self.names]
 
     @property
     def mean(self) -> float:
@@ -59,8 +60,8 @@ class TableCell:
     @cached_property
     def moments(self) -> np.ndarray:
         """(sizes, means less the cell's, variances of divisor n) of the units, [K] each."""
-        found = [(len(unit), unit.mean() - self.mean, unit.var()) for unit in self.units]
-        return np.array(found, float).T
+        rows = [(len(unit), unit.mean() - self.mean, unit.var()) for unit in self.units]
+        return np.array(rows, float).T
 
     @property
     def influence(self) -> np.ndarray:
@@ -111,7 +112,7 @@ def decomposition(cells: dict[tuple[str, str], TableCell]) -> dict | None:
     point = variance_parts(*moments(table))
     total = float(point.sum())
     single = counts.max() == 1
-    found, low, high = shares(point), None, None
+    point_shares, low, high = shares(point), None, None
     if not single:
         added, spread = noise_of_parts(table)
         adjusted = shares(np.append((point[:3] - added).clip(min=0), spread))
@@ -119,8 +120,8 @@ def decomposition(cells: dict[tuple[str, str], TableCell]) -> dict | None:
     result = {}
     for k, part in enumerate(PARTS):
         unknown = total == 0 or (single and part == "seed")
-        result[part] = {"share": None if unknown else float(found[k])}
-        result[part] |= {end: None if of is None else float(of[k]) for end, of in (("low", low), ("high", high))}
+        result[part] = {"share": None if unknown else float(point_shares[k])}
+        result[part] |= {end: None if bound is None else float(bound[k]) for end, bound in (("low", low), ("high", high))}
         result[part]["corrected"] = None if unknown or single or np.isnan(adjusted[k]) else float(adjusted[k])
     return {
         "methods": rows,
@@ -181,10 +182,10 @@ def noise_of_parts(table: list[list[TableCell]]) -> tuple[np.ndarray, float]:
     parts() is quadratic. Of independent replicates with variance s^2 that is, with w = s^2 mean_ij(1 / n_ij), w (I-1)/IJ,
     w (J-1)/IJ and w (I-1)(J-1)/IJ, as expected mean squares say (Montgomery, sec. 5.3.2).
     """
-    found = noises(table)
-    columns = np.concatenate([one.columns for one in found])
+    sources = noises(table)
+    columns = np.concatenate([one.columns for one in sources])
     count = len(table) * len(table[0])
-    return variance_parts(columns, np.zeros_like(columns))[:, :3].sum(0), sum(one.variance for one in found) / count
+    return variance_parts(columns, np.zeros_like(columns))[:, :3].sum(0), sum(one.variance for one in sources) / count
 
 
 def noises(table: list[list[TableCell]]) -> list[Noise]:
@@ -195,7 +196,7 @@ def noises(table: list[list[TableCell]]) -> list[Noise]:
     is split into what all protocols share and what they do not, as between and within whole plots (Montgomery, sec. 14.5), for
     of the former three draws say little.
     """
-    found: list[Noise] = []
+    sources: list[Noise] = []
     columns: list[np.ndarray] = []
     variances: list[tuple[float, float, int]] = []
     shape = len(table), len(table[0])
@@ -206,7 +207,7 @@ def noises(table: list[list[TableCell]]) -> list[Noise]:
     for i, line in enumerate(table):
         for where in together(line):
             if line[where[0]].names:
-                found += noises_of_draws([line[j] for j in where], i, where, shape)
+                sources += noises_of_draws([line[j] for j in where], i, where, shape)
                 continue
             cell, column = line[where[0]], np.zeros(shape)
             freedom = len(cell.units) - 1
@@ -219,8 +220,8 @@ def noises(table: list[list[TableCell]]) -> list[Noise]:
         known = freedom > 0
         weights = mine[known] * (1 + (~known).sum() * freedom[known] / free)  # s2 stands in for cells of one replicate
         size = simultaneous.freedom(weights, freedom[known]) if known.any() else free
-        found.append(Noise(np.array(columns), size, total.sum()))
-    return found
+        sources.append(Noise(np.array(columns), size, total.sum()))
+    return sources
 
 
 def noises_of_draws(cells: list[TableCell], i: int, where: list[int], shape: tuple[int, int]) -> list[Noise]:
@@ -235,10 +236,10 @@ def noises_of_draws(cells: list[TableCell], i: int, where: list[int], shape: tup
 
     inner, free = np.transpose([cell.inner for cell in cells])
     parted = [shared + 0 * spread, spread - shared]
-    sizes = [len(spread) * (of**2).sum() for of in parted]
-    found = [Noise(at(parted[0]), freedom, sizes[0])]
-    found += [Noise(at(parted[1]), freedom * (len(where) - 1), sizes[1])] if len(where) > 1 else []
-    return found + ([Noise(at(spread[:0]), free.sum(), inner.sum())] if free.sum() else [])
+    sizes = [len(spread) * (part**2).sum() for part in parted]
+    sources = [Noise(at(parted[0]), freedom, sizes[0])]
+    sources += [Noise(at(parted[1]), freedom * (len(where) - 1), sizes[1])] if len(where) > 1 else []
+    return sources + ([Noise(at(spread[:0]), free.sum(), inner.sum())] if free.sum() else [])
 
 
 def intervals(table: list[list[TableCell]]) -> np.ndarray:
@@ -248,36 +249,37 @@ def intervals(table: list[list[TableCell]]) -> np.ndarray:
     that are seen (`behind`). How large noise is, is known as a chi^2 is of simultaneous.cautious degrees of freedom: of effects
     those of the parts that reach them, of a replicate's variance those of all. Three draws may decide either.
     """
-    found, generator = noises(table), bootstrap.generator("noise")
-    variances, freedom = np.array([(one.variance, one.freedom) for one in found], float).T
+    sources, generator = noises(table), bootstrap.generator("noise")
+    variances, freedom = np.array([(one.variance, one.freedom) for one in sources], float).T
 
     def chi(known: float) -> np.ndarray:
         return known / generator.chisquare(known, bootstrap.RESAMPLES)
 
-    columns = np.concatenate([one.columns for one in found])
+    columns = np.concatenate([one.columns for one in sources])
     drawn = generator.standard_normal((bootstrap.RESAMPLES, len(columns)))
     every = effects(np.tensordot(drawn, columns, 1))  # [3, R, I, J]
     true = np.empty((bootstrap.RESAMPLES, 4))
-    for k, seen in enumerate(effects(moments(table)[0])):  # [I, J]
-        along = seen / (np.linalg.norm(seen) or 1)
-        each = [effects(one.columns)[k] for one in found]
-        sizes = [(of**2).sum() + (np.tensordot(of, along) ** 2).sum() for of in each]  # as a whole, and where it tells most
-        true[:, k] = behind(seen, every[k] * np.sqrt(chi(simultaneous.cautious(sizes, freedom)))[:, None, None]) ** 2
+    for k, measured in enumerate(effects(moments(table)[0])):  # [I, J]
+        along = measured / (np.linalg.norm(measured) or 1)
+        each = [effects(one.columns)[k] for one in sources]
+        # as a whole, and where it tells most
+        sizes = [(part**2).sum() + (np.tensordot(part, along) ** 2).sum() for part in each]
+        true[:, k] = behind(measured, every[k] * np.sqrt(chi(simultaneous.cautious(sizes, freedom)))[:, None, None]) ** 2
     count = len(table) * len(table[0])
     true[:, :3] /= count
     true[:, 3] = variances.sum() / count * chi(simultaneous.cautious(variances, freedom))
     return np.quantile(shares(true), [(1 - bootstrap.CONFIDENCE) / 2, (1 + bootstrap.CONFIDENCE) / 2], axis=0)
 
 
-def behind(seen: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """[R]: the size of the effects that gave the ones `seen` [I, J], for each `noise` [R, I, J] that may have been added.
+def behind(measured: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """[R]: the size of the effects that gave the ones `measured` [I, J], for each `noise` [R, I, J] that may have been added.
 
     Sizes are roots of sums of squares, and x is that of true effects + noise: with a, the noise along the effects that are
     seen, and r, the sum of squares of the rest of it, the true one is sqrt(x^2 - r) - a, or 0 where that is none. For equal
     cells it has the confidence distribution of noncentral F (Steiger, Psychological Methods 2004).
     """
-    size = np.linalg.norm(seen)
-    a = np.tensordot(noise, seen / (size or 1))
+    size = np.linalg.norm(measured)
+    a = np.tensordot(noise, measured / (size or 1))
     left = size**2 - (noise**2).sum((1, 2)) + a**2
     return np.where(left > 0, np.sqrt(left.clip(min=0)) - a, 0).clip(min=0)
 
@@ -290,10 +292,10 @@ def pooled(cells: list[TableCell]) -> float:
 
 def together(line: list[TableCell]) -> list[list[int]]:
     """[[column, ...]]: which Cells of a row are drawn again together, those of the same image sets; others alone."""
-    found: dict[tuple[str, ...] | int, list[int]] = {}
+    groups: dict[tuple[str, ...] | int, list[int]] = {}
     for j, cell in enumerate(line):
-        found.setdefault(cell.names or j, []).append(j)
-    return list(found.values())
+        groups.setdefault(cell.names or j, []).append(j)
+    return list(groups.values())
 
 
 def shares(values: np.ndarray) -> np.ndarray:
@@ -311,20 +313,20 @@ def agreement(cells: dict[tuple[str, str], TableCell], first: str, second: str) 
     leaves open may lie either way. They hold it at least as often as they say (95 %), mostly more often.
     """
     rows = [row for row in dict.fromkeys(row for row, _ in cells) if (row, first) in cells and (row, second) in cells]
-    found = {"tau": None, "low": None, "high": None, "methods": rows}
+    result = {"tau": None, "low": None, "high": None, "methods": rows}
     if len(rows) < 2:
-        return found
+        return result
     table = [[cells[row, column] for column in (first, second)] for row in rows]
     means, _ = moments(table)
     tau = round(float(stats.kendalltau(means[:, 0], means[:, 1], variant="b").statistic), 12)
     if np.isnan(tau):
-        return found
+        return result
     low = high = None
     if any(len(cell.units) > 1 for line in table for cell in line):
         both = np.prod([order_of([line[k] for line in table]) for k in range(2)], 0)[np.triu_indices(len(rows), 1)]
         sure, open_pairs = both.sum(), (both == 0).sum()
         low, high = (float((sure + sign * open_pairs) / len(both)) for sign in (-1, 1))
-    return {**found, "tau": tau, "low": low, "high": high}
+    return {**result, "tau": tau, "low": low, "high": high}
 
 
 def order_of(column: list[TableCell]) -> np.ndarray:
@@ -334,11 +336,11 @@ def order_of(column: list[TableCell]) -> np.ndarray:
     """
     known = [k for k, cell in enumerate(column) if len(cell.units) > 1]
     units = [[unit.mean() for unit in column[k].units] for k in known]
-    found, means = np.zeros((len(column), len(column))), np.array([cell.mean for cell in column])
+    decided, means = np.zeros((len(column), len(column))), np.array([cell.mean for cell in column])
     if len(known) > 1:
         p = simultaneous.pairwise(units, [bool(column[k].names) for k in known])
-        found[np.ix_(known, known)] = p < 1 - bootstrap.CONFIDENCE
-    return found * np.sign(means[:, None] - means)
+        decided[np.ix_(known, known)] = p < 1 - bootstrap.CONFIDENCE
+    return decided * np.sign(means[:, None] - means)
 
 
 def tau_b(x: np.ndarray, y: np.ndarray) -> np.ndarray:

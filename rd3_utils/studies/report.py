@@ -123,8 +123,8 @@ def known_share(part: dict) -> str:
 
 def claim(entries: list[dict]) -> str:
     """What the decompositions say of method and protocol, in a sentence."""
-    of = {part: [100 * e["parts"][part]["share"] for e in entries if e["variance"]] for part in ("protocol", "method")}
-    count = len(of["protocol"])
+    shares = {part: [100 * e["parts"][part]["share"] for e in entries if e["variance"]] for part in ("protocol", "method")}
+    count = len(shares["protocol"])
     if not count:
         return "All accuracies are the same."
 
@@ -133,7 +133,8 @@ def claim(entries: list[dict]) -> str:
         return f"{low} %" if low == high else f"{low} to {high} %"
 
     where = "" if count == 1 else f", in {count} places"
-    return f"The protocol makes {said(of['protocol'])} of the variance of accuracies, the method {said(of['method'])}{where}."
+    protocol, method = said(shares["protocol"]), said(shares["method"])
+    return f"The protocol makes {protocol} of the variance of accuracies, the method {method}{where}."
 
 
 def tau_rows(entries: list[dict], where: Callable[[dict], str]) -> list[list[str]]:

@@ -172,7 +172,20 @@ def load(path: Path | str) -> Study:
         raise UserError(f"{path} names itself '{study.name}', wanted '{path.stem}': the name is the file's.")
     if not study.images or not (study.grid or study.ablation) or not study.benchmarks or not study.seeds:
         raise UserError(f"{where} has nothing to train; it needs benchmarks, seeds, [[images]] and [[grid]] or [[ablation]].")
-    methods, ipcs = [images.method for images in study.images], {ipc for images in study.images for ipc in images.ipc}
+    check_images(study, where)
+    check_teachers(study, where)
+    for kind, name, known in stated_names(study):
+        if name not in known:
+            raise UserError(f"{where}: {unknown(kind, name, map(str, known))}")
+    for part in study.ablation:
+        for knob, values in part.knobs.items():
+            if not isinstance(values, list):
+                raise UserError(f"{where} [ablation.knobs] {knob} is {values!r}, wanted a list of values.")
+    return study
+
+
+def check_images(study: Study, where: str) -> None:
+    """UserError for image sets that are one and the same, and for optional ones that are no folder."""
     for images in study.images:
         sets = [resolved(images.source, where, ipc, draw, "B") for ipc in images.ipc or (0,) for draw in images.draws or (0,)]
         if len(set(sets)) < len(sets):
@@ -184,11 +197,21 @@ def load(path: Path | str) -> Study:
                 f"{where}: '{images.source}' of {images.method} is optional: that is for folders (./, ../, /, ~) and without "
                 "a make."
             )
-    for name, of in study.teachers.items():
-        if not isinstance(of, dict) or not all(isinstance(v, list) and all(isinstance(s, str) for s in v) for v in of.values()):
+
+
+def check_teachers(study: Study, where: str) -> None:
+    """UserError unless [teachers.BENCHMARK] are lists of sources."""
+    for name, table in study.teachers.items():
+        lists = list(table.values()) if isinstance(table, dict) else [None]
+        if not all(isinstance(sources, list) and all(isinstance(source, str) for source in sources) for sources in lists):
             raise UserError(
                 f"{where} [teachers.{name}] wants default = [SOURCE, ...], or a protocol's name instead of default."
             )
+
+
+def stated_names(study: Study) -> list[tuple[str, Any, Collection]]:
+    """[(kind, name, those that are known)] of all names in a study that must be those of something else in it."""
+    methods, ipcs = [images.method for images in study.images], {ipc for images in study.images for ipc in images.ipc}
     parts: list[Grid | Ablation] = [*study.grid, *study.ablation]
     checks: list[tuple[str, Any, Collection]] = [("method", name, methods) for part in parts for name in part.methods]
     checks += [("method of [own]", name, methods) for name in study.own]
@@ -199,18 +222,10 @@ def load(path: Path | str) -> Study:
     recipes |= set(protocols.names())  # of these, a table of the study has nothing to say, which is no mistake
     checks += [("protocol of [own]", name, recipes) for name in study.own.values()]
     checks += [("unified protocol", study.unified, recipes)] if study.unified else []
-    checks += [
-        (f"protocol of [teachers.{at}]", name, ["default", *recipes]) for at, of in study.teachers.items() for name in of
-    ]
+    for benchmark, table in study.teachers.items():
+        checks += [(f"protocol of [teachers.{benchmark}]", name, ["default", *recipes]) for name in table]
     checks += [("ipc", ipc, ipcs) for part in parts for ipc in part.ipc]
-    for kind, name, known in checks:
-        if name not in known:
-            raise UserError(f"{where}: {unknown(kind, name, map(str, known))}")
-    for part in study.ablation:
-        for knob, values in part.knobs.items():
-            if not isinstance(values, list):
-                raise UserError(f"{where} [ablation.knobs] {knob} is {values!r}, wanted a list of values.")
-    return study
+    return checks
 
 
 def resolved(text: str, where: str, ipc: int | None, draw: int | None, benchmark: str) -> str:
@@ -223,20 +238,20 @@ def resolved(text: str, where: str, ipc: int | None, draw: int | None, benchmark
 
 def cells(study: Study) -> list[Cell]:
     """All Cells of a study, each once, in the order of the file; neighbours share images, then the protocol."""
-    found = grid_cells(study)
+    all_cells = grid_cells(study)
     for part in study.ablation:
         for protocol, changes, _ in variants(part):
-            found += combined(study, part, protocol, changes)
+            all_cells += combined(study, part, protocol, changes)
     order = {method: i for i, method in enumerate(dict.fromkeys(images.method for images in study.images))}
-    variant = {key: i for i, key in enumerate(dict.fromkeys((cell.protocol, cell.set) for cell in found))}
-    student = {name: i for i, name in enumerate(dict.fromkeys(cell.student for cell in found))}
+    variant = {key: i for i, key in enumerate(dict.fromkeys((cell.protocol, cell.set) for cell in all_cells))}
+    student = {name: i for i, name in enumerate(dict.fromkeys(cell.student for cell in all_cells))}
 
     def place(cell: Cell) -> tuple:
         draw = -1 if cell.draw is None else cell.draw
         of_training = variant[cell.protocol, cell.set], student[cell.student], cell.seed
         return cell.benchmark, cell.ipc or 0, order[cell.method], draw, *of_training
 
-    return sorted(dict.fromkeys(found), key=place)
+    return sorted(dict.fromkeys(all_cells), key=place)
 
 
 def located(source: str, make: str, folder: Path) -> Source:
@@ -251,12 +266,12 @@ def grid_cells(study: Study) -> list[Cell]:
 
 def variants(part: Ablation) -> list[tuple[str, tuple[str, ...], str]]:
     """[(protocol, changed knobs, what changed)] of an Ablation, the base first."""
-    found: list[tuple[str, tuple[str, ...], str]] = [(part.protocol, (), "base")]
+    rows: list[tuple[str, tuple[str, ...], str]] = [(part.protocol, (), "base")]
     for knob, values in part.knobs.items():
         for value in values:
             change = f"{knob}={value if isinstance(value, str) else json.dumps(value)}"
-            found.append((part.protocol, (*part.set, change), ", ".join((*part.set, change))))
-    return found + [(name, part.set, ", ".join((name, *part.set))) for name in part.protocols]
+            rows.append((part.protocol, (*part.set, change), ", ".join((*part.set, change))))
+    return rows + [(name, part.set, ", ".join((name, *part.set))) for name in part.protocols]
 
 
 def combined(study: Study, part: Grid | Ablation, protocol: str, changes: Sequence[str]) -> Iterator[Cell]:

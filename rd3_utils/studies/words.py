@@ -29,10 +29,10 @@ def between(entry: dict, digits: int = 1, factor: float = 100) -> str:
 
 def by_keys(entries: list[dict], *keys: str) -> dict[tuple, list[dict]]:
     """{values of keys: [entries]} in order of appearance."""
-    found: dict[tuple, list[dict]] = {}
+    groups: dict[tuple, list[dict]] = {}
     for entry in entries:
-        found.setdefault(tuple(entry[key] for key in keys), []).append(entry)
-    return found
+        groups.setdefault(tuple(entry[key] for key in keys), []).append(entry)
+    return groups
 
 
 def count(entry: dict) -> str:

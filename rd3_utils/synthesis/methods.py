@@ -14,6 +14,7 @@ from rd3_utils.data.images import ImageSet
 from rd3_utils.errors import UserError, unknown
 from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.synthesis.settings import METHODS
+from rd3_utils.synthesis.task import SynthesisTask
 
 
 def synthesize(
@@ -41,23 +42,23 @@ def synthesize(
         raise UserError(
             f"synthesize runs in one process, {accelerator.num_processes} were launched; run it without a launcher."
         )
-    train = tables.real(benchmark, "train", data_dir)
+    task = SynthesisTask(tables.real(benchmark, "train", data_dir), benchmark, ipc, seed, accelerator, data_dir)
     started = time.time()
-    pixels, about = make(train, benchmark, ipc, seed, accelerator, data_dir, **settings)
+    pixels, about = make(task, **settings)
     seconds = time.time() - started
     name = out.resolve().name
     labels = torch.arange(len(benchmark.classes)).repeat_interleave(ipc)
-    found = image_sets.make(name, pixels, labels, benchmark.classes, name)
+    images = image_sets.make(name, pixels, labels, benchmark.classes, name)
     about = {
         "method": method,
         "benchmark": benchmark.name,
         "ipc": ipc,
         "seed": seed,
         **about,
-        "source": {"repo": benchmark.data.repo, "commit": train.commit},
-        "fingerprint": found.fingerprint,
+        "source": {"repo": benchmark.data.repo, "commit": task.train.commit},
+        "fingerprint": images.fingerprint,
         "seconds": round(seconds, 1),
         "device": accelerator.device.type,
     }
-    image_sets.save_new(found, out, about)
-    return found
+    image_sets.save_new(images, out, about)
+    return images

@@ -1,11 +1,9 @@
 """RDED: distilled images assembled from crops of real ones, those that a teacher finds easiest."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from accelerate.utils import tqdm
 from PIL import Image
 from torch.nn import functional as F
@@ -18,6 +16,7 @@ from rd3_utils.learning import teachers
 from rd3_utils.learning.students import SMALL
 from rd3_utils.learning.teachers import Teacher
 from rd3_utils.protocols.benchmark import Benchmark
+from rd3_utils.synthesis.task import SynthesisTask
 
 CROP_SCALE = (0.08, 1.0)  # torchvision's default, which RDED's crops leave as it is
 FORWARD = 100  # patches per teacher pass
@@ -25,12 +24,7 @@ FORWARD = 100  # patches per teacher pass
 
 @torch.no_grad()
 def rded(
-    train: Table,
-    benchmark: Benchmark,
-    ipc: int,
-    seed: int,
-    accelerator: Accelerator,
-    data_dir: Path | str | None,
+    task: SynthesisTask,
     teacher: str = "default",
     candidates: int = 300,
     crops: int = 5,
@@ -45,33 +39,40 @@ def rded(
     in reading order.
     As LINs-lab/RDED 3f6453d synthesize/main.py and utils.py; its patches are kept as JPEG, these are 8-bit and lossless.
     """
-    size = benchmark.image.size
+    benchmark, ipc, device, size = task.benchmark, task.ipc, task.accelerator.device, task.benchmark.image.size
     factor = factor or (1 if size <= SMALL else 2)
-    wanted = ipc * factor**2
+    rows_of = candidate_rows(task, candidates, factor)
+    judge = teachers.load(teacher, benchmark)
+    judge = teachers.examined(judge, benchmark, image_sets.test_split(benchmark, task.data_dir), task.accelerator)
+    network = teachers.Ensemble([judge], benchmark).to(device)
+    made = []
+    for k, rows in enumerate(tqdm(rows_of, desc=f"rded ipc {ipc}", unit="class", leave=False)):
+        patches = random_patches(task.train, rows, crops, size // factor, task.seed)  # uint8 [candidates, crops, 3, s, s]
+        inputs = patches.flatten(0, 1).split(FORWARD)
+        logits = torch.cat([network(on_canvas(some.to(device), judge, benchmark)) for some in inputs]).float()
+        losses = F.cross_entropy(logits, torch.full((len(logits),), k, device=logits.device), reduction="none").cpu()
+        best = best_patches(patches, losses.view(len(rows), crops), ipc * factor**2)
+        made.append(assembled(best, ipc, factor, size))
+    about = {"teacher": judge.describe(), "candidates": candidates, "crops": crops, "factor": factor}
+    return torch.cat(made), about
+
+
+def candidate_rows(task: SynthesisTask, candidates: int, factor: int) -> list[np.ndarray]:
+    """For every class the rows of its real images to choose from; UserError where they are too few for the patches."""
+    ipc, wanted = task.ipc, task.ipc * factor**2
     if wanted > candidates:
         raise UserError(
             f"{ipc} images per class of {factor} x {factor} patches need {wanted} candidates per class, "
             f"{candidates} are drawn; use --candidates {wanted} or more."
         )
-    rows_of = [rows[:candidates] for rows in selections.shuffled(train, seed)]
+    rows_of = [rows[:candidates] for rows in selections.shuffled(task.train, task.seed)]
     few = min(range(len(rows_of)), key=lambda k: len(rows_of[k]))
     if len(rows_of[few]) < wanted:
         raise UserError(
-            f"class '{benchmark.classes[few]}' has {len(rows_of[few])} real images, {ipc} images of {factor} x {factor} "
+            f"class '{task.benchmark.classes[few]}' has {len(rows_of[few])} real images, {ipc} images of {factor} x {factor} "
             f"patches need {wanted}; use a smaller --ipc or --factor."
         )
-    found = teachers.load(teacher, benchmark)
-    found = teachers.examined(found, benchmark, image_sets.test_split(benchmark, data_dir), accelerator)
-    network = teachers.Ensemble([found], benchmark).to(accelerator.device)
-    made = []
-    for k, rows in enumerate(tqdm(rows_of, desc=f"rded ipc {ipc}", unit="class", leave=False)):
-        patches = random_patches(train, rows, crops, size // factor, seed)  # uint8 [candidates, crops, 3, s, s]
-        inputs = patches.flatten(0, 1).split(FORWARD)
-        logits = torch.cat([network(on_canvas(some.to(accelerator.device), found, benchmark)) for some in inputs]).float()
-        losses = F.cross_entropy(logits, torch.full((len(logits),), k, device=logits.device), reduction="none").cpu()
-        made.append(assembled(best_patches(patches, losses.view(len(rows), crops), wanted), ipc, factor, size))
-    about = {"teacher": found.describe(), "candidates": candidates, "crops": crops, "factor": factor}
-    return torch.cat(made), about
+    return rows_of
 
 
 def random_patches(table: Table, rows: np.ndarray, crops: int, size: int, seed: int) -> torch.Tensor:

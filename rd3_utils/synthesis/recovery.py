@@ -8,13 +8,11 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from accelerate.utils import tqdm
 from torch import nn
 from torch.nn import functional as F
@@ -23,13 +21,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from rd3_utils import command_lines
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import selections, sources, views
-from rd3_utils.data.tables import Table
 from rd3_utils.errors import UserError, unknown
 from rd3_utils.learning import teachers, training
+from rd3_utils.learning.teachers import Teacher
 from rd3_utils.options import TrainOptions
 from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.synthesis import rded as real_patches
 from rd3_utils.synthesis.settings import CLASSES
+from rd3_utils.synthesis.task import SynthesisTask
 
 BETAS, EPSILON = (0.5, 0.9), 1e-8  # Adam's: recover/data_synthesis.py:46
 FIRST_LAYER = 10.0  # --first-bn-multiplier in all of its scripts
@@ -72,12 +71,7 @@ CDA = {
 def recover(
     method: str,
     recipes: dict[int, RecoveryRecipe],
-    train: Table,
-    benchmark: Benchmark,
-    ipc: int,
-    seed: int,
-    accelerator: Accelerator,
-    data_dir: Path | str | None,
+    task: SynthesisTask,
     teacher: str = "default",
     init: str = "noise",
     batch: int = CLASSES,
@@ -92,39 +86,46 @@ def recover(
     clipped after every step to what an image can be. The last iterate is kept, as in the original, rounded to 8 bits (there:
     truncated, and saved as JPEG).
     """
+    benchmark, ipc, device = task.benchmark, task.ipc, task.accelerator.device
+    size, classes = benchmark.image.size, len(benchmark.classes)
     recipe = resolved_recipe(recipes, benchmark, changes)
-    image_sets.check_size(ipc * len(benchmark.classes), benchmark)
+    image_sets.check_size(ipc * classes, benchmark)
     if init not in STARTS:
         raise unknown("init", init, STARTS)
-    found = teachers.load(teacher, benchmark)
-    if not batch_norms(found.network):
-        one = TrainOptions(benchmark=benchmark.name, distilled="full", student="convnet3_bn", arms="full-hard")
-        raise UserError(
-            f"{method} matches batch-norm statistics; {found.source} ({found.architecture}) has none; use a teacher with "
-            f"batch norm such as convnet3_bn: {command_lines.launch(one, stated=['benchmark'])} makes one."
-        )
-    found = teachers.examined(found, benchmark, image_sets.test_split(benchmark, data_dir), accelerator)
-    start = STARTS[init](train, benchmark, ipc, seed, accelerator, data_dir, teacher)
-    device, size, classes = accelerator.device, benchmark.image.size, len(benchmark.classes)
-    network = teachers.Ensemble([found], benchmark).to(device)
+    source = batch_norm_teacher(method, teacher, task)
+    start = STARTS[init](task, teacher)
+    network = teachers.Ensemble([source], benchmark).to(device)
     loss = TeacherLoss(network)
     mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (benchmark.image.mean, benchmark.image.std))
     made = torch.empty(classes, ipc, 3, size, size, dtype=torch.uint8)
     batches = [(t, some) for t in range(ipc) for some in torch.arange(classes).split(batch)]
     with tqdm(total=len(batches) * recipe.iterations, desc=f"{method} ipc {ipc}", unit="step", leave=False) as bar:
         for t, some in batches:
-            stream = views.Stream(seed, f"recovery {t} {int(some[0])}")
+            stream = views.Stream(task.seed, f"recovery {t} {int(some[0])}")
             x = noise(len(some), size, stream).to(device) if start is None else (start[some, t].to(device) / 255 - mean) / std
             x = optimised(x, some.to(device), loss, recipe, draws(recipe, size, stream), (-mean / std, (1 - mean) / std), bar)
             training.check_finite_images(x, method)
             made[some, t] = (x * std + mean).mul(255).add(0.5).floor().clamp(0, 255).to(torch.uint8).cpu()
-    about = {"teacher": found.describe(), "init": init, "batch": batch, **asdict(recipe)}
+    about = {"teacher": source.describe(), "init": init, "batch": batch, **asdict(recipe)}
     return made.flatten(0, 1), about
 
 
 sre2l = partial(recover, "sre2l", SRE2L)  # Yin, Xing & Shen, NeurIPS 2023, arXiv 2306.13092
 # Yin & Shen, TMLR 2024, arXiv 2311.18838: SRe2L whose crops start as the whole image and may become smaller from step to step
 cda = partial(recover, "cda", CDA)
+
+
+def batch_norm_teacher(method: str, teacher: str, task: SynthesisTask) -> Teacher:
+    """The Teacher at the source `teacher`, examined on the test split; UserError for one without batch norm."""
+    benchmark = task.benchmark
+    loaded = teachers.load(teacher, benchmark)
+    if not batch_norms(loaded.network):
+        one = TrainOptions(benchmark=benchmark.name, distilled="full", student="convnet3_bn", arms="full-hard")
+        raise UserError(
+            f"{method} matches batch-norm statistics; {loaded.source} ({loaded.architecture}) has none; use a teacher with "
+            f"batch norm such as convnet3_bn: {command_lines.launch(one, stated=['benchmark'])} makes one."
+        )
+    return teachers.examined(loaded, benchmark, image_sets.test_split(benchmark, task.data_dir), task.accelerator)
 
 
 def resolved_recipe(recipes: dict[int, RecoveryRecipe], benchmark: Benchmark, changes: dict) -> RecoveryRecipe:
@@ -155,33 +156,16 @@ def resolved_recipe(recipes: dict[int, RecoveryRecipe], benchmark: Benchmark, ch
     return recipe
 
 
-def from_real(
-    train: Table,
-    benchmark: Benchmark,
-    ipc: int,
-    seed: int,
-    accelerator: Accelerator,
-    data_dir: Path | str | None,
-    teacher: str,
-) -> torch.Tensor:
+def from_real(task: SynthesisTask, teacher: str) -> torch.Tensor:
     """The images of random:ipc=K,seed=S, uint8 [C, ipc, 3, S, S]."""
-    images = selections.select(sources.random(ipc, seed), benchmark, lambda: train).images
-    return images.unflatten(0, (-1, ipc))
+    images = selections.select(sources.random(task.ipc, task.seed), task.benchmark, lambda: task.train).images
+    return images.unflatten(0, (-1, task.ipc))
 
 
-def from_rded(
-    train: Table,
-    benchmark: Benchmark,
-    ipc: int,
-    seed: int,
-    accelerator: Accelerator,
-    data_dir: Path | str | None,
-    teacher: str,
-) -> torch.Tensor:
+def from_rded(task: SynthesisTask, teacher: str) -> torch.Tensor:
     """RDED's images by the same teacher, uint8 [C, ipc, 3, S, S]; more candidates than its 300 where ipc asks for them."""
-    candidates = max(300, 4 * ipc)
-    images, _ = real_patches.rded(train, benchmark, ipc, seed, accelerator, data_dir, teacher, candidates)
-    return images.unflatten(0, (-1, ipc))
+    images, _ = real_patches.rded(task, teacher, candidates=max(300, 4 * task.ipc))
+    return images.unflatten(0, (-1, task.ipc))
 
 
 STARTS: dict[str, Callable[..., torch.Tensor | None]] = {"noise": lambda *_: None, "real": from_real, "rded": from_rded}
@@ -244,7 +228,7 @@ def optimised(
     optimizer = torch.optim.Adam([x], betas=BETAS, eps=EPSILON)
     for i, draw in enumerate(draws):
         optimizer.param_groups[0]["lr"] = annealed_rate(recipe, i)
-        cross_entropy, batch_norm = loss(seen(x, *draw), labels)
+        cross_entropy, batch_norm = loss(augmented(x, *draw), labels)
         optimizer.zero_grad()
         (cross_entropy + recipe.bn_weight * batch_norm).backward()
         optimizer.step()
@@ -286,7 +270,7 @@ def draws(recipe: RecoveryRecipe, size: int, stream: views.Stream) -> list[tuple
     return list(zip(boxes.tolist(), flips.tolist(), rolls.tolist()))
 
 
-def seen(x: torch.Tensor, box: Sequence[int], flip: bool, roll: Sequence[int]) -> torch.Tensor:
+def augmented(x: torch.Tensor, box: Sequence[int], flip: bool, roll: Sequence[int]) -> torch.Tensor:
     """x [B, 3, S, S] cropped and resized to S (bilinear), mirrored, and rolled around its edges; gradients flow back.
 
     Resizing is two matrix products, which unlike torch's interpolation have the same bits every time on a GPU too.

@@ -40,13 +40,13 @@ def linear_probe(x: np.ndarray, y: np.ndarray, test: np.ndarray, settings: dict)
     aside = held_out_rows(y, settings["seed"])
     grid = []
     for c in tqdm(settings["grid"], desc="linear probe", unit="fit", leave=False, disable=x.size < LONG):
-        predicted, found = regression(x[~aside], y[~aside], x[aside], c, settings)
-        grid.append({**found, "held_out_top1": float((predicted == y[aside]).mean())})
+        predicted, fit = regression(x[~aside], y[~aside], x[aside], c, settings)
+        grid.append({**fit, "held_out_top1": float((predicted == y[aside]).mean())})
     best = max(grid, key=lambda tried: tried["held_out_top1"])["c"]  # the first of equals
-    predicted, found = regression(x, y, test, best, settings)
+    predicted, fit = regression(x, y, test, best, settings)
     first, second, last = grid[0], grid[1], grid[-1]
     at_edge = best == last["c"] or (best == first["c"] and first["held_out_top1"] > second["held_out_top1"])
-    return predicted, {**found, "at_edge_of_grid": at_edge, "held_out": int(aside.sum()), "tried": grid}
+    return predicted, {**fit, "at_edge_of_grid": at_edge, "held_out": int(aside.sum()), "tried": grid}
 
 
 def regression(x: np.ndarray, y: np.ndarray, test: np.ndarray, c: float, settings: dict) -> tuple[np.ndarray, dict]:
@@ -92,4 +92,4 @@ def classify(
     for name, classifier in CLASSIFIERS.items():
         predicted, about[name] = classifier(train, train_labels, test, settings)
         top1[name] = float((predicted == test_labels).mean())
-    return top1, {name: found for name, found in about.items() if found}
+    return top1, {name: facts for name, facts in about.items() if facts}

@@ -188,11 +188,11 @@ def records_report(records: Sequence[dict]) -> dict:
     Of every group the summary (`runs.summary`) of each classifier, and its gain in mean over the untrained networks and over
     the random-images students of the same recipe; None where there are none.
     """
-    groups, found = runs.grouped(sorted(records, key=record_group), record_group), []
+    groups, entries = runs.grouped(sorted(records, key=record_group), record_group), []
     summaries = {key: {name: records_summary(mine, name) for name in CLASSIFIERS} for key, mine in groups.items()}
     for key, mine in groups.items():
         head, probes = mine[0]["network"], [record["classifiers"]["linear_probe"] for record in mine]
-        found.append(
+        entries.append(
             {
                 "group": digest(key),
                 **{k: head.get(k) for k in ("kind", "benchmark", "student", "arm", "labels", "protocol", "precision")},
@@ -209,7 +209,7 @@ def records_report(records: Sequence[dict]) -> dict:
             }
         )
     about = {key: records[0]["target"][key] for key in ("benchmark", "title", "size", "train", "test")}
-    return {"target": about, "settings": records[0]["settings"], "groups": found}
+    return {"target": about, "settings": records[0]["settings"], "groups": entries}
 
 
 def records_summary(records: Sequence[dict], name: str) -> dict:
@@ -220,12 +220,13 @@ def records_summary(records: Sequence[dict], name: str) -> dict:
 
 def record_group(record: dict) -> str:
     """What records share that are seeds or draws of one thing, as text that sorts: students, random ones, untrained ones."""
-    of = record["network"]
-    key = [("student", "random", "untrained").index(of["kind"]), of["benchmark"], of["student"]]
-    if of["kind"] != "untrained":
-        key += [of["protocol"]["digest"], of["arm"], of["labels"], of["teachers"], of["precision"], per_class(of)]
-        key += [of[later] for later in ("initialisation", "views", "measured") if later in of]
-        key += [of["images"]["fingerprint"]] if of["kind"] == "student" else []
+    network = record["network"]
+    key = [("student", "random", "untrained").index(network["kind"]), network["benchmark"], network["student"]]
+    if network["kind"] != "untrained":
+        key += [network["protocol"]["digest"], *(network[part] for part in ("arm", "labels", "teachers", "precision"))]
+        key += [per_class(network)]
+        key += [network[later] for later in ("initialisation", "views", "measured") if later in network]
+        key += [network["images"]["fingerprint"]] if network["kind"] == "student" else []
     return json.dumps(key)
 
 
@@ -242,8 +243,8 @@ def gain(
     other = next((k for k, records in groups.items() if belongs(records[0]["network"], mine)), None)
     if other is None:
         return None
-    found = {name: summaries[key][name]["mean"] - summaries[other][name]["mean"] for name in CLASSIFIERS}
-    return {"group": digest(other), **found}
+    gains = {name: summaries[key][name]["mean"] - summaries[other][name]["mean"] for name in CLASSIFIERS}
+    return {"group": digest(other), **gains}
 
 
 def is_start(other: dict, mine: dict) -> bool:
@@ -291,6 +292,6 @@ def transfer(
         to = read_target()
         mine = {name_in_report(measured(one, to, out, accelerator)) for one in everything}
         where = records_folder(out, to)
-        found = records_report(records_of(where))
-        write_record(where / "report.json", found)
-        yield where, found, chosen(found, mine)
+        report = records_report(records_of(where))
+        write_record(where / "report.json", report)
+        yield where, report, chosen(report, mine)

@@ -25,9 +25,9 @@ CLASSIFIERS_SAID = (
 def say_transfer(folder: Path, report: dict, groups: Sequence[dict]) -> None:
     """Print what was measured, the table, what to know of it, and where the files lie."""
     print(f"\n{intro(report, groups)}")
-    found = rows(report, groups)
-    widths = [max(map(len, column)) for column in zip(*found)]
-    for row in found:
+    table = rows(report, groups)
+    widths = [max(map(len, column)) for column in zip(*table)]
+    for row in table:
         print("  " + "  ".join(v.ljust(w) if i == 0 else v.rjust(w) for i, (v, w) in enumerate(zip(row, widths))))
     for note in report_notes(report, groups):
         print(note)
@@ -73,14 +73,14 @@ def intro(report: dict, groups: Sequence[dict]) -> str:
 def rows(report: dict, groups: Sequence[dict]) -> list[list[str]]:
     """Header, one row per group, and under it what its mean gains."""
     titles = [title.format(**report["settings"]) for title in TITLES.values()]
-    found = [["network", "n", *titles]]
+    table = [["network", "n", *titles]]
     for group in groups:
         cells = [mean_and_spread(group["top1"][name]) for name in TITLES]
-        found.append([group_label(group), str(group["top1"]["linear_probe"]["n"]), *cells])
+        table.append([group_label(group), str(group["top1"]["linear_probe"]["n"]), *cells])
         for over in ("random", "untrained"):
             if gains := group[f"over_{over}"]:
-                found.append([f"  gain over {over}", "", *(f"{100 * gains[name]:+.2f}" for name in TITLES)])
-    return found
+                table.append([f"  gain over {over}", "", *(f"{100 * gains[name]:+.2f}" for name in TITLES)])
+    return table
 
 
 def group_label(group: dict) -> str:
@@ -102,14 +102,14 @@ def mean_and_spread(summary: dict) -> str:
 
 def report_notes(report: dict, groups: Sequence[dict]) -> list[str]:
     """What must be known of the numbers."""
-    found, of = [], {True: "the linear probe of", False: "the linear probes of"}
+    notes, probes_of = [], {True: "the linear probe of", False: "the linear probes of"}
     late = [group_label(group) for group in groups if not group["probe_converged"]]
     if late:
-        found.append(f"Not converged after {report['settings']['steps']} steps: {of[len(late) == 1]} {', '.join(late)}; "
+        notes.append(f"Not converged after {report['settings']['steps']} steps: {probes_of[len(late) == 1]} {', '.join(late)}; "
                      "their accuracy may still move.")  # fmt: skip
     edge = [group_label(group) for group in groups if group["probe_at_edge_of_grid"]]
     if edge:
-        found.append(f"The best penalty lies at the edge of the grid for {of[len(edge) == 1]} {', '.join(edge)}.")
+        notes.append(f"The best penalty lies at the edge of the grid for {probes_of[len(edge) == 1]} {', '.join(edge)}.")
     if any(group["own_benchmark"] for group in groups):
-        found.append("This is a network's own benchmark, not another one: its features were learned for these classes.")
-    return found
+        notes.append("This is a network's own benchmark, not another one: its features were learned for these classes.")
+    return notes
