@@ -18,7 +18,7 @@ from rd3_utils.errors import UserError
 
 PARTIAL = re.compile(r"\.(?P<name>.+)\.\d+(-[0-9a-f]{8})?\.partial", re.DOTALL)
 ABANDONED = 3600  # seconds without a change after which nobody writes to a partial file any more
-LONGEST = 200  # bytes of the target's name in a partial one: file systems allow 255 in all
+LONGEST_NAME = 200  # bytes of the target's name in a partial one: file systems allow 255 in all
 ELSEWHERE = "choose another folder"
 SET_HOME = "set HF_HOME to a folder that can be written"  # for what is kept under the cache folder of the Hub's clients
 REASONS = {  # errno: what was found, and what to do where that is not just `instead`
@@ -173,7 +173,7 @@ def remove_abandoned(folder: Path, name: str = "", after: float = ABANDONED) -> 
     with contextlib.suppress(OSError):
         for path in list(folder.iterdir()):
             match = PARTIAL.fullmatch(path.name)
-            if match and (not name or match["name"] == shortened(name)):
+            if match and (not name or match["name"] == short_name(name)):
                 with contextlib.suppress(OSError):  # another command removed it
                     if time.time() - path.lstat().st_mtime >= after:
                         remove(path)
@@ -205,7 +205,7 @@ def stated_errno(error: Exception) -> int | None:
 def reserved(path: Path, make: Callable[[Path], object]) -> Path:
     """A partial name for `path` at which `make`, which refuses what is there, links too, has just made something."""
     while True:
-        partial = path.with_name(f".{shortened(path.name)}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+        partial = path.with_name(f".{short_name(path.name)}.{os.getpid()}-{secrets.token_hex(4)}.partial")
         with contextlib.suppress(FileExistsError):
             make(partial)
             return partial
@@ -216,9 +216,9 @@ def new_file(path: Path) -> None:
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666))
 
 
-def shortened(name: str) -> str:
+def short_name(name: str) -> str:
     """As much of a name as fits into a partial one."""
-    return os.fsencode(name)[:LONGEST].decode(errors="ignore")
+    return os.fsencode(name)[:LONGEST_NAME].decode(errors="ignore")
 
 
 def sync_file(path: Path) -> None:

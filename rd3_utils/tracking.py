@@ -10,7 +10,7 @@ from rd3_utils.errors import UserError
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-PROJECT = "rd3"
+TRACKED_AS = "rd3"
 PROTOCOL_KNOBS = "knobs"  # of the protocol: the recipe is what it makes of them
 
 
@@ -35,10 +35,10 @@ def begin(accelerator: "Accelerator", path: Path, about: dict) -> None:
     about = {**about, "protocol": {key: value for key, value in about["protocol"].items() if key != PROTOCOL_KNOBS}}
     config = json.loads(json.dumps(about))
     if str(accelerator.log_with[0]) == "tensorboard":  # a folder for each run, and no tables in tables
-        accelerator.init_trackers(f"{PROJECT}/{name}", flat_config(config))
+        accelerator.init_trackers(f"{TRACKED_AS}/{name}", flat_config(config))
     else:
         own = {"name": name, "group": group}
-        accelerator.init_trackers(PROJECT, config, {"wandb": own, "trackio": own})
+        accelerator.init_trackers(TRACKED_AS, config, {"wandb": own, "trackio": own})
 
 
 def end_tracking(accelerator: "Accelerator") -> None:

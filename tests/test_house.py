@@ -246,7 +246,7 @@ def test_what_is_listed_as_data_is_what_the_code_has():
     for method, (where, _) in settings.METHODS.items():
         module, _, function = where.partition(":")
         assert function == method and callable(getattr(importlib.import_module(f"rd3_utils.synthesis.{module}"), function))
-    assert sources.SELECTIONS.keys() == selections.SELECTIONS.keys()
+    assert sources.SELECTIONS.keys() == selections.SELECTORS.keys()
     assert architectures.TRANSFORMERS.keys() == students.BUILDERS.keys()
     assert all(timm.is_model(name) for name in architectures.OWN)
     assert inspect.signature(data_convert.convert).parameters["most_clipped"].default == cli_convert.MOST_CLIPPED

@@ -260,7 +260,7 @@ from rd3_utils.publishing import dataset_repo
 target = pushing.Target("bench/half", "dataset", tag="v1")
 dataset_repo.push_shards(target, where, sorted(where.glob("labels-*"))[:3])
 dataset_repo.push_shards(target, where, sorted(where.glob("labels-*"))[:3])
-index = f"{dataset_repo.in_repo(where)}/index.json"
+index = f"{dataset_repo.store_in_repo(where)}/index.json"
 HfApi().upload_file(repo_id="bench/half", repo_type="dataset", path_or_fileobj=str(where / "index.json"), path_in_repo=index)
 other = where / "labels-00001-of-00016.safetensors"
 dataset_repo.push_shards(target, where, [other])

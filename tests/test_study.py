@@ -719,7 +719,7 @@ def test_runs_of_another_teacher_than_the_study_names_are_told(small, tmp_path):
     study = small()
     placed = planning.StudyPlan(study, tmp_path).place(False)
     one, other = (one for one in placed if one.arm == "distilled-soft" and one.cell.ipc == 1 and not one.cell.set)
-    [default] = [planning.recorded(name, "digits") for name in one.teachers]
+    [default] = [planning.recorded_teacher(name, "digits") for name in one.teachers]
 
     def notes(*sources):
         teachers = [[{**TEACHER, "source": source, "sha256": sha256 * 64}] for source, sha256 in sources]

@@ -57,7 +57,7 @@ def kept_run(
             f"{where} is there already, with another {same.fact}: {measure.short(same.a)}, and this command has "
             f"{measure.short(same.b)}; give another --out to keep both, or remove that file."
         )
-    if with_network and cell.keeps_weights and not students.is_saved(results.network_folder(where)):
+    if with_network and cell.keeps_weights and not students.is_saved(results.student_folder(where)):
         return None
     return run
 
@@ -98,11 +98,11 @@ def taken_over(
     run = measure.with_split(run, cell.images.describe())
     if not measure.same_measure(run, wanted, but=["kind of views", "views seed"]):
         return None  # another test split, teacher or network: that Run is left where it is
-    where, network = cell.path(root, precision), results.network_folder(shared)
+    where, network = cell.path(root, precision), results.student_folder(shared)
     if cell.keeps_weights:
         if not students.is_saved(network):
             return None
-        shutil.copytree(network, results.network_folder(where), dirs_exist_ok=True)
+        shutil.copytree(network, results.student_folder(where), dirs_exist_ok=True)
     today = {key: value for key, value in cell.describe(labels).items() if key in ("schema", "views", "images")}
     table = {**json.loads(shared.read_text()), **today, "network": dataclasses.asdict(wanted.network)}
     runs.write(where, table)

@@ -164,7 +164,7 @@ def add_data_dirs(command: argparse.ArgumentParser) -> None:
                          "from here; repeatable")  # fmt: skip
 
 
-def whole(text: str, wanted: str) -> int:
+def whole_number(text: str, wanted: str) -> int:
     """The whole number that `text` is; else argparse says that it is `wanted`."""
     if not re.fullmatch("-?[0-9]{1,25}", text):
         raise argparse.ArgumentTypeError(f"'{text[:40]}' {wanted}")
@@ -173,7 +173,7 @@ def whole(text: str, wanted: str) -> int:
 
 def positive(text: str) -> int:
     """A whole number of at least 1."""
-    value = whole(text, "is no whole number of at least 1")
+    value = whole_number(text, "is no whole number of at least 1")
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not at least 1")
     return value
@@ -187,7 +187,7 @@ def read_what(options: TrainOptions | LabelOptions) -> tuple[benchmark.Benchmark
 
 def seed(text: str, wanted: str = "is no seed, a whole number from 0") -> int:
     """A whole number from 0 to below 2^63."""
-    value = whole(text, wanted)
+    value = whole_number(text, wanted)
     if not 0 <= value < 2**63:
         raise argparse.ArgumentTypeError(f"{value} is no seed from 0 to below 2^63")
     return value

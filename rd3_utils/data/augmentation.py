@@ -214,7 +214,7 @@ class Operation:
 
 
 OPERATIONS = (  # in the order in which they act
-    Operation("randaugment", "source", randaugment.draw, randaugment.randaugment, fills=True),
+    Operation("randaugment", "source", randaugment.draw_randaugment, randaugment.randaugment, fills=True),
     Operation("color_jitter", "crop", draw_jitter, color_jitter),
     Operation("lighting", "crop", draw_lighting, lighting),
     Operation("dsa", "normalised", draw_dsa, dsa),

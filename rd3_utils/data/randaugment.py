@@ -133,7 +133,7 @@ def randaugment_timm(
     return done
 
 
-def draw(stream: Stream, views: ViewKnobs, order: np.ndarray) -> tuple[np.ndarray, ...]:
+def draw_randaugment(stream: Stream, views: ViewKnobs, order: np.ndarray) -> tuple[np.ndarray, ...]:
     """The operations of every row, and of timm's their magnitudes."""
     asked = len(order), views.randaugment, views.randaugment_magnitude
     return draw_timm(stream, *asked) if views.randaugment_kind == "timm" else (draw_torchvision(stream, *asked),)

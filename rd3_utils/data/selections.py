@@ -16,10 +16,10 @@ from rd3_utils.protocols.benchmark import Benchmark
 def select(source: Source | str, benchmark: Benchmark, train: Callable[[], Table]) -> ImageSet:
     """The ImageSet that a selection takes from the train split; `train` is a function that returns its Table."""
     source = sources.parse(source)
-    return SELECTIONS[source.name](source, benchmark, train)
+    return SELECTORS[source.name](source, benchmark, train)
 
 
-def random(source: Source, benchmark: Benchmark, train: Callable[[], Table]) -> ImageSet:
+def random_images(source: Source, benchmark: Benchmark, train: Callable[[], Table]) -> ImageSet:
     """K = `ipc` real images of every class, without replacement; a larger ipc of the same seed contains the smaller one.
 
     Row i of the train split gets the i-th number of a Philox stream keyed by `seed`; a class keeps its `ipc` smallest.
@@ -52,7 +52,7 @@ def full(source: Source, benchmark: Benchmark, train: Callable[[], Table]) -> Im
     return images.of_table(table, name=source.set_name, source=source.text)
 
 
-SELECTIONS: dict[str, Callable[..., ImageSet]] = {"random": random, "full": full}
+SELECTORS: dict[str, Callable[..., ImageSet]] = {"random": random_images, "full": full}
 
 
 def image_set(source: Source | str, benchmark: Benchmark, train: Callable[[], Table], workers: int | None = None) -> ImageSet:

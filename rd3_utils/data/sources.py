@@ -22,8 +22,8 @@ SELECTIONS = {  # image sets that need no file of their own
 OPTIONS: dict[str, dict[str, int | None]] = {"random": {"ipc": None, "seed": 0}, "full": {}}  # defaults; None: to be given
 NUMBER = "(0|[1-9][0-9]{0,17})"
 RANDOM = re.compile(rf"random:ipc=(?!0){NUMBER},seed={NUMBER}")  # as outputs write it
-HELD_OUT = re.compile(rf"held-out:ipc={NUMBER}")
-METHOD = re.compile(rf"([a-z0-9_-]+):ipc={NUMBER}")
+HELD_OUT_FORM = re.compile(rf"held-out:ipc={NUMBER}")
+METHOD_FORM = re.compile(rf"([a-z0-9_-]+):ipc={NUMBER}")
 REPO = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?(?::([\w./@-]+))?", re.ASCII)
 NETWORKS = ("default", "hf-hub:OWNER/REPO", "local-dir:FOLDER", "torchvision:NAME")  # beside every timm name
 
@@ -122,7 +122,7 @@ def parse(text: str | Source, here: Path | str = "") -> Source:
         return Source("path", text)
     if text.partition(":")[0] in SELECTIONS:
         return selection(text)
-    if method := METHOD.fullmatch(text):
+    if method := METHOD_FORM.fullmatch(text):
         return Source("method", method[1], int(method[2]))
     if reads_as_folder(text):
         return Source("path", text)
@@ -185,7 +185,7 @@ def recorded(text: str, commit: str | None = None) -> Source:
         return random(int(draw[1]), int(draw[2]))
     if text.startswith("random:"):
         return Source("selection", text)
-    if apart := HELD_OUT.fullmatch(text):
+    if apart := HELD_OUT_FORM.fullmatch(text):
         return held_out(int(apart[1]))
     match = REPO.fullmatch(text) if commit else None
     return Source("repo", match[1], revision=match[2], config=match[3]) if match else Source("path", text)

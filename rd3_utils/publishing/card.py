@@ -27,7 +27,7 @@ from rd3_utils.protocols.protocol import Protocol
 from rd3_utils.publishing import card_runs, plots, terminal
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
-from rd3_utils.scoring.results import Results, card_folder, network_folder
+from rd3_utils.scoring.results import Results, card_folder, student_folder
 from rd3_utils.scoring.runs import Run
 from rd3_utils.text import escape, fenced, listed, show, table
 from rd3_utils.transfer import report as transfer_report
@@ -362,7 +362,7 @@ def store_of(run: Run) -> str:
 def weights_section(runs: list[Run], head: Run, folder: Path, root: Path | str) -> list[str]:
     """How to load the network that was kept, if one was: of the headline arm where possible."""
     head_first = sorted(runs, key=lambda run: run.arm != head.arm)
-    networks = [network_folder(Results(root).path_of(run)) for run in head_first]
+    networks = [student_folder(Results(root).path_of(run)) for run in head_first]
     kept = [path for path in networks if path.is_relative_to(folder) and (path / "config.json").is_file()]
     if not kept:
         return []

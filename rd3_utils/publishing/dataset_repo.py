@@ -75,14 +75,14 @@ class LabelUpload:
             print(f"labels go on, the upload is tried again at the end: {error}", file=sys.stderr, flush=True)
 
 
-def in_repo(where: Path) -> str:
+def store_in_repo(where: Path) -> str:
     """The folder in a repo of the label store in the local folder `where`."""
     return f"{LABELS_FOLDER}{where.parent.name}/{where.name}"
 
 
 def push_shards(target: pushing.Target, where: Path, paths: Sequence[Path]) -> None:
     """Push shards in commits of about BATCH bytes. Where one replaces another, the index that names the other goes first."""
-    target, store = dataclasses.replace(target, tag=None), in_repo(where)
+    target, store = dataclasses.replace(target, tag=None), store_in_repo(where)
     group: list[Path] = []
     for path in paths:
         group.append(path)
@@ -106,7 +106,7 @@ def publish_labels(
     train_student.py which uses the labels.
     """
     index = json.loads((where / "index.json").read_text())
-    store = in_repo(where)
+    store = store_in_repo(where)
     shards = [where / entry["file"] for entry in index["shards"]]
     size = sum(entry["bytes"] for entry in index["shards"])
     print(f"pushing {len(shards)} shards, {units.size(size)}, to {target.url}", flush=True)

@@ -31,7 +31,7 @@ from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.publishing import card, card_runs
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
-from rd3_utils.scoring.results import Results, card_folder, network_folder
+from rd3_utils.scoring.results import Results, card_folder, student_folder
 from rd3_utils.scoring.runs import Run
 from rd3_utils.text import escape
 
@@ -63,7 +63,7 @@ def check_push(
     if not cell.keeps_weights:
         raise UserError(f"{cell.protocol.label} whitens the images: nobody could use the network without the matrix.")
     run = cell.path(options.out, precision)
-    if run.is_file() and not (network_folder(run) / "config.json").is_file():
+    if run.is_file() and not (student_folder(run) / "config.json").is_file():
         raise UserError(
             f"{run} is there already, but not the network: it was not the first of its --seeds; give the --seeds of the "
             "first command, or another --out."
@@ -166,7 +166,7 @@ def repo_files(upload: StudentUpload, finished: list[Run], folder: Path) -> dict
     target, cell, benchmark, options = upload.target, upload.cell, upload.benchmark, upload.options
     runs, related, _ = card_runs.gathered_runs(finished, cell, options)
     runs = [run for run in runs if run.student == cell.student]
-    network, head = network_folder(upload.path), run_files.read(upload.path)
+    network, head = student_folder(upload.path), run_files.read(upload.path)
     (folder / "plots").mkdir()
     drawn = card_folder(upload.path) / "plots"
     for picture in drawn.glob("views_*.png"):  # the others are drawn anew, for this student alone

@@ -105,7 +105,7 @@ class Results:
 # --- around the path of a Run
 
 
-def network_folder(path: Path) -> Path:
+def student_folder(path: Path) -> Path:
     """Where the network of the Run at `path` lies, if it is kept."""
     return path.with_suffix("")
 

@@ -13,7 +13,7 @@ from rd3_utils.errors import UserError
 from rd3_utils.options import LabelOptions, TrainOptions
 from rd3_utils.protocols.recipe import digest
 from rd3_utils.studies.jobs import Job
-from rd3_utils.studies.planning import Placed, StudyPlan, is_made, recorded
+from rd3_utils.studies.planning import Placed, StudyPlan, is_made, recorded_teacher
 from rd3_utils.studies.study import PROJECT, VIEWS_SEED
 
 
@@ -136,4 +136,4 @@ def has_store(plan: StudyPlan, one: Placed, epochs: int) -> bool:
 
 def teacher_names(one: Placed) -> list[str]:
     """How stores and Runs name the teachers of a Placed, as far as the study's text tells."""
-    return [recorded(teacher, one.cell.benchmark) for teacher in one.teachers]
+    return [recorded_teacher(teacher, one.cell.benchmark) for teacher in one.teachers]

@@ -23,7 +23,7 @@ from rd3_utils.scoring import measure
 from rd3_utils.scoring import runs as run_files
 from rd3_utils.scoring.results import Results
 from rd3_utils.scoring.runs import Run
-from rd3_utils.studies.study import VIEWS_SEED, Cell, Study, cells, located
+from rd3_utils.studies.study import VIEWS_SEED, Cell, Study, cells, located_in
 
 QUICK = 2e8  # bytes of pixels up to which a dry run reads an image set to learn its fingerprint
 NEAR = 9  # kept Runs that tell what a student costs: few follow the load of a machine, all forget what starting up takes
@@ -209,7 +209,7 @@ class StudyPlan:
 
     def located(self, cell: Cell) -> tuple[Source, Path | None]:
         """(Source as a command in this folder takes it, the set's Path or None)."""
-        source = located(cell.source, cell.make, self.study.folder)
+        source = located_in(cell.source, cell.make, self.study.folder)
         if source.kind != "path":
             return source, None
         path = Path(os.path.normpath(self.study.folder / Path(cell.source).expanduser()))
@@ -330,6 +330,6 @@ def part_of_array(ordered: list[Cell], index: int, count: int) -> list[Cell]:
     return ordered[index * len(ordered) // count : (index + 1) * len(ordered) // count]
 
 
-def recorded(teacher: str, benchmark: str) -> str:
+def recorded_teacher(teacher: str, benchmark: str) -> str:
     """How a store names the teacher that `--teacher` calls so; see teachers.load and Teacher.describe."""
     return sources.parse_network(teacher, benchmarks.load(benchmark).defaults.teacher).stated.text

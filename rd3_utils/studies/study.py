@@ -254,7 +254,7 @@ def cells(study: Study) -> list[Cell]:
     return sorted(dict.fromkeys(all_cells), key=place)
 
 
-def located(source: str, make: str, folder: Path) -> Source:
+def located_in(source: str, make: str, folder: Path) -> Source:
     """The Source of images as a study in `folder` states it; what it can make is a folder, whether it is there or not."""
     return sources.folder(source) if make else sources.parse(source, folder)
 
@@ -292,7 +292,7 @@ def combined(study: Study, part: Grid | Ablation, protocol: str, changes: Sequen
                     continue
                 source, make = (resolved(text, study.name, ipc, draw, benchmark) for text in (images.source, images.make))
                 # a student of all the data always follows teacher-v1
-                full = located(source, make, study.folder).is_full
+                full = located_in(source, make, study.folder).is_full
                 name, knobs = (protocols.TEACHER_PROTOCOL, ()) if full else (protocol, tuple(changes))
                 yield Cell(benchmark, images.method, ipc, draw, source, make, name, knobs, student, seed, images.optional)
 
