@@ -73,6 +73,7 @@ def repeated(argv: Sequence[str], *more: str, precision: str | None = None, othe
         prefix = [*LAUNCH, *mixed, *MODULE[1:]] if mixed else list(MODULE) if name == "__main__.py" else ["rd3"]
     else:
         prefix = [*LAUNCH, *mixed, argv[0]]
-    if other_tag and "--tag" in words:
-        words[words.index("--tag") + 1] = "ANOTHER"
+    if other_tag:
+        tied = ("--tag=ANOTHER" if word.startswith("--tag=") else word for word in words)
+        words = ["ANOTHER" if before == "--tag" else word for before, word in zip(["", *words], tied)]
     return shlex.join([*prefix, *words])

@@ -1,11 +1,14 @@
 """What a person at the keyboard is told when something they gave is wrong."""
 
 import difflib
+import errno
 import sys
 from collections.abc import Callable, Iterable
 from typing import NoReturn, TypeVar
 
 T = TypeVar("T")
+
+REFUSALS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)  # what the system says of a path that a person gave
 
 
 class UserError(Exception):
@@ -29,12 +32,21 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> UserError:
     return UserError(f"unknown {kind} '{name}': {suggestion}Known: {', '.join(known)}.")
 
 
+def refused(error: OSError) -> UserError:
+    """What the system says of a file that may not be looked at, or has a name that cannot be one; other errors are raised."""
+    if error.filename is None or error.errno not in REFUSALS:
+        raise error
+    return UserError(f"'{error.filename}': {str(error.strerror).lower()}; give another file or folder.")
+
+
 def run(main: Callable[[T], object], options: T) -> None:
     """`main(options)`; a UserError ends the process with one line on stderr and exit code 2."""
     try:
         main(options)
     except UserError as error:
         stop(error)
+    except OSError as error:
+        stop(refused(error))
 
 
 def stop(error: UserError) -> NoReturn:

@@ -76,7 +76,7 @@ def whole_folder(
     Where `folder` is there, its files are replaced one by one, `last` at the end: it tells that all the others are there. With
     `replaces`, everything in it goes. A block that raises leaves what was there, and nothing else. UserError as `whole_file`.
     """
-    folder = Path(folder).resolve()  # of a link, what it leads to
+    folder = Path(os.path.realpath(folder))  # of a link, what it leads to
     with as_one_line(folder, instead, failures):
         folder.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(folder.parent, folder.name)
@@ -126,9 +126,10 @@ def check_new(folder: Path | str) -> None:
 def try_whole(folder: Path | str) -> None:
     """`try_folder` for a `folder` that comes to be whole, and so needs room beside it."""
     folder = Path(folder)
-    if folder.is_mount():
+    real = Path(os.path.realpath(folder))  # "." and a link have no name to move to
+    if os.path.ismount(real):
         raise UserError(f"'{folder}' is a disk of its own, onto which no folder can be moved; give a folder in it.")
-    for tried in (folder, folder.resolve().parent):
+    for tried in (folder, real.parent):
         try_folder(tried)
 
 

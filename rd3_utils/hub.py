@@ -28,6 +28,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
@@ -79,7 +80,7 @@ def commit(repo: str, revision: str | None = None, repo_type: str = "dataset") -
         cause = error.__cause__
         reachable = not isinstance(cause, LOST) or (status(cause) is not None and not may_pass(cause))
         # what this project asked last, else what another tool did
-        said = (path for path in (known, cache / "refs" / (revision or "main")) if path.is_file())
+        said = (path for path in (known, cache / "refs" / (revision or "main")) if os.path.isfile(path))
         last = next((path.read_text().strip() for path in said), "")
         if reachable or not COMMIT_HASH.fullmatch(last):
             raise
@@ -189,6 +190,8 @@ def asking(repo: str, revision: str | None, repo_type: str) -> Iterator[None]:
         hooks.append(not_for_ever)
     try:
         yield
+    except HFValidationError as error:
+        raise UserError(f"'{repo}' cannot be the name of a repo: {one_line(error)}") from error
     except GatedRepoError as error:
         raise UserError(GATED.format(repo=repo)) from error
     except RevisionNotFoundError as error:

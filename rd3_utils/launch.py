@@ -18,7 +18,7 @@ from accelerate import Accelerator, DistributedType
 from accelerate.utils import broadcast_object_list, gather_object
 from huggingface_hub.utils import disable_progress_bars
 
-from rd3_utils.errors import UserError, stop
+from rd3_utils.errors import UserError, refused, stop
 
 T = TypeVar("T")
 
@@ -188,10 +188,11 @@ def run(main: Callable[[T], object], options: T) -> None:
     disable_progress_bars()
     try:
         main(options)
-    except UserError as error:
+    except (UserError, OSError) as error:
+        one_line = error if isinstance(error, UserError) else refused(error)
         if os.environ.get("RANK", "0") not in ("", "0"):
             time.sleep(OTHERS_WAIT)  # where the main process has the same to say, the launcher ends this one meanwhile
-        stop(error)
+        stop(one_line)
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

@@ -104,6 +104,7 @@ def test_a_push_is_tried_again_with_the_command_and_the_precision_that_it_had(ar
 
 def test_a_command_is_repeated_as_it_was_given():
     assert command_lines.repeated(["rd3", "label", "--tag", "v1"], other_tag=True) == "rd3 label --tag ANOTHER"
+    assert command_lines.repeated(["rd3", "label", "--tag=v1", "x"], other_tag=True) == "rd3 label --tag=ANOTHER x"
     assert (
         command_lines.repeated(["/x/rd3_utils/__main__.py", "publish", "a b", "c/d"]) == "python -m rd3_utils publish 'a b' c/d"
     )

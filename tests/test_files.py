@@ -268,6 +268,33 @@ def test_an_output_folder_that_cannot_be_is_told(tmp_path):
     assert names(tmp_path) == {"file", "nowhere"}
 
 
+def test_the_folder_of_the_command_and_a_circle_of_links_are_told_for_what_they_are(script, tmp_path, monkeypatch):
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    with pytest.raises(UserError, match="circle' is no folder: remove it"):
+        files.check_new(tmp_path / "circle")
+    with pytest.raises(UserError, match="circle' is no folder: remove it"), files.whole_folder(tmp_path / "circle"):
+        pass
+    (tmp_path / "circle").unlink()
+    monkeypatch.chdir(tmp_path)
+    files.check_new(".")
+    with files.whole_folder(".") as partial:
+        (partial / "mine").write_text("new")
+    assert names(tmp_path) == {"mine"} and Path.cwd().samefile(tmp_path)
+    (tmp_path / "mine").unlink()
+    done = script("rd3_utils", "leaderboard", "--results", tmp_path, "--out", ".")
+    assert done.code == 2 and "is the folder that this command runs in" in done.err and names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "circle/x"])
+@pytest.mark.parametrize("command", ["train", "label", "train, its labels", "synthesize", "study", "leaderboard", "transfer"])
+def test_a_name_that_cannot_be_one_is_one_line_of_every_command(script, tmp_path, monkeypatch, command, name):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    done = script(*COMMANDS[command].replace("OUT", name).split())
+    assert done.code == 2 and done.err.startswith("error: ") and done.err.count("\n") == 1, done.err
+    assert names(tmp_path) == {"here", "circle"}
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written_is_told(tmp_path):
     tmp_path.chmod(0o500)

@@ -207,6 +207,8 @@ numbers.cast_column("class_id", datasets.Value("int32")).push_to_hub("bench/numb
     "source, wanted",
     [
         ("bench/nothing", "no dataset repo 'bench/nothing'"),
+        ("bench/" + "n" * 100, "cannot be the name of a repo"),
+        ("bench/n--n", "cannot be the name of a repo"),
         ("bench/digits-dm@v9", "has no revision 'v9'"),
         ("bench/digits-dm@main:other", "cannot be read as a dataset"),
     ],

@@ -68,6 +68,7 @@ def test_people_may_write_a_selection_in_any_order_and_outputs_write_it_in_one(s
     ("random:ipc=\u0661", "is not KEY=NUMBER"), ("random:ipc=1\n", "is not KEY=NUMBER"), ("random:ipc= 1", "is not KEY=NUMBER"),
     ("random:ipc=" + "1" * 19, "is not KEY=NUMBER"), ("random:ipc=0", "asks for 0 images per class, wanted at least 1"),
     ("random:", "lacks ipc"), ("random:seed=1", "lacks ipc"), ("full:ipc=1", "full takes no options"),
+    ("random:ipc=1,ipc=2", "states ipc twice"),
     ("random:ipc=1,sede=1", "did you mean 'seed'"), ("a/b@c@d", "neither a path that exists"), ("a/b@", "neither a path"),
     ("a/b@../x", "neither a path"), ("a/b:../x", "neither a path"), ("a/b:x/..", "neither a path"), ("a b/c", "neither a path"),
     ("a/b/c", "neither a path"), ("a/b\n", "neither a path"), ("\u0430/b", "neither a path"),

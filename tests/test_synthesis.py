@@ -163,6 +163,7 @@ def test_rded_from_the_command_line_is_the_same_twice_and_says_how_it_was_made(s
 @pytest.mark.parametrize(
     "options, wanted",
     [
+        (["--ipc", "1", "--factor", "9"], "--factor 9 leaves no pixel of 8 x 8 to a patch; use at most 8"),
         (["--ipc", "100", "--factor", "2"], "need 400 candidates per class, 300 are drawn; use --candidates 400"),
         (["--ipc", "200"], "has 126 real images, 200 images of 1 x 1 patches need 200"),
         (["--ipc", "1", "--teacher", "local-dir:nowhere"], "there is no such folder"),

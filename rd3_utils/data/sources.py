@@ -146,6 +146,8 @@ def selection(text: str) -> Source:
             raise UserError(f"selection {text!r}: {name} takes no options.")
         if key not in options:
             raise unknown(f"option of selection {text!r}", key, options)
+        if stated.count(f"{key}=") > 1:
+            raise UserError(f"selection {text!r} states {key} twice.")
         options[key] = int(value)
     missing = [key for key, value in options.items() if value is None]
     if missing:

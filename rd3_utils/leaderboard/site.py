@@ -11,6 +11,7 @@ autoescape, scripts and styles run by their hash alone, and no name is used as a
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ def check_site_folder(out: Path | str) -> None:
     out = Path(out)
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "data" / "site.json").is_file())):
         raise UserError(f"--out {out} exists and is no leaderboard of ours; give a new folder, nothing is overwritten.")
+    if os.path.realpath(out) == os.getcwd():
+        raise UserError(f"--out {out} is the folder that this command runs in, and all of it is replaced; give a folder in it.")
     try_whole(out)
 
 

@@ -59,7 +59,9 @@ def rded(
 
 def candidate_rows(task: SynthesisTask, candidates: int, factor: int) -> list[np.ndarray]:
     """For every class the rows of its real images to choose from; UserError where they are too few for the patches."""
-    ipc, wanted = task.ipc, task.ipc * factor**2
+    ipc, wanted, size = task.ipc, task.ipc * factor**2, task.benchmark.image.size
+    if factor > size:
+        raise UserError(f"--factor {factor} leaves no pixel of {size} x {size} to a patch; use at most {size}.")
     if wanted > candidates:
         raise UserError(
             f"{ipc} images per class of {factor} x {factor} patches need {wanted} candidates per class, "
