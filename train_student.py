@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from accelerate.utils import tqdm
 
 from rd3_utils import files, launch, tracking
-from rd3_utils.arms import kept, label_sources, planned_runs
+from rd3_utils.arms import image_checks, kept, label_sources, planned_runs
 from rd3_utils.cli import options as shared
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import tables
@@ -61,6 +61,7 @@ def main(options: TrainOptions) -> None:
     look = functools.partial(kept.kept_run, root=options.out, precision=precision, benchmark=benchmark, test=test,
                              with_network=options.keep_weights == "all")  # fmt: skip
     there = launch.from_main(accelerator, lambda: [look(cell, labels[cell.labels_key]) for cell in cells])
+    cells = image_checks.with_checks(cells, there, lambda: test(0), options.allow_test_images, accelerator)
     finished = []
     for cell, run in tqdm(list(zip(cells, there)), desc="students", unit="run", disable=len(cells) < 2):
         where = cell.path(options.out, precision)

@@ -34,6 +34,7 @@ class TrainOptions:
     runs_only: bool = False
     keep_weights: str = "first"  # or all
     monitor_test: bool = False
+    allow_test_images: bool = False
     online: bool = False
     log_with: str | None = None
     forward_batch: int = 100

@@ -39,6 +39,8 @@ def add_options(parser: ArgumentParser) -> None:
                        "random images, or all networks, for transfer; only the first is ever pushed")  # fmt: skip
     where.add_argument("--monitor-test", action="store_true", help="watch the test split during training; outputs say so, "
                        "and the score stays the last epoch's")  # fmt: skip
+    where.add_argument("--allow-test-images", action="store_true", help="train on a set that holds images of the test split; "
+                       "outputs say so")  # fmt: skip
     where.add_argument("--online", action="store_true", help="label each epoch when it is trained, with --teacher: no "
                        "store, the same bits; every process labels whole epochs")  # fmt: skip
     where.add_argument("--log-with", choices=("tensorboard", "trackio", "wandb"), help="also log every epoch there")

@@ -47,6 +47,7 @@ class ImageSet:
     soft_labels: torch.Tensor | None = None
     weights: torch.Tensor | None = None
     train: dict | None = None  # {"fingerprint", "images"} of the train split that random real images were drawn from
+    checks: dict | None = None  # what it shares with the test split, as overlap.Overlap counts it; None: not looked at
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -82,6 +83,7 @@ class ImageSet:
             "ipc": self.ipc,
             "images": len(self),
             **({} if self.train is None else {"train": self.train}),
+            **({} if self.checks is None else {"checks": self.checks}),
         }
 
 

@@ -119,6 +119,8 @@ def check_run_images(run: Run, bench: Benchmark) -> None:
     drawn, full = images.origin.draw, images.origin.is_full
     if drawn is None and (side == "random" or (images.origin.is_selection and not full)):
         raise Refused(f"arm {run.arm} with images {shown(images.source)}, wanted a selection random:ipc=K,seed=S")
+    if side == "distilled" and images.checks is not None and images.checks.test_images:
+        raise Refused(f"{images.checks.test_images} of its {images.images} images are images of the test split")
     if drawn and drawn[0] != images.ipc:
         raise Refused(f"images {shown(images.source)} with {images.ipc} per class")
     if images.train is not None and images.train.images != (bench.data.train_images or images.train.images):

@@ -5,6 +5,7 @@ machine that only writes it. The terminal says the same in short. Accuracies are
 matter, percent in the text.
 """
 
+import dataclasses
 import json
 import statistics
 import sys
@@ -18,7 +19,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from rd3_utils import files
 from rd3_utils.arms.planned_runs import PlannedRun, citations
-from rd3_utils.data import sources
+from rd3_utils.data import overlap, sources
 from rd3_utils.data.sources import NetworkSource
 from rd3_utils.options import TrainOptions
 from rd3_utils.protocols.benchmark import Benchmark
@@ -223,6 +224,9 @@ def banners(runs: list[Run], protocol: Protocol) -> list[str]:
         warnings.append(f"The protocol is {protocol.label}: do not compare with results under {protocol.name}.")
     if any(run.monitored_test for run in runs):
         warnings.append("The test split was watched during training; scores are still the last epoch's.")
+    checked = {run.images.name: run.images.checks for run in runs if run.images.checks}
+    for name, checks in checked.items():
+        warnings += [f"{name}: {text}." for text in overlap.in_words(dataclasses.asdict(checks))]
     precision = runs[0].environment.precision
     if precision != "fp32":
         warnings.append(f"Students were trained in {precision}: do not compare with fp32 results.")

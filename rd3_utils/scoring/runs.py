@@ -64,6 +64,16 @@ class Split:
 
 
 @dataclass(frozen=True)
+class ImageChecks:
+    """How many of a set's images are test images, near copies of them, or twice in the set; see data/overlap.py."""
+
+    test_images: int = stated(*WHOLE_NUMBER)
+    near_test_images: int = stated(*WHOLE_NUMBER)
+    repeated: int = stated(*WHOLE_NUMBER)
+    conflicts: int = stated(*WHOLE_NUMBER)
+
+
+@dataclass(frozen=True)
 class RunImages:
     """An image set, as ImageSet.describe states it."""
 
@@ -74,6 +84,7 @@ class RunImages:
     ipc: int | None = stated(or_none(is_count), "a number of images per class or null")
     images: int = stated(is_count, "a number of images")
     train: Split | None = part(default=None)
+    checks: ImageChecks | None = part(default=None)
 
     @property
     def identity(self) -> str:
