@@ -23,22 +23,22 @@ def with_checks(
     """The cells, those that are to be trained with what their images share with the `test` split, as Runs record it.
 
     UserError where a distilled set holds test images, unless `allow`. Random real images and the train split are not refused:
-    benchmarks are published with what their splits share. What is found is said once for each set.
+    benchmarks are published with what their splits share. What is copies is said once for each set.
     """
     sets = {cell.images.fingerprint: cell.images for cell, run in zip(cells, there, strict=True) if run is None}
 
     def compared() -> dict[str, dict]:
         checks = {}
         for fingerprint, images in sets.items():
-            found = overlap.compare(images, test())
-            if found.test and not images.origin.is_selection and not allow:
+            copies = overlap.compare(images, test())
+            if copies.test and not images.origin.is_selection and not allow:
                 raise UserError(
-                    f"{len(found.test)} of the {len(images)} images of {images.name} are images of the test split "
-                    f"({pairs(found.test)}): a score on it would be of what was learned by heart. Remove them from the set, or "
+                    f"{len(copies.test)} of the {len(images)} images of {images.name} are images of the test split "
+                    f"({pairs(copies.test)}): a score on it would be of what was learned by heart. Remove them from the set, or "
                     "train with --allow-test-images, which every output then says."
                 )
-            checks[fingerprint] = found.counts
-            for line in lines(images, found):
+            checks[fingerprint] = copies.counts
+            for line in lines(images, copies):
                 print(line, file=sys.stderr)
         return checks
 
@@ -47,11 +47,11 @@ def with_checks(
     return [dataclasses.replace(cell, images=known.get(cell.images.fingerprint, cell.images)) for cell in cells]
 
 
-def lines(images: ImageSet, found: Overlap) -> list[str]:
+def lines(images: ImageSet, copies: Overlap) -> list[str]:
     """What a person is told of a set, a line for each kind that there is."""
-    kinds = [found.test, found.near_test, found.repeated, {row: found.repeated[row] for row in found.conflicts}]
+    kinds = [copies.test, copies.near_test, copies.repeated, {row: copies.repeated[row] for row in copies.conflicts}]
     examples = [pairs(rows) for rows in kinds if rows]
-    texts = overlap.in_words(found.counts)
+    texts = overlap.in_words(copies.counts)
     return [f"{images.name}: {text} ({rows})." for text, rows in zip(texts, examples, strict=True)]
 
 
