@@ -1,4 +1,4 @@
-"""What is found of test images in a set: exact copies, near ones, repeats; against a plain loop and what people do to images."""
+"""What is found of test images in a set: exact copies, near ones, repeats; beside a plain loop and what people do to images."""
 
 import dataclasses
 import io

@@ -34,7 +34,7 @@ def with_checks(
             if copies.test and not images.origin.is_selection and not allow:
                 raise UserError(
                     f"{len(copies.test)} of the {len(images)} images of {images.name} are images of the test split "
-                    f"({pairs(copies.test)}): a score on it would be of what was learned by heart. Remove them from the set, or "
+                    f"({pairs(copies.test)}): a score on it would be of what was learned by heart. Remove them, or "
                     "train with --allow-test-images, which every output then says."
                 )
             checks[fingerprint] = copies.counts
