@@ -9,6 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from rd3_utils import launch
+from rd3_utils.arms import label_sources
 from rd3_utils.data import label_checks, label_store, soft_labels, views
 from rd3_utils.errors import UserError
 from rd3_utils.learning import labelling
@@ -32,11 +33,12 @@ def store_of(images, digits, test_set, root, overrides, label_dtype="fp16"):
 
 
 @pytest.fixture(scope="module")
-def stores(ten, digits, test_set, tmp_path_factory):
-    """{kind: (folder, recipe)}: one store of rd3-v1's views and one of every view operation, of 100 epochs of ten images."""
+def stores(ten, digits, test_set, select, tmp_path_factory):
+    """{kind: (folder, recipe)} of stores of 100 epochs of ten images: rd3-v1's views, every operation; and of a hundred."""
     root = tmp_path_factory.mktemp("stores")
     plain = store_of(ten, digits, test_set, root / "plain", {"training.epochs": "100"})
-    return {"plain": plain, "all": store_of(ten, digits, test_set, root / "all", KNOBS, "u8")}
+    hundred = store_of(select("random:ipc=10,seed=0"), digits, test_set, root / "hundred", {"training.epochs": "60"})
+    return {"plain": plain, "all": store_of(ten, digits, test_set, root / "all", KNOBS, "u8"), "hundred": hundred}
 
 
 @pytest.fixture
@@ -208,9 +210,86 @@ def test_an_index_that_says_otherwise_than_images_and_recipe_is_refused(forged, 
 
 
 def test_few_views_and_teachers_that_know_few_images_prove_nothing():
+    def judge(share, chance, views, index, errors=2):
+        return label_checks.check_agreement(label_checks.Block(views, share * views, chance * views), index, "x", errors)
+
     index = {"recognised": 1.0}
-    label_checks.check_agreement(0.1, 0.2, 999, index, "x")
-    label_checks.check_agreement(0.1, 0.1, 1000, {"recognised": 0.2}, "x")
-    label_checks.check_agreement(0.02, 0.02, 1000, {}, "x")
+    assert not judge(0.1, 0.2, 999, index)
+    assert not judge(0.1, 0.1, 1000, {"recognised": 0.2})
+    assert not judge(0.02, 0.02, 1000, {})
+    assert judge(0.142, 0.1, 1000, index)  # small crops say little, and more than chance
+    assert not judge(0.002, 0.002, 1000, {"recognised": 0.01})  # two labels of a thousand, where honest ones have three
     with pytest.raises(UserError, match="only 2.0 % of 1000"):
-        label_checks.check_agreement(0.02, 0.02, 1000, index, "x")
+        judge(0.02, 0.02, 1000, index)
+    with pytest.raises(UserError, match="only 0.2 % of 300000"):
+        judge(0.002, 0.002, 300_000, {"recognised": 0.01}, 4)
+
+
+def test_few_honest_stores_fall_short_by_chance():
+    """Of stores that go twice LEAST of the way, of any size that is judged: one in fifty at the start, no later block."""
+    generator, known, chance = torch.Generator().manual_seed(0), 0.05, 0.004
+    honest = chance + 2 * label_checks.LEAST * (known - chance)
+    line = chance + label_checks.LEAST * (known - chance)
+    for errors, most in ((2, 0.03), (4, 0.0005)):
+        views = next(n for n in range(1000, 10**6, 100) if label_checks.decides(chance, known, n, errors))
+        shares = torch.binomial(torch.full((5000,), float(views)), torch.tensor(honest), generator=generator) / views
+        assert float((shares < line).float().mean()) <= most
+
+
+def test_labels_of_other_classes_are_refused_in_later_epochs_too(stores, forged, select):
+    def rolled(tensors, first):
+        return {**tensors, "logits": tensors["logits"].roll(1, 2)} if first >= 12 else tensors
+
+    where, recipe = forged("hundred", rolled)
+    with pytest.raises(UserError, match="recognise 9. % of the images, but only"):
+        everything(where, select("random:ipc=10,seed=0"), recipe)
+    assert everything(*read_by(stores["hundred"], select("random:ipc=10,seed=0"))).epoch(59)
+
+
+def read_by(store, images):
+    """The arguments of `everything` for a store of `images`."""
+    return store[0], images, store[1]
+
+
+@pytest.mark.parametrize("change", [{"epochs": 100.0}, {"epochs_per_shard": 7.0}, {"recognised": "0.2"}, {"recognised": -1}])
+def test_a_number_that_is_none_is_refused(forged, ten, change):
+    where, recipe = forged("plain", lambda tensors, first: None)
+    index = json.loads((where / "index.json").read_text())
+    (where / "index.json").write_text(json.dumps({**index, **change}))
+    with pytest.raises(UserError, match="is damaged"):
+        label_store.load_store(where, ten, recipe, 0)
+
+
+@pytest.mark.parametrize("size, wanted", [(7, "bytes, index.json says 7"), (float("nan"), "is damaged"), (True, "is damaged")])
+def test_bytes_that_a_run_would_record_are_those_of_the_file(forged, ten, size, wanted):
+    where, recipe = forged("plain", lambda tensors, first: None)
+    index = json.loads((where / "index.json").read_text())
+    index["shards"][1]["bytes"] = size
+    (where / "index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=wanted):
+        everything(where, ten, recipe)
+
+
+@pytest.mark.parametrize(
+    "change, wanted",
+    [
+        ({"teachers_id": "x"}, "labels.teachers_id is 'x', wanted 64 hex digits"),
+        ({"forward_batch": 0}, "labels.forward_batch is 0"),
+        ({"device": None}, ""),
+        ({"top1": "0.9"}, "teacher.top1 is '0.9'"),
+        ({"sha256": None}, "teacher.sha256 is None"),
+        ({"source": 3}, "teacher.source is 3"),
+    ],
+)
+def test_a_store_that_no_run_could_speak_of_is_refused_before_it_trains(forged, ten, change, wanted):
+    where, recipe = forged("plain", lambda tensors, first: None)
+    index = json.loads((where / "index.json").read_text())
+    (key,) = change
+    (index if key in index else index["teachers"][0]).update(change)
+    (where / "index.json").write_text(json.dumps(index))
+    store = label_store.load_store(where, ten, recipe, 0)
+    if wanted:
+        with pytest.raises(UserError, match=wanted):
+            label_sources.recordable(store)
+    else:
+        assert label_sources.recordable(store)

@@ -19,6 +19,7 @@ from rd3_utils.options import LabelOptions, TrainOptions
 from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.protocols.knobs import TAUGHT
 from rd3_utils.protocols.recipe import Recipe
+from rd3_utils.scoring import runs, shapes
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,9 +98,20 @@ def taught_labels(cells: Sequence[PlannedRun], maker: LabelMaker) -> Callable[[P
             return online(cell, maker, teachers_of(cell.recipe))
         named = teachers_of(cell.recipe) if options.teacher else None
         where, teachers_id = find_store(cell, maker, published, named)
-        return label_store.load_store(where, cell.images, cell.recipe.labelled, cell.views_seed, teachers_id)
+        return recordable(label_store.load_store(where, cell.images, cell.recipe.labelled, cell.views_seed, teachers_id))
 
     return reader
+
+
+def recordable(store: label_store.SoftLabelStore) -> label_store.SoftLabelStore:
+    """The store; UserError where its index says of labels or teachers what no Run may hold: known before hours of training."""
+    try:
+        shapes.read(runs.RunLabels, {**store.describe(), **store.origin}, runs.SCHEMA, "labels")
+        for teacher in store.teachers:
+            shapes.read(runs.RunTeacher, teacher, runs.SCHEMA, "teacher")
+    except shapes.Refused as error:
+        raise UserError(f"index.json of {store.shards.files} is damaged ({error}); make or fetch the labels again.") from error
+    return store
 
 
 def published_stores(cells: Iterable[PlannedRun], options: TrainOptions) -> dict[str, HubFolder]:

@@ -6,6 +6,7 @@ store that holds others is refused.
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]  # {key of a shard: (typ
 
 DTYPES = {"F16": torch.float16, "F32": torch.float32, "U8": torch.uint8, "U16": torch.uint16, "U32": torch.uint32}
 VIEWS_NEEDED = 1000  # before labels are judged by what their views show
-LEAST = 0.05  # of the way from chance to the share of recognised images; honest stores go 0.1 and far more of it
+LEAST = 0.05  # of the way from chance to the share of recognised images; honest stores go 0.1 and more, crops of 5 % just this
 
 
 def check_layout(shard: Any, epochs: int, wanted: Layout, name: str) -> None:
@@ -75,18 +76,50 @@ def shown_share(logits: torch.Tensor, own: torch.Tensor, other: torch.Tensor) ->
     return float(share), float((dealt[own] + torch.where(own == other, 0.0, dealt[other])).mean())
 
 
-def check_agreement(share: float, chance: float, views: int, index: dict, name: str) -> None:
-    """UserError where labels fit what their views show by `chance` alone, though the index says that teachers know the images.
+@dataclass
+class Block:
+    """Views whose labels are judged together: how many, how many of their labels agree with them, how many would by chance."""
 
-    Labels of other rows, or of classes in another order, do. Of few views, and of images that few teachers know, nothing
-    can be said.
+    views: int = 0
+    agreeing: float = 0.0
+    by_chance: float = 0.0
+
+    def add(self, logits: torch.Tensor, own: torch.Tensor, other: torch.Tensor) -> None:
+        """Take in views [V] as `shown_share` has them, those of an epoch: labels are dealt inside it."""
+        share, chance = shown_share(logits, own, other)
+        self.views += len(own)
+        self.agreeing += share * len(own)
+        self.by_chance += chance * len(own)
+
+
+def decides(chance: float, known: float, views: int, errors: float) -> bool:
+    """Whether `views` are enough to judge labels by: few of honest ones would fall short by so many standard errors.
+
+    Honest labels go at least twice LEAST of the way from `chance` to `known`, the share of recognised images.
+    """
+    if views < VIEWS_NEEDED or known < 3 * chance:
+        return False
+    least = chance + 2 * LEAST * (known - chance)
+    return LEAST * (known - chance) * views >= errors * math.sqrt(views * least * (1 - least))
+
+
+def check_agreement(block: Block, index: dict, name: str, errors: float) -> bool:
+    """Whether the views of `block` are enough to judge; UserError where their labels fit what they show by chance alone.
+
+    Within three standard errors of it and less than LEAST of the way, though the index says that teachers know the images.
+    Labels of other rows, or of classes in another order, do; so do those of views that show nothing of their images. Of few
+    views, and of images that few teachers know, nothing can be said.
     """
     known = soft_labels.recognised(index).get("recognised")
-    if known is None or views < VIEWS_NEEDED or known < 3 * chance:
-        return
-    if share < chance + LEAST * (known - chance):
+    share, chance = block.agreeing / block.views, block.by_chance / block.views
+    if known is None or not decides(chance, known, block.views, errors):
+        return False
+    spread = 3 * math.sqrt(chance * (1 - chance) / block.views)
+    if share < chance + min(LEAST * (known - chance), spread):
         raise UserError(
             f"{name} says that its teachers recognise {100 * known:.0f} % of the images, but only {100 * share:.1f} % of "
-            f"{views} labels have as their likeliest class one that the view shows, {100 * chance:.1f} % would by chance: they "
-            "are of other images or other classes; make or fetch the labels again."
+            f"{block.views} labels have as their likeliest class one that the view shows, {100 * chance:.1f} % would by "
+            "chance: they are of other images or other classes, or the views show nothing of the images; make or fetch the "
+            "labels again."
         )
+    return True

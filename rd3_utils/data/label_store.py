@@ -33,6 +33,7 @@ class SoftLabelStore:
     def __init__(self, shards: "Shards", images: ImageSet, recipe: Recipe) -> None:
         self.shards, self.images, self.recipe = shards, images, recipe
         self.agreement: float | None = None
+        self.block = label_checks.Block()  # of what was read since labels were last judged
 
     @property
     def index(self) -> dict:
@@ -65,7 +66,10 @@ class SoftLabelStore:
         """(Views, logits float32 [N, C]) of `epoch`; epochs beyond the store's `epochs` cycle. UserError for what is forged."""
         if self.agreement is None:
             self.agreement = self.measured_agreement()
-        return self.checked(epoch % self.epochs)
+        views, logits = self.checked(epoch % self.epochs)
+        if self.judged(self.block, views, logits, errors=4):
+            self.block = label_checks.Block()
+        return views, logits
 
     def checked(self, epoch: int) -> tuple[Views, torch.Tensor]:
         """(Views, logits) of `epoch`: the views drawn, and the store's found to be the same; the logits finite."""
@@ -85,16 +89,15 @@ class SoftLabelStore:
 
         Of the first epochs that make VIEWS_NEEDED views.
         """
-        needed = min(self.epochs, math.ceil(label_checks.VIEWS_NEEDED / len(self.images)))
-        labels, others = [], []
-        for epoch in range(needed):
-            views, logits = self.checked(epoch)
-            labels.append(logits)
-            others.append(self.images.labels[views.mix_partner])
-        own = self.images.labels.repeat(needed)
-        share, chance = label_checks.shown_share(torch.cat(labels), own, torch.cat(others))
-        label_checks.check_agreement(share, chance, len(own), self.index, str(self.shards.files))
-        return share
+        block = label_checks.Block()
+        for epoch in range(min(self.epochs, math.ceil(label_checks.VIEWS_NEEDED / len(self.images)))):
+            self.judged(block, *self.checked(epoch), errors=2)
+        return block.agreeing / block.views
+
+    def judged(self, block: label_checks.Block, views: Views, logits: torch.Tensor, errors: float) -> bool:
+        """Whether the labels of `block`, which those of one more epoch join, are enough to be judged, and were."""
+        block.add(logits, self.images.labels, self.images.labels[views.mix_partner])
+        return label_checks.check_agreement(block, self.index, str(self.shards.files), errors)
 
 
 class Shards:
@@ -146,7 +149,10 @@ class Shards:
         for attempt in range(OPENINGS):
             path = self.files.path(entry)
             try:
-                return safe_open(path, "pt")
+                shard = safe_open(path, "pt")
+                if (size := path.stat().st_size) != entry["bytes"]:
+                    raise UserError(f"{path} has {size} bytes, index.json says {entry['bytes']}; make the labels again.")
+                return shard
             except FileNotFoundError as error:
                 if attempt == OPENINGS - 1:
                     raise UserError(
@@ -215,6 +221,9 @@ def check_use(where: object, index: dict, images: ImageSet, recipe: Recipe, view
             "generate_soft_labels.py for the same protocol, or train with --set training.epochs="
             f"{index['epochs']} (a custom protocol)."
         )
+    whole = [index["epochs"], index["epochs_per_shard"], *(entry["bytes"] for entry in index["shards"])]
+    if any(type(number) is not int for number in whole) or ("recognised" in index and not recognised(index)):
+        raise UserError(f"index.json of {where} is damaged (a number that is none in it); make the labels again.")
     first, entries = 0, index["shards"]
     for entry in entries:
         if not SHARD.fullmatch(entry["file"]):
