@@ -27,8 +27,8 @@ def store_of(images, digits, test_set, root, overrides, label_dtype="fp16"):
     recipe = recipe.resolve(digits, "convnet3", images.ipc, len(images), "soft")
     accelerator = launch.accelerator()
     found = labelling.load_teachers(["default"], recipe, digits)
-    plan = labelling.plan_store(images, recipe, found, 0, accelerator.device, label_dtype=label_dtype)
-    labelling.make_labels(root, plan, images, recipe, found, digits, test_set, accelerator)
+    plan = labelling.plan_store(images, recipe, found, 0, accelerator.device, labelling.StoreFormat(label_dtype=label_dtype))
+    labelling.make_labels(root, labelling.LabellingTask(plan, images, recipe, found, digits), test_set, accelerator)
     return root, recipe
 
 
