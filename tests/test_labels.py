@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import shlex
 
 import pytest
 import torch
@@ -512,3 +513,16 @@ def test_static_views_are_those_of_the_plain_arm(digits):
             static = dataclasses.replace(plain, views=protocol.resolve(digits, "convnet3", 1, 10, "soft").views)
             static = dataclasses.replace(static, labels=dataclasses.replace(static.labels, kind="static"))
             assert static.labelled.views_digest == plain.views_digest and static.labelled.label_epochs == 1
+
+
+def test_what_a_given_store_lacks_is_made_by_the_command_that_is_told_and_then_found(script, tmp_path):
+    short = "--set", "training.epochs=1"
+    assert script("generate_soft_labels", *short, "--out", "mine").code == 0
+    (index,) = tmp_path.glob("mine/*/*/index.json")
+    train = "train_student", *short, "--soft-labels", str(index.parent), "--arms", "distilled-soft,random-soft", "--draws", "1"
+    done = script(*train)
+    assert done.code == 2, done.err
+    command = shlex.split(done.err.split("or make them with: ")[1])
+    assert script("generate_soft_labels", *command[3:]).code == 0
+    done = script(*train)
+    assert done.code == 0, done.err

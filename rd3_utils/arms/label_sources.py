@@ -221,12 +221,13 @@ def stored(cell: PlannedRun, options: TrainOptions, root: Path) -> Path:
     if half_written:
         soft_labels.read_index(half_written[0])  # says what is missing
     raise UserError(
-        f"no soft labels for {images.identity} under {root}; add --teacher default, or make them with: {command(cell, options)}"
+        f"no soft labels for {images.identity} under {root}; add --teacher default, or make them with: "
+        f"{command(cell, options, root)}"
     )
 
 
-def command(cell: PlannedRun, options: TrainOptions) -> str:
-    """The generate_soft_labels.py command that makes the labels `cell` lacks."""
+def command(cell: PlannedRun, options: TrainOptions, root: Path) -> str:
+    """The generate_soft_labels.py command that makes the labels `cell` lacks, where they are then looked for."""
     given = options.distilled if cell.arm.startswith("distilled-") else None
     label = LabelOptions(
         benchmark=cell.benchmark,
@@ -236,7 +237,7 @@ def command(cell: PlannedRun, options: TrainOptions) -> str:
         views_seed=cell.views_seed,
         labels="plain" if cell.arm.endswith("-plain") else "soft",
         data_dir=options.data_dir,
-        out=options.soft_labels,
+        out=str(root),
         student=cell.student if options.student else None,
     )
     return command_lines.launch(label, stated=("benchmark", "protocol"))
