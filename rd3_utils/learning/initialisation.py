@@ -1,8 +1,9 @@
-"""How the weights of a student are drawn: as torchvision draws them, wherever it has the network; else as timm does.
+"""How the weights of a student are drawn: as torchvision draws them, where RULES names the network; else as timm does.
 
 The field trains torchvision's networks. timm builds the same ones and draws some of them otherwise: it switches the residual
 branches of a ResNet off, for one. Each rule here follows the constructor of torchvision's class (torchvision/models/*.py), and
-a test compares every tensor with it. Of DenseNet, Swin and ConvNeXt both draw alike; what torchvision lacks keeps timm's.
+a test compares every tensor with it. Of DenseNet, Swin and ConvNeXt both draw alike. What torchvision lacks keeps timm's; so do
+families that no protocol here trains, though torchvision draws them otherwise: RegNet, EfficientNetV2, MNASNet.
 """
 
 import math
