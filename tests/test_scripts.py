@@ -268,6 +268,10 @@ BAD = {
         "cites no full-data accuracy of convnet3, but of no",
     ),
     "depth": (["--student", "convnet6"], "8 px is too small"),
+    "an empty student": (["--student", ""], "--student is empty"),
+    "an empty set": (["--distilled="], "--distilled is empty"),
+    "an empty teacher": (["--teacher", "default", "--teacher", ""], "--teacher is empty"),
+    "no cache": (["--label-cache-gb", "nan"], "'nan' is no number of gigabytes above 0"),
 }
 
 

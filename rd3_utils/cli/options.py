@@ -1,6 +1,7 @@
 """Options that several commands share, what is read from them, and how a mistyped one is told: before torch is imported."""
 
 import argparse
+import math
 import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import fields
@@ -26,6 +27,10 @@ class Parser(argparse.ArgumentParser):
         parsed, unread = self.parse_known_args(args, namespace)
         if unread:
             self.error(f"unknown {unread[0]}{meant(unread[0], self.known(parsed))}")
+        for name, value in vars(parsed).items():
+            if value == "" or (isinstance(value, list) and "" in value):
+                option = f"--{name.replace('_', '-')}"
+                self.error(f"{option if option in self.known(parsed) else name.upper()} is empty: leave it out, or give a value")
         return parsed
 
     def known(self, parsed: argparse.Namespace) -> set[str]:
@@ -176,6 +181,17 @@ def positive(text: str) -> int:
     value = whole_number(text, "is no whole number of at least 1")
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+def gigabytes(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text[:40]}' is no number of gigabytes above 0")
     return value
 
 
