@@ -18,7 +18,6 @@ TEXTS = [
     "$HOME",
     "-o",
     "--out",
-    "",
     "a=b",
     "hf-hub:A/B@main",
     "*.png",

@@ -271,7 +271,7 @@ BAD = {
     "an empty student": (["--student", ""], "--student is empty"),
     "an empty set": (["--distilled="], "--distilled is empty"),
     "an empty teacher": (["--teacher", "default", "--teacher", ""], "--teacher is empty"),
-    "no cache": (["--label-cache-gb", "nan"], "'nan' is no number of gigabytes above 0"),
+    "no cache": (["--label-cache-gb", "nan"], "'nan' is no number of gigabytes"),
 }
 
 

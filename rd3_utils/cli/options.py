@@ -30,7 +30,8 @@ class Parser(argparse.ArgumentParser):
         for name, value in vars(parsed).items():
             if value == "" or (isinstance(value, list) and "" in value):
                 option = f"--{name.replace('_', '-')}"
-                self.error(f"{option if option in self.known(parsed) else name.upper()} is empty: leave it out, or give a value")
+                name = option if option in self.known(parsed) else name.upper()
+                self.error(f"{name} is empty: leave it out, or give a value")
         return parsed
 
     def known(self, parsed: argparse.Namespace) -> set[str]:
@@ -185,13 +186,13 @@ def positive(text: str) -> int:
 
 
 def gigabytes(text: str) -> float:
-    """A finite number above 0."""
+    """A finite number from 0: as little as can be."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"'{text[:40]}' is no number of gigabytes above 0")
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text[:40]}' is no number of gigabytes")
     return value
 
 

@@ -32,8 +32,8 @@ def add_options(parser: ArgumentParser) -> None:
     measured.add_argument("--draws", type=shared.positive, help="draws of random images (default: %(default)s)")
     measured.add_argument("--draw", metavar="K", type=shared.seed, help="of random images only draw K (default: all --draws)")
     where = shared.add_where(parser, "folder of results", "print recipes, sources, steps and bytes, and stop")
-    where.add_argument("--label-cache-gb", metavar="GB", type=shared.gigabytes, help="keep at most this much of labels from the Hub, and "
-                       "no fewer than two shards (default: all, in the Hub's cache)")  # fmt: skip
+    where.add_argument("--label-cache-gb", metavar="GB", type=shared.gigabytes, help="keep at most this much of labels from "
+                       "the Hub, and no fewer than two shards (default: all, in the Hub's cache)")  # fmt: skip
     where.add_argument("--runs-only", action="store_true", help="write Runs and neither weights nor a card: for a study")
     where.add_argument("--keep-weights", choices=("first", "all"), help="of the first seed and not of "
                        "random images, or all networks, for transfer; only the first is ever pushed")  # fmt: skip
