@@ -200,7 +200,8 @@ def test_a_small_image_transformer_computes_what_timms_does(name, stock, argumen
 @pytest.mark.parametrize(
     "name, size",
     [
-        *[("vit_base_cifar", 32), ("vit_base_cifar", 64), ("vit_base_patch16_224", 64)],
+        ("vit_base_cifar", 32),
+        *[pytest.param(name, 64, marks=pytest.mark.slow) for name in ("vit_base_cifar", "vit_base_patch16_224")],
         *[("swin_tiny_cifar", 32), ("swin_tiny_cifar", 64), ("swin_tiny_patch4_window7_224", 64)],
         *[("deit_tiny_patch16_224", 32), ("convnet5", 64), ("resnet18", 64), ("coat_tiny", 32)],
     ],
