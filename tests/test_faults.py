@@ -259,7 +259,6 @@ def test_a_network_of_timm_is_pinned_to_a_commit_and_never_read_from_a_pickle(hu
 
 
 SILENT = """
-import time
 from huggingface_hub import HfApi
 from rd3_utils import hub, pushing
 from rd3_utils.data import images, shards
@@ -277,17 +276,17 @@ tries = {
     "push": lambda: pushing.push(pushing.Target("bench/any", "model"), lambda commit, there: {"a": b"a"}, "x"),
 }
 for name, ask in tries.items():
-    began = time.time()
     try:
         ask()
     except UserError as error:
-        print(name, round(time.time() - began, 1), "did not answer" in str(error) or str(error), sep="|")
+        print(name, "did not answer" in str(error) or str(error), sep="|")
 """
+CALLS = 40  # of six kinds together; 20 as it is
 LEAST = {"HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
 
 
 @pytest.mark.parametrize("how", ["takes calls and never answers", "is not there"])
-def test_a_dead_hub_stops_every_kind_of_pull_and_push_in_bounded_time(server, tmp_path, how):  # noqa: F811
+def test_a_dead_hub_stops_every_kind_of_pull_and_push_after_few_calls(server, tmp_path, how):  # noqa: F811
     listener, taken = socket.create_server(("127.0.0.1", 0)), []
     port = listener.getsockname()[1]
     if how == "is not there":
@@ -298,7 +297,8 @@ def test_a_dead_hub_stops_every_kind_of_pull_and_push_in_bounded_time(server, tm
     listener.close()
     rows = [line.split("|") for line in done.out.splitlines()]
     assert len(rows) == 6 and done.code == 0, done.out + done.err
-    assert all(said == "True" and float(seconds) < 15 for _, seconds, said in rows), done.out
+    assert all(said == "True" for _, said in rows), done.out
+    assert len(taken) <= CALLS, len(taken)
 
 
 PARTLY = """
