@@ -20,6 +20,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from rd3_utils import launch
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import selections, tables
+from rd3_utils.learning import students
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols import protocol as protocols
 
@@ -61,6 +62,23 @@ def select(digits):
 @pytest.fixture(scope="session")
 def test_set(digits):
     return image_sets.test_split(digits)
+
+
+@pytest.fixture(scope="session")
+def second(digits, train, tmp_path_factory):
+    """local-dir: of a ConvNet-2 with batch norm, trained on the digits for a few seconds."""
+    network = students.create("convnet2_bn", digits, 0).train()
+    x = (train.images / 255 - digits.image.mean[0]) / digits.image.std[0]
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2):
+        for rows in torch.randperm(len(x), generator=generator).split(50):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(network(x[rows]), train.labels[rows]).backward()
+            optimizer.step()
+    folder = tmp_path_factory.mktemp("teachers") / "convnet2_bn"
+    students.save(network.eval(), folder, digits)
+    return f"local-dir:{folder}"
 
 
 @pytest.fixture(scope="session")

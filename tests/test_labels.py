@@ -10,7 +10,6 @@ import torch
 from conftest import PROJECT
 from PIL import Image
 from safetensors.torch import load_file
-from torch.nn import functional as F
 
 from rd3_utils import launch, pushing
 from rd3_utils.arms import planned_runs
@@ -24,23 +23,6 @@ from rd3_utils.publishing import dataset_repo
 
 EMBEDDED = f"local-dir:{PROJECT / 'rd3_utils/embedded/digits-teacher-convnet3'}"
 SHORT = "--set", "training.epochs=3"
-
-
-@pytest.fixture(scope="session")
-def second(digits, train, tmp_path_factory):
-    """local-dir: of a ConvNet-2 with batch norm, trained on the digits for a few seconds."""
-    network = students.create("convnet2_bn", digits, 0).train()
-    x = (train.images / 255 - digits.image.mean[0]) / digits.image.std[0]
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(2):
-        for rows in torch.randperm(len(x), generator=generator).split(50):
-            optimizer.zero_grad()
-            F.cross_entropy(network(x[rows]), train.labels[rows]).backward()
-            optimizer.step()
-    folder = tmp_path_factory.mktemp("teachers") / "convnet2_bn"
-    students.save(network.eval(), folder, digits)
-    return f"local-dir:{folder}"
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from rd3_utils.scoring.shapes import Refused
 
 GRID = "training.learning_rates=[0.01, 0.00001, 1e30]"
 SHORT = "--protocol", "hard-label-v1", "--distilled", "random:ipc=10", "--student", "convnet1", "--set", "training.epochs=8"
+SHORT += ("--runs-only",)
 
 
 @pytest.fixture(scope="module")
