@@ -41,7 +41,7 @@ def main(options: LabelOptions) -> None:
         raise UserError(f"protocol {protocol.label} has {recipe.labels.kind} labels: there is nothing to generate.")
     recipe = recipe.labelled
     teachers = labelling.load_teachers(options.teacher or ("default",), recipe, benchmark)
-    form = labelling.StoreFormat(options.forward_batch, options.label_dtype, options.shard_mb)
+    form = labelling.StoreFormat.asked(options)
     plan = labelling.plan_store(images, recipe, teachers, options.views_seed, accelerator.device, form)
     where = soft_labels.store_folder(options.out, images, plan.teachers_id, recipe, options.views_seed)
     say = accelerator.print

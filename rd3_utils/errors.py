@@ -32,8 +32,13 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> UserError:
     return UserError(f"unknown {kind} '{name}': {suggestion}Known: {', '.join(known)}.")
 
 
-def refused(error: OSError) -> UserError:
-    """What the system says of a file that may not be looked at, or has a name that cannot be one; other errors are raised."""
+def refused(error: UserError | OSError) -> UserError:
+    """A UserError as it is; what the system says of a file that may not be looked at, or has a name that cannot be one.
+
+    Other errors are raised.
+    """
+    if isinstance(error, UserError):
+        return error
     if error.filename is None or error.errno not in REFUSALS:
         raise error
     return UserError(f"'{error.filename}': {str(error.strerror).lower()}; give another file or folder.")
@@ -43,9 +48,7 @@ def run(main: Callable[[T], object], options: T) -> None:
     """`main(options)`; a UserError ends the process with one line on stderr and exit code 2."""
     try:
         main(options)
-    except UserError as error:
-        stop(error)
-    except OSError as error:
+    except (UserError, OSError) as error:
         stop(refused(error))
 
 

@@ -189,7 +189,7 @@ def run(main: Callable[[T], object], options: T) -> None:
     try:
         main(options)
     except (UserError, OSError) as error:
-        one_line = error if isinstance(error, UserError) else refused(error)
+        one_line = refused(error)
         if os.environ.get("RANK", "0") not in ("", "0"):
             time.sleep(OTHERS_WAIT)  # where the main process has the same to say, the launcher ends this one meanwhile
         stop(one_line)

@@ -173,6 +173,11 @@ def push(target: Target, build: Build, message: str) -> Pushed:
     return pushed
 
 
+def say(pushed: Pushed) -> None:
+    """Print what a push did."""
+    print(f"{'pushed' if pushed.new else 'nothing to push, all is there:'} {pushed.url} at {pushed.commit}")
+
+
 def create_repo(target: Target) -> None:
     """Make the repo."""
     private = True if target.private else None  # None: as the owner's account has it

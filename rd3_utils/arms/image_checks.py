@@ -23,7 +23,7 @@ def with_checks(
     """The cells, those that are to be trained with what their images share with the `test` split, as Runs record it.
 
     UserError where a distilled set holds test images, unless `allow`. Random real images and the train split are not refused:
-    benchmarks are published with what their splits share. What is copies is said once for each set.
+    benchmarks are published with what their splits share. What is found is said once for each set.
     """
     sets = {cell.images.fingerprint: cell.images for cell, run in zip(cells, there, strict=True) if run is None}
 

@@ -33,7 +33,7 @@ class LabelMaker:
 
     def plan(self, cell: PlannedRun, loaded: list[Teacher]) -> soft_labels.StorePlan:
         """The StorePlan of the labels of the Teachers `loaded` for `cell`."""
-        form = labelling.StoreFormat(self.options.forward_batch, self.options.label_dtype, self.options.shard_mb)
+        form = labelling.StoreFormat.asked(self.options)
         return labelling.plan_store(cell.images, cell.recipe.labelled, loaded, cell.views_seed, self.accelerator.device, form)
 
     def examine(self, loaded: list[Teacher]) -> None:

@@ -38,5 +38,4 @@ def run(options: Namespace) -> None:
     ranked, apart = sum(len(entry.runs) for entry in gathered.entries), len(gathered.apart) + gathered.left_out
     print(f"{len(gathered.entries)} entries of {ranked} Runs, {apart} files not ranked: {Path(options.out) / 'index.html'}")
     if target:
-        pushed = site.publish_site(target, files)
-        print(f"{'pushed' if pushed.new else 'nothing to push, all is there:'} {pushed.url} at {pushed.commit}")
+        pushing.say(site.publish_site(target, files))

@@ -54,13 +54,11 @@ class SoftLabelStore:
 
     def describe(self) -> dict:
         """What a Run records of its labels: of the epochs that are read, in bytes their part of each shard."""
-        keys = "views_digest views_seed teachers_id ensemble label_dtype forward_batch device".split()
         size = 0
         for shard in self.index["shards"]:
             first, stop = shard["epochs"]
             size += round(shard["bytes"] * min(1.0, max(0, self.epochs - first) / (stop - first)))
-        known = {"epochs": self.epochs, **{key: self.index[key] for key in keys}}
-        return {"kind": "soft", "bytes": size, **known, **grouping(self.index)}
+        return {"kind": "soft", "bytes": size, **described(self.index, self.epochs)}
 
     def epoch(self, epoch: int) -> tuple[Views, torch.Tensor]:
         """(Views, logits float32 [N, C]) of `epoch`; epochs beyond the store's `epochs` cycle. UserError for what is forged."""
@@ -249,9 +247,11 @@ def check_same(where: object, fact: str, stated: Any, wanted: Any, same: bool | 
         raise UserError(f"the soft labels in {where} are for {fact} {stated}, this run has {wanted}; make labels for it.")
 
 
-def grouping(index: dict) -> dict:
-    """{"teacher_bn": ...} of an index or a Plan's header, or {} for the default."""
-    return {key: index[key] for key in ("teacher_bn",) if key in index}
+def described(index: dict, epochs: int) -> dict:
+    """What a Run records of the labels of an index or of a StorePlan's header, of which it reads `epochs`."""
+    keys = "views_digest views_seed teachers_id ensemble label_dtype forward_batch device".split()
+    grouping = {key: index[key] for key in ("teacher_bn",) if key in index}  # not there: the default
+    return {"epochs": epochs, **{key: index[key] for key in keys}, **grouping}
 
 
 def check_architectures(given: Sequence[str], recipe: Recipe, whose: str) -> None:

@@ -45,9 +45,6 @@ if TYPE_CHECKING:
 FORMAT = 1
 LEAST_SHARDS = 16  # a kill or a lost process costs at most a sixteenth of the labels, also where all would fit one file
 SHARD = re.compile(r"labels-\d+-of-\d+\.safetensors")  # no name that an index may state leaves its folder
-OPTIONAL = {  # key in a shard -> field of Views and type on disk, where a recipe uses it; patch_order has a shape of its own
-    column.key: (column.name, getattr(torch, column.dtype)) for column in COLUMNS if column.key != "patch_order"
-}
 
 
 @dataclass(frozen=True)
@@ -179,8 +176,10 @@ def view_tensors(views: "Views", size: int, border: int) -> dict[str, torch.Tens
     }
     if views.patch_order.shape[2] > 1:
         tensors["patch_order"] = views.patch_order.to(torch.uint8)
-    used = {key: (getattr(views, name), kind) for key, (name, kind) in OPTIONAL.items()}
-    return tensors | {key: column.to(kind) for key, (column, kind) in used.items() if column is not None}
+    for column in COLUMNS:
+        if column.key != "patch_order" and (numbers := getattr(views, column.name)) is not None:
+            tensors[column.key] = numbers.to(getattr(torch, column.dtype))
+    return tensors
 
 
 def label_layout(rows: int, classes: int, label_dtype: str) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:

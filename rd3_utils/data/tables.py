@@ -33,7 +33,6 @@ from rd3_utils.protocols.benchmark import Benchmark
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label", "class_id", "labels")
-OWN_COLUMNS = {"soft_label": "soft_labels", "weight": "weights"}  # of a distilled set -> field of ImageSet
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 TEST_NAMES = ("validation", "valid", "val", "test")  # how local copies call the split that a benchmark tests on
 SPLITS = Path(constants.HF_HOME) / "rd3" / "splits"  # which files of a repo are a split, by commit

@@ -23,6 +23,7 @@ from rd3_utils.launch import raise_on_all
 from rd3_utils.learning import evaluation, teachers
 from rd3_utils.learning.teachers import Teacher
 from rd3_utils.learning.training import on_device
+from rd3_utils.options import LabelOptions, TrainOptions
 from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.protocols.knobs import stated
 from rd3_utils.protocols.recipe import Recipe
@@ -30,11 +31,16 @@ from rd3_utils.protocols.recipe import Recipe
 
 @dataclass(frozen=True)
 class StoreFormat:
-    """How labels are computed and kept, and which options say so."""
+    """How labels are computed and kept, as the options of these names say."""
 
-    forward_batch: int = 100  # --forward-batch: views per teacher pass
-    label_dtype: str = "fp16"  # --label-dtype
-    shard_mb: int = 256  # --shard-mb: the largest file
+    forward_batch: int = LabelOptions.forward_batch  # views per teacher pass
+    label_dtype: str = LabelOptions.label_dtype
+    shard_mb: int = LabelOptions.shard_mb  # the largest file
+
+    @classmethod
+    def asked(cls, options: LabelOptions | TrainOptions) -> "StoreFormat":
+        """What the options of a command ask for."""
+        return cls(options.forward_batch, options.label_dtype, options.shard_mb)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +88,7 @@ def plan_store(
 ) -> StorePlan:
     """The StorePlan for labelling `images` under `recipe` by the Teachers `labellers`."""
     return StorePlan(
-        images={key: value for key, value in images.describe().items() if key not in ("source", "train")},
+        images={key: value for key, value in images.describe().items() if key not in ("source", "train", "checks")},
         class_names=images.class_names,
         epochs=recipe.label_epochs,
         rows=len(images),
@@ -246,10 +252,7 @@ class OnlineLabels:
 
     def describe(self) -> dict:
         """What a Run records of its labels: the same as of a store, of no bytes."""
-        index = self.plan.header
-        keys = "epochs views_digest views_seed teachers_id ensemble label_dtype forward_batch device".split()
-        known = {**{key: index[key] for key in keys}, **label_store.grouping(index)}
-        return {"kind": "soft", "bytes": 0, **known, "online": True}
+        return {"kind": "soft", "bytes": 0, **label_store.described(self.plan.header, self.plan.epochs), "online": True}
 
     def epoch(self, epoch: int) -> tuple[views.Views, torch.Tensor]:
         """(Views, logits float32 [N, C]) of `epoch`; epochs beyond the planned ones cycle."""

@@ -118,7 +118,8 @@ def publish_labels(
         if not target.create_pr:
             push_shards(target, where, shards)
         tags = {"rd3", "soft-labels", "knowledge-distillation", f"benchmark-{benchmark.name}"}
-        done(pushing.push(target, building(target, files, tags), f"index of the soft labels of {index['images']['name']}"))
+        message = f"index of the soft labels of {index['images']['name']}"
+        pushing.say(pushing.push(target, building(target, files, tags), message))
 
 
 def publish_images(target: pushing.Target, images: ImageSet, about: dict, benchmark: Benchmark) -> None:
@@ -128,11 +129,7 @@ def publish_images(target: pushing.Target, images: ImageSet, about: dict, benchm
         size = sum(len(f) if isinstance(f, bytes) else f.stat().st_size for f in files.values())
         print(f"pushing {len(images)} images, {units.size(size)}, to {target.url}", flush=True)
         tags = {"rd3", *(["dataset-distillation"] if about else []), f"benchmark-{benchmark.name}", f"ipc-{images.nominal_ipc}"}
-        done(pushing.push(target, building(target, files, tags), f"{images.name}: {len(images)} images"))
-
-
-def done(pushed: pushing.Pushed) -> None:
-    print(f"{'pushed' if pushed.new else 'nothing to push, all is there:'} {pushed.url} at {pushed.commit}")
+        pushing.say(pushing.push(target, building(target, files, tags), f"{images.name}: {len(images)} images"))
 
 
 @contextlib.contextmanager

@@ -158,7 +158,7 @@ def push_student(upload: StudentUpload, finished: list[Run]) -> None:
         said, other_tag = str(error) if isinstance(error, UserError) else hub.one_line(error), isinstance(error, TagTaken)
         again = command_lines.repeated(sys.argv, "--push-only", precision=upload.precision, other_tag=other_tag)
         raise UserError(f"{said} Nothing is lost: {upload.options.out} keeps the results. Push them with: {again}") from error
-    print(f"{'pushed' if pushed.new else 'nothing to push, all is there:'} {pushed.url} at {pushed.commit}")
+    pushing.say(pushed)
 
 
 def repo_files(upload: StudentUpload, finished: list[Run], folder: Path) -> dict[str, Path | bytes]:
