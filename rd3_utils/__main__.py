@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from rd3_utils import __version__, errors
-from rd3_utils.cli import convert, label, leaderboard, listing, publish, score, study, synthesize, train, transfer
+from rd3_utils.cli import convert, label, leaderboard, listing, publish, score, study, synthesize, train, transfer, verify
 from rd3_utils.cli.options import Parser
 
 COMMANDS = {  # name: (module, what it does)
@@ -20,6 +20,7 @@ COMMANDS = {  # name: (module, what it does)
     "study": (study, "image sets x protocols x students x seeds: plan, run what is missing, report"),
     "transfer": (transfer, "what frozen features of students tell about other benchmarks"),
     "leaderboard": (leaderboard, "a static site of Runs from folders and from the Hub, each checked"),
+    "verify": (verify, "what an output claims, recomputed: confirmed, contradicted, or not checkable here"),
     "score": (score, "LRS or ARS of given accuracies, or a comparison of two sets of runs"),
 }
 LIGHT = "list", "score"  # need neither torch nor what `launch` prepares

@@ -88,6 +88,20 @@ class LabelOptions:
         )
 
 
+@dataclass(frozen=True)
+class VerifyOptions:
+    """What `python -m rd3_utils verify` was asked; None: not asked, or as the machine has it."""
+
+    source: str
+    data_dir: tuple[str, ...] = ()  # [NAME=]DIR
+    teacher: tuple[str, ...] = ()  # of label stores; without one, those that an index names
+    check_labels: int = 1  # forward batches of each shard that a teacher labels again
+    retrain: int | str | None = None  # a seed, or "first"
+    strict: bool = False
+    json: bool = False
+    workers: int | None = None
+
+
 Options = TypeVar("Options", TrainOptions, LabelOptions)
 
 

@@ -27,6 +27,7 @@ FLOORS = [
     "arms",
     "transfer",
     "publishing",
+    "verification",
     "studies",
     "leaderboard",
     "cli",

@@ -14,13 +14,14 @@ from conftest import PROJECT
 
 from rd3_utils.cli.options import read_what
 from rd3_utils.errors import UserError
-from rd3_utils.leaderboard import claims, entries, pages, pareto, reproduce, vetting
+from rd3_utils.leaderboard import claims, entries, pages, pareto, reproduce
 from rd3_utils.leaderboard import site as leaderboard
 from rd3_utils.leaderboard.related import Related
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols import protocol as protocols
 from rd3_utils.protocols.recipe import digest
 from rd3_utils.scoring import runs
+from rd3_utils.verification import vetting
 
 MEASURED = PROJECT / "measured"
 RDED = "cifar10/rd3-v1-974086290837/rded-ipc10@f688766b/convnet3/distilled-soft"

@@ -8,10 +8,10 @@ import pytest
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import tables
 from rd3_utils.errors import UserError
-from rd3_utils.leaderboard import vetting
 from rd3_utils.learning import search
 from rd3_utils.scoring import runs as run_files
 from rd3_utils.scoring.shapes import Refused
+from rd3_utils.verification import vetting
 
 GRID = "training.learning_rates=[0.01, 0.00001, 1e30]"
 SHORT = "--protocol", "hard-label-v1", "--distilled", "random:ipc=10", "--student", "convnet1", "--set", "training.epochs=8"

@@ -18,21 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from rd3_utils.errors import UserError
-from rd3_utils.leaderboard import vetting
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols.protocol import TEACHER_PROTOCOL, Protocol
-from rd3_utils.scoring import measure, significance
+from rd3_utils.scoring import measure, results, significance
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
 from rd3_utils.scoring.runs import Run
 from rd3_utils.scoring.shapes import Refused
+from rd3_utils.verification import vetting
 
 MOST_FILES = 20_000  # Runs read of one folder or repo
 MOST_RUNS = 50_000  # of all
 MOST_SEEN = 1_000_000  # files and folders looked at in one folder
 MOST_RANKED = 30  # entries of a table that are compared for ties
 MOST_APART = 2_000  # files kept apart that are named; more are counted
-RUN_FILE = re.compile(r"seed\d{1,19}\.json")
 ABOUT_FILE = re.compile(r"distilled\.json|[\w.-]+-ipc\d+\.json")
 
 
@@ -184,7 +183,7 @@ class Gathering:
         taken = 0
         for path, where in files:
             name = path.rpartition("/")[2]
-            is_run = RUN_FILE.fullmatch(name) is not None
+            is_run = results.is_run_file(name)
             if is_run and (taken >= MOST_FILES or len(self.runs) >= MOST_RUNS):
                 self.notes.append(f"{origin.name}: only its first {taken} Run files were read, the others are left out.")
                 return
@@ -225,7 +224,7 @@ def local_files(folder: Path | str) -> Iterator[tuple[str, Path | Refused]]:
         if count > MOST_SEEN:
             raise UserError(f"{folder} holds more than {MOST_SEEN} files and folders; give the folder of results in it.")
         for name in sorted(names):
-            if RUN_FILE.fullmatch(name) or ABOUT_FILE.fullmatch(name):
+            if results.is_run_file(name) or ABOUT_FILE.fullmatch(name):
                 where = Path(top) / name
                 link = Refused("a link, which is not followed") if where.is_symlink() else where
                 yield where.relative_to(folder).as_posix(), link

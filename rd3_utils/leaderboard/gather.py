@@ -10,8 +10,8 @@ from rd3_utils import hub, units
 from rd3_utils.data import sources
 from rd3_utils.errors import UserError
 from rd3_utils.leaderboard import entries as entry_files
-from rd3_utils.leaderboard import vetting
 from rd3_utils.scoring import shapes
+from rd3_utils.verification import vetting
 
 REPOS = 500  # of a tag that are read
 DATASETS, SETS = 100, 50  # dataset repos that are asked how their images were made, and sets in one

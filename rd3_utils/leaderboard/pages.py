@@ -5,7 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from rd3_utils.leaderboard import claims, pareto, vetting
+from rd3_utils.leaderboard import claims, pareto
 from rd3_utils.leaderboard import entries as entry_files
 from rd3_utils.leaderboard.entries import Entry, Found, Group
 from rd3_utils.leaderboard.related import Related
@@ -32,6 +32,7 @@ from rd3_utils.protocols.protocol import Protocol
 from rd3_utils.scoring import estimates
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
+from rd3_utils.verification import vetting
 
 ROWS = 50  # of a table on a benchmark's page
 PAGE_ROWS = 200  # of all tables on it

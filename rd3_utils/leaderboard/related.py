@@ -4,10 +4,10 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import replace
 
-from rd3_utils.leaderboard import vetting
 from rd3_utils.leaderboard.entries import Entry, Group
 from rd3_utils.scoring import estimates
 from rd3_utils.scoring import report as reports
+from rd3_utils.verification import vetting
 
 
 class Related:

@@ -4,12 +4,12 @@ import json
 from dataclasses import replace
 
 from rd3_utils import command_lines
-from rd3_utils.leaderboard import vetting
 from rd3_utils.leaderboard.entries import Entry
 from rd3_utils.options import TrainOptions
 from rd3_utils.protocols import protocol as protocols
 from rd3_utils.publishing import terminal
 from rd3_utils.synthesis.settings import METHODS
+from rd3_utils.verification import vetting
 
 
 def reproduce(entry: Entry) -> list[str]:

@@ -9,6 +9,7 @@
 <student> is followed by -<precision> where that is not fp32, <arm> by -each where every student has views of its own.
 """
 
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from pathlib import Path
 from rd3_utils.errors import UserError
 from rd3_utils.scoring import runs
 from rd3_utils.scoring.runs import Run
+
+RUN_FILE = re.compile(r"seed\d{1,19}\.json")
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,11 @@ class Results:
 
 
 # --- around the path of a Run
+
+
+def is_run_file(name: str) -> bool:
+    """Whether a file of this name is taken for a Run."""
+    return RUN_FILE.fullmatch(name) is not None
 
 
 def student_folder(path: Path) -> Path:

@@ -1,0 +1,42 @@
+"""python -m rd3_utils verify SOURCE: what an output claims, recomputed; one table, and an exit code.
+
+0: nothing contradicted, a score recomputed. 1: something contradicted. 3: no score could be recomputed. 2: no such SOURCE.
+"""
+
+import sys
+from argparse import ArgumentParser, Namespace
+
+from rd3_utils.cli import options as shared
+from rd3_utils.options import VerifyOptions
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Options of `verify`."""
+    parser.add_argument("source", metavar="SOURCE", help="a results folder, a card's or student's folder, a Run, a label "
+                        "store, an image set, or OWNER/REPO[@REVISION]")  # fmt: skip
+    shared.add_data_dirs(parser)
+    parser.add_argument("--teacher", action="append", default=[], metavar="SOURCE", help="teacher of a label store "
+                        "(default: those that it names)")  # fmt: skip
+    parser.add_argument("--check-labels", type=shared.positive, default=1, metavar="N", help="forward batches of each shard "
+                        "that the teachers label again (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--retrain", nargs="?", const="first", type=seed_or_first, metavar="SEED", help="run the command of a "
+                        "Run again and compare (default: its first seed)")  # fmt: skip
+    parser.add_argument("--strict", action="store_true", help="exit code 3 if any claim could not be checked")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--workers", type=shared.positive, help="threads that decode images (default: one per core)")
+
+
+def seed_or_first(text: str) -> int | str:
+    """A seed, or "first"."""
+    return text if text == "first" else shared.seed(text)
+
+
+def run(options: Namespace) -> None:
+    """Print the Verification and end with its exit code."""
+    from rd3_utils.verification import table, verifying
+
+    wanted = VerifyOptions(options.source, tuple(options.data_dir), tuple(options.teacher), options.check_labels,
+                           options.retrain, options.strict, options.json, options.workers)  # fmt: skip
+    verification = verifying.verify(wanted)
+    print(verification.as_json() if wanted.json else table.text(verification))
+    sys.exit(verification.exit_code(wanted.strict))

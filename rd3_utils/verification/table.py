@@ -1,0 +1,46 @@
+"""A Verification as a person reads it: one table, and a last line that counts."""
+
+import shutil
+import textwrap
+
+from rd3_utils import units
+from rd3_utils.verification.checks import Check, Verification, grouped_alike
+
+MARKS = {"confirmed": "confirmed", "not checkable": "not checkable here", "contradicted": "CONTRADICTED"}
+WIDEST = 140
+
+
+def text(verification: Verification) -> str:
+    """The table of a Verification."""
+    rows = [("claim", "how it was checked", "outcome")]
+    rows += [row(check, count) for check, count in grouped_alike(verification.checks)]
+    lines = [f"{verification.source}: a {verification.kind}", "", *laid_out(rows)]
+    if verification.not_read:
+        lines += ["", f"Not read: {', '.join(verification.not_read)}"]
+    return "\n".join([*lines, "", last_line(verification)])
+
+
+def row(check: Check, count: int) -> tuple[str, str, str]:
+    """(claim, how, outcome) of `count` equal Checks."""
+    place = check.place if count == 1 else f"{count} files"
+    outcome = MARKS[check.outcome] + (f": {check.why}" if check.why else "")
+    return f"{place}: {check.claim}", check.how, outcome
+
+
+def laid_out(rows: list[tuple[str, str, str]]) -> list[str]:
+    """Three columns that fit the terminal."""
+    width = min(WIDEST, max(60, shutil.get_terminal_size((WIDEST, 40)).columns)) - 4
+    widths = [width * 2 // 5, width // 4, width - width * 2 // 5 - width // 4]
+    lines = []
+    for cells in rows:
+        wrapped = [textwrap.wrap(cell, size) or [""] for cell, size in zip(cells, widths)]
+        for i in range(max(map(len, wrapped))):
+            parts = [(part[i] if i < len(part) else "").ljust(size) for part, size in zip(wrapped, widths)]
+            lines.append("  ".join(parts).rstrip())
+    return lines
+
+
+def last_line(verification: Verification) -> str:
+    """How many claims came to what, and in how many seconds."""
+    counts = ", ".join(f"{verification.count(outcome)} {outcome}" for outcome in ("confirmed", "contradicted", "not checkable"))
+    return f"{len(verification.checks)} claims: {counts}. {units.duration(verification.seconds)}."

@@ -1,0 +1,33 @@
+"""verify: SOURCE -> Evidence -> Checks. Which kind of claim is looked at by which module is said here alone."""
+
+import time
+from collections.abc import Iterator
+
+from rd3_utils.data import sources
+from rd3_utils.options import VerifyOptions
+from rd3_utils.verification import card_claims, evidence, image_claims, label_claims, retraining, run_claims, weight_claims
+from rd3_utils.verification.at_hand import AtHand
+from rd3_utils.verification.checks import Check, Verification
+from rd3_utils.verification.evidence import Evidence
+
+
+def verify(options: VerifyOptions) -> Verification:
+    """The Verification of `options.source`; UserError where that holds nothing that claims anything."""
+    started = time.monotonic()
+    evident = evidence.gathered_evidence(sources.parse(options.source))
+    checks = tuple(all_checks(evident, AtHand(options)))
+    source = f"{evident.source}@{evident.commit}" if evident.commit and not evident.source.revision else str(evident.source)
+    return Verification(source, evident.kind, checks, evident.not_read, time.monotonic() - started)
+
+
+def all_checks(evident: Evidence, at_hand: AtHand) -> Iterator[Check]:
+    """The Checks of all that was found, the cheap ones first."""
+    for file in evident.runs:
+        yield from run_claims.of_run(file, at_hand)
+    for card in evident.cards:
+        yield from card_claims.of_card(card)
+    yield from image_claims.of_images(evident, at_hand)
+    yield from label_claims.of_labels(evident, at_hand)
+    for file in evident.runs:
+        yield from weight_claims.of_weights(file, at_hand)
+    yield from retraining.of_retraining(evident, at_hand)
