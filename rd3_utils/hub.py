@@ -24,6 +24,7 @@ from huggingface_hub import (
     get_session,
     hf_hub_download,
     snapshot_download,
+    try_to_load_from_cache,
 )
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -114,6 +115,21 @@ def download(repo: str, commit: str, path: str, folder: Path | str | None = None
     with asking(repo, commit, "dataset"):
         found = hf_hub_download(repo, path, repo_type="dataset", revision=commit, local_dir=folder, force_download=again)
     return Path(found)
+
+
+def file_if_there(repo: str, commit: str, path: str) -> Path | None:
+    """The local copy of a file of a dataset repo; None where it has none, or the Hub is silent and no copy is here.
+
+    The Hub is asked once: what a commit lacks is remembered, too.
+    """
+    kept = try_to_load_from_cache(repo, path, repo_type="dataset", revision=commit)
+    if kept is not None or constants.HF_HUB_OFFLINE:
+        return Path(kept) if isinstance(kept, str) else None
+    with asking(repo, commit, "dataset"):
+        try:
+            return Path(hf_hub_download(repo, path, repo_type="dataset", revision=commit))
+        except (RemoteEntryNotFoundError, LocalEntryNotFoundError):
+            return None
 
 
 def models_tagged(tag: str, most: int) -> tuple[list[str], bool]:

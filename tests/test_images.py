@@ -217,3 +217,65 @@ def test_real_data_from_a_folder_must_be_the_whole_split(digits, train, ten, tmp
     image_sets.save(ten, tmp_path)
     with pytest.raises(UserError, match="has 10 images, wanted the official 1297"):
         tables.real(digits, "train", tmp_path)
+
+
+@pytest.fixture
+def made(ten, tmp_path):
+    """The folder of a set that was made here, with its distilled.json."""
+    about = {"method": "mine", "benchmark": "digits", "ipc": 1, "fingerprint": ten.fingerprint}
+    image_sets.save_new(ten, tmp_path / "mine", about)
+    return tmp_path / "mine"
+
+
+def parquet_of(folder):
+    return folder / "train-00000-of-00001.parquet"
+
+
+def test_a_set_whose_images_changed_since_it_was_made_is_refused(digits, ten, made, tmp_path):
+    """One grey level, two classes in another order; not so where distilled.json is gone, or speaks of another benchmark."""
+    assert image_sets.read(str(made), digits).fingerprint == image_sets.read(str(parquet_of(made)), digits).fingerprint
+    pixels, labels = ten.images.clone(), ten.labels.roll(1)
+    pixels[3, 0, 2, 2] ^= 1
+    for changed in (dict(images=pixels), dict(labels=labels)):
+        other = dataclasses.replace(ten, **changed)
+        parquet_of(made).unlink()
+        image_sets.save(other, made)
+        for source in (made, parquet_of(made)):
+            with pytest.raises(UserError) as error:
+                image_sets.read(str(source), digits)
+            now = image_sets.fingerprint(other.images, other.labels, ten.class_names)
+            assert now[:12] in str(error.value) and ten.fingerprint[:12] in str(error.value)
+            assert "remove or renew its distilled.json" in str(error.value) and "\n" not in str(error.value)
+    about = made / "distilled.json"
+    about.write_text(about.read_text().replace('"digits"', '"other"'))
+    assert image_sets.read(str(made), digits).fingerprint == now
+    about.unlink()
+    assert image_sets.read(str(made), digits).fingerprint == now
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 99999, "[1]", "3", "\0", '{"fingerprint": NaN'])
+def test_a_damaged_distilled_json_is_one_line(digits, made, text):
+    (made / "distilled.json").write_text(text)
+    with pytest.raises(UserError, match=r"distilled\.json cannot be read .*; mend or remove it\.$"):
+        image_sets.read(str(made), digits)
+
+
+@pytest.mark.parametrize("text", ["{}", '{"fingerprint": 3}', '{"fingerprint": "../"}', '{"fingerprint": null}'])
+def test_a_distilled_json_that_states_no_fingerprint_is_no_claim(digits, ten, made, text):
+    (made / "distilled.json").write_text(text)
+    assert image_sets.read(str(made), digits).fingerprint == ten.fingerprint
+
+
+@pytest.mark.slow
+def test_one_damaged_bit_of_a_saved_set_never_passes(digits, made):
+    """Anywhere in the file: it is another set, or no file at all, or the very same images."""
+    whole, generator = parquet_of(made).read_bytes(), np.random.default_rng(0)
+    wanted = image_sets.read(str(made), digits).fingerprint
+    for place in generator.integers(0, 8 * len(whole), 250):
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << place % 8
+        parquet_of(made).write_bytes(damaged)
+        try:
+            assert image_sets.read(str(made), digits).fingerprint == wanted, place
+        except UserError as error:
+            assert "\n" not in str(error)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from rd3_utils.data import images as image_sets
-from rd3_utils.data import overlap
+from rd3_utils.data import overlap, thumbnails
 
 
 def pictures(count, size=32, seed=0):
@@ -34,12 +34,21 @@ def jpeg(picture):
     return Image.open(io.BytesIO(stream.getvalue()))
 
 
+def moved(pixels, right, down):
+    """Images moved by some pixels, with zeros for what was not there: the padded crops of augmentation."""
+    padded = torch.nn.functional.pad(pixels, (4, 4, 4, 4))
+    return padded[..., 4 - down : 36 - down, 4 - right : 36 - right].contiguous()
+
+
 CHANGES = {
     "JPEG of quality 75": lambda x: each(x, jpeg),
     "a mirror": lambda x: x.flip(-1),
     "noise": lambda x: (x + torch.randint(-9, 10, x.shape)).clamp(0, 255).byte(),
     "brighter": lambda x: (x * 0.8 + 40).byte(),
     "grey": lambda x: x.float().mean(1, keepdim=True).byte().expand_as(x),
+    "one pixel aside": lambda x: moved(x, 1, 0),
+    "one pixel aside and down, mirrored": lambda x: moved(x, 1, 1).flip(-1),
+    "two pixels up": lambda x: moved(x, 0, -2),
     "twice the size and back": lambda x: each(x, lambda p: p.resize((64, 64), Image.BICUBIC).resize((32, 32), Image.BICUBIC)),
 }
 
@@ -75,8 +84,72 @@ def test_likeness_is_the_correlation_of_grey_levels():
     for side in (8, 16):
         grey = pixels.double().mean(1).numpy()
         grey = grey if side == 16 else grey.reshape(6, 8, 2, 8, 2).mean((2, 4))
-        rows = overlap.shapes(pixels, side)
+        rows = thumbnails.shapes(pixels, side)
         assert np.allclose(rows @ rows.T, np.corrcoef(grey.reshape(6, -1)), atol=1e-5)
+
+
+def test_likeness_is_the_best_of_all_small_moves_and_the_mirror():
+    one, other = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (2, 3, 32, 32), np.uint8))
+    other[:, 5:29, 3:27] = one[:, 4:28, 4:28] // 2
+    grey = one.double().mean(0).numpy()[2:30, 2:30]
+    tried = [
+        np.corrcoef(grey.ravel(), side[y : y + 28, x : x + 28].ravel())[0, 1]
+        for side in (other.double().mean(0).numpy(), other.double().mean(0).numpy()[:, ::-1])
+        for y in range(5)
+        for x in range(5)
+    ]
+    assert abs(overlap.likeness(one, other) - max(tried)) < 1e-5 and np.argmax(tried) == 3 * 5 + 1
+
+
+def test_large_images_are_compared_shrunk():
+    test = pictures(20, 96, seed=1)
+    mine = torch.cat([moved_by(test[3:4], 5), pictures(5, 96, seed=2)])
+    assert overlap.compare(a_set(mine), a_set(test)).near_test == {0: 3}
+
+
+def moved_by(pixels, right):
+    return torch.cat([pixels[..., :right] * 0, pixels[..., :-right]], dim=-1)
+
+
+@pytest.fixture
+def keeping(monkeypatch, tmp_path):
+    """A folder in which thumbnails of every set are kept, and the list of sets whose pixels were read for them."""
+    read = []
+    shapes = thumbnails.shapes
+    monkeypatch.setattr(thumbnails, "KEPT", tmp_path)
+    monkeypatch.setattr(thumbnails, "LARGE", 0)
+    monkeypatch.setattr(thumbnails, "shapes", lambda images, *side: read.append(len(images)) or shapes(images, *side))
+    return tmp_path, read
+
+
+def test_thumbnails_are_made_once_for_the_same_pixels(keeping):
+    test, other = a_set(pictures(50, seed=1)), a_set(pictures(50, seed=4))
+    first = thumbnails.kept(test)
+    assert torch.equal(thumbnails.kept(test), first) and keeping[1] == [50]
+    assert torch.equal(thumbnails.kept(dataclasses.replace(test, source="elsewhere")), first) and keeping[1] == [50]
+    assert not torch.equal(thumbnails.kept(other), first) and keeping[1] == [50, 50]
+
+
+@pytest.mark.parametrize("damage", [
+    lambda data: data[:-1] + bytes([data[-1] ^ 1]), lambda data: data[:-4], lambda data: b"", lambda data: bytes(len(data)),
+])  # fmt: skip
+def test_damaged_thumbnails_and_those_of_another_set_are_made_anew(keeping, damage):
+    test, other = a_set(pictures(50, seed=1)), a_set(pictures(50, seed=4))
+    first, foreign = thumbnails.kept(test), thumbnails.kept(other)
+    path, others = (keeping[0] / f"{one.fingerprint[:32]}.bin" for one in (test, other))
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    assert torch.equal(thumbnails.kept(test), first) and path.read_bytes() == whole
+    path.write_bytes(others.read_bytes())
+    assert torch.equal(thumbnails.kept(test), first) and not torch.equal(first, foreign)
+    assert keeping[1] == [50] * 4
+
+
+def test_kept_thumbnails_find_what_fresh_ones_do(keeping):
+    test, mine = a_set(pictures(100, seed=1)), a_set(torch.cat([pictures(9, seed=2), pictures(100, seed=1)[50:60].flip(-1)]))
+    thumbnails.kept(test)
+    kept = overlap.compare(mine, test)
+    assert kept.near_test == {9 + i: 50 + i for i in range(10)} == overlap.copies(mine.images, test.images)[1]
 
 
 def test_flat_images_are_near_copies_of_nothing():

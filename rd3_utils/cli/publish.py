@@ -20,12 +20,12 @@ def add_options(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     """Push an image set to a dataset repo of the Hub."""
     from rd3_utils import pushing
-    from rd3_utils.data import selections, tables
+    from rd3_utils.data import provenance, selections, sources, tables
     from rd3_utils.publishing import dataset_repo
 
     target = shared.target(options.push_to, "dataset", options.private, options.create_pr, options.tag)
     pushing.may_push(target)
-    stated = dataset_repo.stated_record(options.source)
-    bench = benchmark.load(options.benchmark or stated.get("benchmark", "digits"))
+    stated = provenance.stated_by(sources.parse(options.source))
+    bench = benchmark.load(options.benchmark or str(stated.get("benchmark", "digits")))
     images = selections.image_set(options.source, bench, lambda: tables.real(bench, "train", options.data_dir))
     dataset_repo.publish_images(target, images, dataset_repo.about_images(options.source, images), bench)

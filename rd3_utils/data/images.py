@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from PIL import Image
 
 from rd3_utils import files, units
-from rd3_utils.data import decoded, embedded, sources, tables
+from rd3_utils.data import decoded, embedded, provenance, sources, tables
 from rd3_utils.data.sources import Source
 from rd3_utils.data.tables import Table
 from rd3_utils.errors import UserError
@@ -170,8 +171,16 @@ def read(source: Source | str, benchmark: Benchmark, workers: int | None = None)
     """The ImageSet at `source`: an existing path, an embedded set's name, or OWNER/REPO[@REVISION][:CONFIG].
 
     Checked against `benchmark`: image size, class names (an other order is mapped by name), every class present, the same
-    number of images in each class. UserError names what was found, what was wanted and what to do.
+    number of images in each class. UserError names what was found, what was wanted and what to do. The same where the set has
+    another fingerprint than the distilled.json beside it says.
     """
+    images, about = with_provenance(source, benchmark, workers)
+    provenance.check_stated(about, images.fingerprint, str(source), benchmark.name)
+    return images
+
+
+def with_provenance(source: Source | str, benchmark: Benchmark, workers: int | None = None) -> tuple[ImageSet, dict[str, Any]]:
+    """(the ImageSet as `read` gives it, whatever its distilled.json says; that file, {} where there is none)."""
     source = sources.parse(source)
     path = {"path": Path(source.name), "name": embedded.EMBEDDED / source.name}.get(source.kind)
     if source.repo is None and not (path and sources.exists(path)):
@@ -188,7 +197,7 @@ def read(source: Source | str, benchmark: Benchmark, workers: int | None = None)
             f"{source}: class '{table.class_names[few]}' has {counts[few]} images and class "
             f"'{table.class_names[many]}' has {counts[many]}; a distilled set has the same number in every class."
         )
-    return of_table(table)
+    return of_table(table), provenance.stated_by(source, table.commit)
 
 
 def save(images: ImageSet, folder: Path) -> Path:
@@ -207,7 +216,7 @@ def save(images: ImageSet, folder: Path) -> Path:
     if images.weights is not None:
         kinds["weight"], columns["weight"] = datasets.Value("float32"), images.weights.numpy()
     table = datasets.Dataset.from_dict(columns, features=datasets.Features(kinds))
-    path = folder / "train-00000-of-00001.parquet"
+    path = folder / provenance.SAVED
     with files.whole_file(path) as partial:
         table.to_parquet(str(partial))
     return path
@@ -216,6 +225,6 @@ def save(images: ImageSet, folder: Path) -> Path:
 def save_new(images: ImageSet, out: Path, about: dict) -> None:
     """Write `images` and distilled.json, which says `about` (plain data) how they came about, into the new folder `out`."""
     files.check_new(out)
-    with files.whole_folder(out, last="distilled.json") as partial:
+    with files.whole_folder(out, last=provenance.NAME) as partial:
         save(images, partial)
-        files.write_whole(partial / "distilled.json", json.dumps(about, indent=1) + "\n")
+        files.write_whole(partial / provenance.NAME, json.dumps(about, indent=1) + "\n")

@@ -1,32 +1,25 @@
 """What a set's images share with a test split and with each other: exact pixels, and near copies.
 
-A near copy looks the same to a person: the grey levels of the two, shrunk to 8 x 8 and whole, correlate beyond COARSE and
-FINE, as they are or mirrored. Such a copy survives JPEG and noise; a shift by a pixel or a tighter crop hides it. So many of
-the real train images of a benchmark are near copies of one of its test images, found once over whole splits:
-
-    digits          11 of  1,297 beside   500 test images
-    CIFAR-10        21 of 50,000 beside 10,000, some of them true copies (ciFAIR, Barz and Denzler, 2020, lists 3.3 % of its
-                    test images as having one in the train split)
-
-None of the same test images was missed as JPEG of quality 75; of those with noise of 5 grey levels 0.4 %, of those zoomed to
-twice their size and back 13 %.
+A near copy looks the same to a person: the grey levels of the two correlate beyond COARSE at 8 x 8 and beyond FINE at up to
+32 x 32, the second image as it is or mirrored, and moved by up to a sixteenth of its side. docs/benchmarks.md says which
+changes of a test image that reaches, which it does not, and how many real train images it takes for copies.
 """
 
 import hashlib
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from accelerate.utils import tqdm
-from torch.nn import functional as F
 
+from rd3_utils.data import thumbnails
 from rd3_utils.data.images import ImageSet
 
-COARSE, FINE = 0.95, 0.98  # least correlations of near copies, at 8 x 8 and at the images' own size
+COARSE, FINE = 0.9, 0.98  # least correlations of near copies, at 8 x 8 and at 32 x 32
 SAME = 0.999  # and of the same pixels at 8 x 8, but for rounding
-SIDE = 8
-FLAT = 1.0  # grey levels: an image whose standard deviation is less has no shape to compare
+FINE_SIDE = 32
+MOVES = 16  # an image may be moved by this part of its side
 BLOCK = 500  # images at a time
-LARGE = 1e9  # numbers of a set from which a bar is shown
 
 
 @dataclass(frozen=True)
@@ -72,7 +65,7 @@ def compare(images: ImageSet, test: ImageSet) -> Overlap:
     keys = pixel_keys(images.images)
     repeated = {row: first[key] for row, key in enumerate(keys) if first.setdefault(key, row) != row}
     conflicts = tuple(row for row, other in repeated.items() if images.labels[row] != images.labels[other])
-    return Overlap(*copies(images.images, test.images), repeated, conflicts)
+    return Overlap(*copies(images.images, test.images, thumbnails.kept(test)), repeated, conflicts)
 
 
 def pixel_keys(images: torch.Tensor) -> list[bytes]:
@@ -80,47 +73,57 @@ def pixel_keys(images: torch.Tensor) -> list[bytes]:
     return [hashlib.blake2b(image.numpy().data, digest_size=16).digest() for image in images.contiguous()]
 
 
-def copies(images: torch.Tensor, others: torch.Tensor) -> tuple[dict[int, int], dict[int, int]]:
+def copies(
+    images: torch.Tensor, others: torch.Tensor, coarse: torch.Tensor | None = None
+) -> tuple[dict[int, int], dict[int, int]]:
     """({row of `images`: first row of `others` with its pixels}, {row: row of which it is a near copy}); uint8 [N, 3, S, S].
 
-    The others are read once, whole; then only those that look alike at 8 x 8.
+    `coarse` are the thumbnails of the others, where they are known; of the others themselves, only those are then read that
+    look alike at 8 x 8.
     """
-    coarse = shapes(others, SIDE)
-    mirrored = coarse.unflatten(1, (-1, min(SIDE, others.shape[-1]))).flip(-1).flatten(1)
+    coarse = thumbnails.shapes(others) if coarse is None else coarse
+    mirrored = coarse.unflatten(1, (-1, min(thumbnails.SIDE, others.shape[-1]))).flip(-1).flatten(1)
     flat = [row for row, norm in enumerate(coarse.norm(dim=1).tolist()) if norm == 0]
     exact, near = {}, {}
     for begin in range(0, len(images), BLOCK):
-        part = shapes(images[begin : begin + BLOCK], SIDE)
+        block = images[begin : begin + BLOCK]
+        part = thumbnails.shapes(block)
         alike = part @ coarse.T
-        likeness, row = torch.maximum(alike, part @ mirrored.T).max(1)
-        for i in ((likeness > COARSE) | (part.norm(dim=1) == 0)).nonzero()[:, 0].tolist():
+        likest, row = torch.maximum(alike, part @ mirrored.T).max(1)
+        for other in moved(block):
+            part_moved = thumbnails.shapes(other)
+            for side in (coarse, mirrored):
+                more, where = (part_moved @ side.T).max(1)
+                likest, row = torch.maximum(likest, more), torch.where(more > likest, where, row)
+        for i in ((likest > COARSE) | (part.norm(dim=1) == 0)).nonzero()[:, 0].tolist():
             image = images[begin + i]
-            candidates = (alike[i] > SAME).nonzero()[:, 0].tolist() if likeness[i] > COARSE else flat
+            candidates = (alike[i] > SAME).nonzero()[:, 0].tolist() if likest[i] > COARSE else flat
             same = next((other for other in candidates if torch.equal(image, others[other])), None)
             if same is not None:
                 exact[begin + i] = same
-            elif likeness[i] > COARSE and correlation(image, others[row[i]]) > FINE:
+            elif likest[i] > COARSE and likeness(image, others[row[i]]) > FINE:
                 near[begin + i] = int(row[i])
     return exact, near
 
 
-def correlation(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Of the grey levels of two images uint8 [3, S, S], the second as it is or mirrored, whichever is more alike."""
-    rows = shapes(torch.stack([one, other, other.flip(-1)]), one.shape[-1])
-    return float((rows[:1] @ rows[1:].T).max())
+def moved(images: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The images uint8 [N, 3, S, S] moved by a MOVES-th of their side in each of eight directions; edges are repeated."""
+    size = images.shape[-1]
+    if move := size // MOVES:
+        for down, right in itertools.product((-move, 0, move), repeat=2):
+            if down or right:
+                rows, columns = ((torch.arange(size) - by).clamp(0, size - 1) for by in (down, right))
+                yield images[..., rows, :][..., columns]
 
 
-def shapes(images: torch.Tensor, side: int) -> torch.Tensor:
-    """float32 [N, side * side] of images uint8 [N, 3, S, S]: grey levels at `side` or S pixels, whichever is less.
+def likeness(one: torch.Tensor, other: torch.Tensor) -> float:
+    """The largest correlation of the middle of an image with a part of another of that size, mirrored or not; uint8 [3, S, S].
 
-    Each of mean 0 and norm 1, so that a product of two is their correlation; 0 where an image is flat.
+    Of grey levels at FINE_SIDE or S pixels; the middle is what lies a MOVES-th of the side inside.
     """
-    parts = []
-    blocks = images.split(BLOCK)
-    for part in tqdm(blocks, "looking for copies", unit="block", leave=False, disable=images.numel() < LARGE):
-        grey = part.float().mean(1, keepdim=True)
-        small = grey if side >= images.shape[-1] else F.adaptive_avg_pool2d(grey, side)
-        small = small.flatten(1) - small.flatten(1).mean(1, keepdim=True)
-        norm = small.norm(dim=1, keepdim=True)
-        parts.append(torch.where(norm > FLAT * small.shape[1] ** 0.5, small / norm.clamp(min=1e-6), 0))
-    return torch.cat(parts)
+    grey = thumbnails.grey_levels(torch.stack([one, other, other.flip(-1)]), FINE_SIDE)  # [3, s, s]
+    move = grey.shape[-1] // MOVES
+    inner = grey.shape[-1] - 2 * move
+    parts = grey.unfold(1, inner, 1).unfold(2, inner, 1)  # [3, 2 * move + 1, 2 * move + 1, inner, inner]
+    rows = thumbnails.normalised(torch.cat([parts[:1, move, move], parts[1:].flatten(0, 2)]).flatten(1))
+    return float((rows[:1] @ rows[1:].T).max())

@@ -22,8 +22,8 @@ from typing import Any, Self
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from rd3_utils import command_lines, hub, pushing, units
-from rd3_utils.data import embedded, soft_labels, sources
 from rd3_utils.data import images as image_sets
+from rd3_utils.data import provenance, soft_labels, sources
 from rd3_utils.data.images import ImageSet
 from rd3_utils.errors import TagTaken, UserError
 from rd3_utils.options import LabelOptions, TrainOptions
@@ -199,21 +199,9 @@ def image_files(
     plots.image_grid(images, folder / "images.png")
     files: dict[str, Path | bytes] = {f"{images.name}/{path.name}": path for path in (parquet, folder / "images.png")}
     if about:
-        files[f"{images.name}/distilled.json"] = f"{json.dumps(about, indent=1)}\n".encode()
+        files[f"{images.name}/{provenance.NAME}"] = f"{json.dumps(about, indent=1)}\n".encode()
     files[f"{images.name}/card.md"] = image_section(target.repo, images, about, benchmark).encode()
     return files
-
-
-def stated_record(source: str) -> dict:
-    """distilled.json of the folder or embedded set `source`, or {}; UserError if it is no JSON object."""
-    for path in (Path(source) / "distilled.json", embedded.EMBEDDED / source / "distilled.json"):
-        if path.is_file():
-            try:
-                about = json.loads(path.read_text())
-                return dict(about)
-            except (ValueError, TypeError) as error:
-                raise UserError(f"{path} cannot be read ({hub.one_line(error)}); mend or remove it.") from error
-    return {}
 
 
 def about_images(source: str, images: ImageSet) -> dict:
@@ -221,11 +209,11 @@ def about_images(source: str, images: ImageSet) -> dict:
 
     UserError where it speaks of other images.
     """
-    about = stated_record(source)
+    about = provenance.stated_by(sources.parse(source))
     if about and about.get("fingerprint") != images.fingerprint:
         stated = str(about.get("fingerprint"))[:12]
         raise UserError(f"distilled.json of {source} speaks of other images ({stated}) than lie beside it; remove it.")
-    own = stated_record(images.name)  # METHOD:ipc=K
+    own = provenance.stated_by(sources.parse(images.name))  # METHOD:ipc=K
     return about or (own if own.get("fingerprint") == images.fingerprint else {})
 
 
