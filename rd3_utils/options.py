@@ -30,6 +30,7 @@ class TrainOptions:
     out: str = "results"
     workers: int | None = None
     label_cache_gb: float | None = None
+    check_labels: int | None = None  # None: 1 where a teacher is given, else 0
     dry_run: bool = False
     runs_only: bool = False
     keep_weights: str = "first"  # or all

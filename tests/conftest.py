@@ -4,7 +4,9 @@ import contextlib
 import dataclasses
 import importlib
 import io
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +15,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 import warm
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests that need a Hub start one and give its address to a child process
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from rd3_utils import launch
 from rd3_utils.data import images as image_sets
-from rd3_utils.data import selections, tables
-from rd3_utils.learning import students
+from rd3_utils.data import selections, soft_labels, tables
+from rd3_utils.learning import labelling, students
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols import protocol as protocols
 
@@ -151,3 +155,57 @@ def launched(tmp_path):
         return SimpleNamespace(code=started.returncode, out=out, err=err)
 
     return run
+
+
+KNOBS = {
+    "views.mix": "mixup", "views.randaugment": "2", "views.color_jitter": "0.4", "views.lighting": "0.1",
+    "views.dsa": "color_crop", "views.patch_shuffle": "2", "views.crop_scale": "[0.3, 1.0]", "training.epochs": "100",
+}  # fmt: skip
+
+
+def store_of(images, digits, test_set, root, overrides, label_dtype="fp16", sources=("default",)):
+    """(folder, recipe) of a finished store, of the embedded teacher if of no other."""
+    recipe = protocols.load("rd3-v1").override([f"{key}={value}" for key, value in overrides.items()])
+    recipe = recipe.resolve(digits, "convnet3", images.ipc, len(images), "soft")
+    accelerator = launch.accelerator()
+    found = labelling.load_teachers(sources, recipe, digits)
+    plan = labelling.plan_store(images, recipe, found, 0, accelerator.device, labelling.StoreFormat(label_dtype=label_dtype))
+    labelling.make_labels(root, labelling.LabellingTask(plan, images, recipe, found, digits), test_set, accelerator)
+    return root, recipe
+
+
+@pytest.fixture(scope="session")
+def stores(ten, digits, test_set, select, tmp_path_factory):
+    """{kind: (folder, recipe)} of stores of 100 epochs of ten images: rd3-v1's views, every operation; and of a hundred."""
+    root = tmp_path_factory.mktemp("stores")
+    plain = store_of(ten, digits, test_set, root / "plain", {"training.epochs": "100"})
+    hundred = store_of(select("random:ipc=10,seed=0"), digits, test_set, root / "hundred", {"training.epochs": "60"})
+    return {"plain": plain, "all": store_of(ten, digits, test_set, root / "all", KNOBS, "u8"), "hundred": hundred}
+
+
+def forge_shards(folder, change):
+    """`change(tensors, first)` changes every shard of the store in `folder`, which is then signed again."""
+    index = json.loads((folder / "index.json").read_text())
+    for entry in index["shards"]:
+        path = folder / entry["file"]
+        with safe_open(path, "pt") as shard:
+            about = shard.metadata()
+        tensors = {key: tensor.clone() for key, tensor in load_file(path).items()}
+        tensors = change(tensors, entry["epochs"][0]) or tensors
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, about)
+        entry |= {"bytes": path.stat().st_size, "sha256": soft_labels.file_sha256(path)}
+        entry["tensors"] = soft_labels.offsets(path)
+    (folder / "index.json").write_text(json.dumps(index))
+
+
+@pytest.fixture
+def forged(stores, tmp_path):
+    """forged(kind, change) -> (folder, recipe) of a copy; `change(tensors, first)` changes every shard, then signed again."""
+
+    def forge(kind, change):
+        where, recipe = stores[kind]
+        copy = shutil.copytree(where, tmp_path / "forged")
+        forge_shards(copy, change)
+        return copy, recipe
+
+    return forge

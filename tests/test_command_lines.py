@@ -28,6 +28,7 @@ TEXTS = [
 NUMBERS = [0, 1, 7, 2**40]
 CHOICES = {"full_hard": ["trained", "cited"], "keep_weights": ["first", "all"], "log_with": [None, "wandb"],
            "labels": ["soft", "plain"], "label_dtype": ["fp16", "u8"], "label_cache_gb": [None, 0.5, 1e-7, 40.0],
+           "check_labels": [None, 0, 3],
            "seeds": [(0,), (1,), (3, 1, 2)]}  # fmt: skip
 
 

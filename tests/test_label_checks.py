@@ -1,67 +1,13 @@
 """Forged label stores: every file is signed again, and nothing of it trains a student that the recipe would not."""
 
 import json
-import shutil
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
-from rd3_utils import launch
 from rd3_utils.arms import label_sources
-from rd3_utils.data import label_checks, label_store, soft_labels, views
+from rd3_utils.data import label_checks, label_store, views
 from rd3_utils.errors import UserError
-from rd3_utils.learning import labelling
-from rd3_utils.protocols import protocol as protocols
-
-KNOBS = {
-    "views.mix": "mixup", "views.randaugment": "2", "views.color_jitter": "0.4", "views.lighting": "0.1",
-    "views.dsa": "color_crop",     "views.patch_shuffle": "2", "views.crop_scale": "[0.3, 1.0]", "training.epochs": "100",
-}  # fmt: skip
-
-
-def store_of(images, digits, test_set, root, overrides, label_dtype="fp16"):
-    """(folder, recipe) of a finished store of the embedded teacher."""
-    recipe = protocols.load("rd3-v1").override([f"{key}={value}" for key, value in overrides.items()])
-    recipe = recipe.resolve(digits, "convnet3", images.ipc, len(images), "soft")
-    accelerator = launch.accelerator()
-    found = labelling.load_teachers(["default"], recipe, digits)
-    plan = labelling.plan_store(images, recipe, found, 0, accelerator.device, labelling.StoreFormat(label_dtype=label_dtype))
-    labelling.make_labels(root, labelling.LabellingTask(plan, images, recipe, found, digits), test_set, accelerator)
-    return root, recipe
-
-
-@pytest.fixture(scope="module")
-def stores(ten, digits, test_set, select, tmp_path_factory):
-    """{kind: (folder, recipe)} of stores of 100 epochs of ten images: rd3-v1's views, every operation; and of a hundred."""
-    root = tmp_path_factory.mktemp("stores")
-    plain = store_of(ten, digits, test_set, root / "plain", {"training.epochs": "100"})
-    hundred = store_of(select("random:ipc=10,seed=0"), digits, test_set, root / "hundred", {"training.epochs": "60"})
-    return {"plain": plain, "all": store_of(ten, digits, test_set, root / "all", KNOBS, "u8"), "hundred": hundred}
-
-
-@pytest.fixture
-def forged(stores, tmp_path):
-    """forged(kind, change) -> (folder, recipe) of a copy; `change(tensors, first)` changes every shard, then signed again."""
-
-    def forge(kind, change):
-        where, recipe = stores[kind]
-        copy = shutil.copytree(where, tmp_path / "forged")
-        index = json.loads((copy / "index.json").read_text())
-        for entry in index["shards"]:
-            path = copy / entry["file"]
-            with safe_open(path, "pt") as shard:
-                about = shard.metadata()
-            tensors = {key: tensor.clone() for key, tensor in load_file(path).items()}
-            tensors = change(tensors, entry["epochs"][0]) or tensors
-            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, about)
-            entry |= {"bytes": path.stat().st_size, "sha256": soft_labels.file_sha256(path)}
-            entry["tensors"] = soft_labels.offsets(path)
-        (copy / "index.json").write_text(json.dumps(index))
-        return copy, recipe
-
-    return forge
 
 
 def everything(where, images, recipe):
@@ -185,8 +131,9 @@ def test_chance_is_the_mean_over_labels_that_are_dealt_anew():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(400, 7, generator=generator) + 2 * torch.eye(7)[3]
     own, other = torch.randint(0, 7, (2, 400), generator=generator)
-    _, chance = label_checks.shown_share(logits, own, other)
-    dealt = [label_checks.shown_share(logits[torch.randperm(400, generator=generator)], own, other)[0] for _ in range(500)]
+    _, chance = label_checks.shown_classes(logits, own, other)
+    agree = lambda order: label_checks.shown_classes(logits[order], own, other)[0].float().mean()  # noqa: E731
+    dealt = [float(agree(torch.randperm(400, generator=generator))) for _ in range(500)]
     assert chance == pytest.approx(sum(dealt) / 500, abs=0.003)
 
 
@@ -293,3 +240,21 @@ def test_a_store_that_no_run_could_speak_of_is_refused_before_it_trains(forged, 
             label_sources.recordable(store)
     else:
         assert label_sources.recordable(store)
+
+
+def rolled_rows(stop):
+    """A forger who rolls the classes of the first `stop` rows by one, in every epoch."""
+
+    def change(tensors, first):
+        logits = tensors["logits"].clone()
+        logits[:, :stop] = logits[:, :stop].roll(1, 2)
+        return {**tensors, "logits": logits}
+
+    return change
+
+
+@pytest.mark.parametrize("stop", [20, 40, 80])
+def test_classes_that_are_rolled_in_some_of_the_rows_are_refused(forged, select, stop):
+    where, recipe = forged("hundred", rolled_rows(stop))
+    with pytest.raises(UserError, match=r"% of the rows \(such as 0, "):
+        everything(where, select("random:ipc=10,seed=0"), recipe)

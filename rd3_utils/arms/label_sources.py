@@ -13,13 +13,15 @@ from rd3_utils.data.images import ImageSet
 from rd3_utils.data.label_readers import LabelReader
 from rd3_utils.data.shards import HubFolder
 from rd3_utils.errors import UserError
-from rd3_utils.learning import labelling, search, teachers
+from rd3_utils.learning import labelling, relabelling, search, teachers
 from rd3_utils.learning.teachers import Teacher
 from rd3_utils.options import LabelOptions, TrainOptions
 from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.protocols.knobs import TAUGHT
 from rd3_utils.protocols.recipe import Recipe
 from rd3_utils.scoring import runs, shapes
+
+CHECKED = 1  # forward batches of each shard that teachers who are at hand anyhow label again
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +100,11 @@ def taught_labels(cells: Sequence[PlannedRun], maker: LabelMaker) -> Callable[[P
             return online(cell, maker, teachers_of(cell.recipe))
         named = teachers_of(cell.recipe) if options.teacher else None
         where, teachers_id = find_store(cell, maker, published, named)
-        return recordable(label_store.load_store(where, cell.images, cell.recipe.labelled, cell.views_seed, teachers_id))
+        store = recordable(label_store.load_store(where, cell.images, cell.recipe.labelled, cell.views_seed, teachers_id))
+        if batches := CHECKED if options.check_labels is None and named else options.check_labels or 0:
+            named = named or relabelling.named_teachers(store.index, cell.recipe, maker.benchmark)
+            store.audit = relabelling.audit_of(store, named, maker.benchmark, batches, maker.accelerator)
+        return store
 
     return reader
 
@@ -142,7 +148,7 @@ def find_store(
         return where, teachers.teachers_id(loaded, labels.ensemble, labels.teacher_bn) if loaded else None
     root = Path("soft_labels") if given or published else root
     if loaded:
-        return made_store(cell, maker, loaded, root), None
+        return made_store(cell, maker, loaded, root), teachers.teachers_id(loaded, labels.ensemble, labels.teacher_bn)
     return stored(cell, options, root), None
 
 

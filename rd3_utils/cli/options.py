@@ -185,6 +185,14 @@ def positive(text: str) -> int:
     return value
 
 
+def batches(text: str) -> int:
+    """A whole number from 0."""
+    value = whole_number(text, "is no number of forward batches")
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is less than 0")
+    return value
+
+
 def gigabytes(text: str) -> float:
     """A finite number from 0: as little as can be."""
     try:

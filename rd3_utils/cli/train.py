@@ -34,6 +34,9 @@ def add_options(parser: ArgumentParser) -> None:
     where = shared.add_where(parser, "folder of results", "print recipes, sources, steps and bytes, and stop")
     where.add_argument("--label-cache-gb", metavar="GB", type=shared.gigabytes, help="keep at most this much of labels from "
                        "the Hub, and no fewer than two shards (default: all, in the Hub's cache)")  # fmt: skip
+    where.add_argument("--check-labels", type=shared.batches, metavar="N", help="forward batches of each label shard that the "
+                       "teachers label again: those given, or those that the store names (default: 1 with --teacher, "
+                       "else 0)")  # fmt: skip
     where.add_argument("--runs-only", action="store_true", help="write Runs and neither weights nor a card: for a study")
     where.add_argument("--keep-weights", choices=("first", "all"), help="of the first seed and not of "
                        "random images, or all networks, for transfer; only the first is ever pushed")  # fmt: skip

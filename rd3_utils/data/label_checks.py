@@ -17,6 +17,7 @@ from rd3_utils.errors import UserError
 Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]  # {key of a shard: (type, shape of one epoch)}
 
 DTYPES = {"F16": torch.float16, "F32": torch.float32, "U8": torch.uint8, "U16": torch.uint16, "U32": torch.uint32}
+ROWS_AFTER = 40  # epochs after which each row is judged by itself
 VIEWS_NEEDED = 1000  # before labels are judged by what their views show
 LEAST = 0.05  # of the way from chance to the share of recognised images; honest stores go 0.1 and more, crops of 5 % just this
 
@@ -65,31 +66,37 @@ def check_finite_labels(logits: torch.Tensor, epoch: int, name: str) -> None:
         raise UserError(f"epoch {epoch} of {name}: the label of row {row} is not finite; make or fetch the labels again.")
 
 
-def shown_share(logits: torch.Tensor, own: torch.Tensor, other: torch.Tensor) -> tuple[float, float]:
-    """(share of views, the same by chance) whose label has as its likeliest class one that the view shows, `own` or `other`.
+def shown_classes(logits: torch.Tensor, own: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """(bool [V]: whether the label of a view has as its likeliest class one that it shows, the share that would by chance).
 
-    logits [V, C]; own, other int64 [V]. By chance: were the labels dealt to the views at random.
+    logits [V, C]; own, other int64 [V]: the classes that a view shows. By chance: were the labels dealt to the views at random.
     """
     likeliest = logits.argmax(1)
     dealt = torch.bincount(likeliest, minlength=logits.shape[1]) / len(likeliest)
-    share = ((likeliest == own) | (likeliest == other)).float().mean()
-    return float(share), float((dealt[own] + torch.where(own == other, 0.0, dealt[other])).mean())
+    agrees = (likeliest == own) | (likeliest == other)
+    return agrees, float((dealt[own] + torch.where(own == other, 0.0, dealt[other])).mean())
 
 
 @dataclass
 class Block:
-    """Views whose labels are judged together: how many, how many of their labels agree with them, how many would by chance."""
+    """Views whose labels are judged together: how many, how many of their labels agree with them, how many would by chance.
+
+    `epochs` of them, and how often those of each row agree: int64 [N].
+    """
 
     views: int = 0
     agreeing: float = 0.0
     by_chance: float = 0.0
+    epochs: int = 0
+    of_row: torch.Tensor | int = 0
 
-    def add(self, logits: torch.Tensor, own: torch.Tensor, other: torch.Tensor) -> None:
-        """Take in views [V] as `shown_share` has them, those of an epoch: labels are dealt inside it."""
-        share, chance = shown_share(logits, own, other)
-        self.views += len(own)
-        self.agreeing += share * len(own)
-        self.by_chance += chance * len(own)
+    def add(self, agrees: torch.Tensor, chance: float) -> None:
+        """Take in views [V] as `shown_classes` has them, those of an epoch: labels are dealt inside it."""
+        self.views += len(agrees)
+        self.agreeing += float(agrees.sum())
+        self.by_chance += chance * len(agrees)
+        self.epochs += 1
+        self.of_row = self.of_row + agrees.long()
 
 
 def decides(chance: float, known: float, views: int, errors: float) -> bool:
@@ -120,6 +127,31 @@ def check_agreement(block: Block, index: dict, name: str, errors: float) -> bool
             f"{name} says that its teachers recognise {100 * known:.0f} % of the images, but only {100 * share:.1f} % of "
             f"{block.views} labels have as their likeliest class one that the view shows, {100 * chance:.1f} % would by "
             "chance: they are of other images or other classes, or the views show nothing of the images; make or fetch the "
-            "labels again."
+            "labels again, or give their --teacher, who then labels some again."
+        )
+    return True
+
+
+def check_rows(block: Block, index: dict, name: str) -> bool:
+    """Whether `block` has epochs enough to judge each row; UserError where more rows fit by chance alone than teachers leave.
+
+    An image that the teachers do not recognise may have labels that agree with its views by chance alone; of honest stores
+    those were at most three quarters of such images, wherever the best tenth of the rows shows that views show their images.
+    Rows of classes that were swapped or rolled in a part of a store are as many more. Who rolls other rows in every epoch, or
+    states fewer recognised images, is not told this way: only teachers can.
+    """
+    known = soft_labels.recognised(index).get("recognised")
+    if block.epochs < ROWS_AFTER or known is None or isinstance(block.of_row, int):
+        return block.epochs >= ROWS_AFTER
+    share, chance = block.of_row / block.epochs, block.by_chance / block.views  # [N]
+    shown = known >= 3 * chance and float(share.quantile(0.9)) >= chance + 0.6 * (known - chance)
+    low = float((share <= chance).float().mean())
+    if shown and low > 1.5 * (1 - known) + 0.1:
+        rows = (share <= chance).nonzero().flatten()[:3].tolist()
+        raise UserError(
+            f"{name} says that its teachers recognise {100 * known:.0f} % of the images, but {100 * low:.0f} % of the rows "
+            f"(such as {', '.join(map(str, rows))}) have labels that agree with what their views show no more often than by "
+            f"chance in {block.epochs} epochs, and the others do: classes are swapped in a part of it; make or fetch the "
+            "labels again, or give their --teacher, who then labels some again."
         )
     return True

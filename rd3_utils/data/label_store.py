@@ -3,9 +3,10 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -32,8 +33,10 @@ class SoftLabelStore:
 
     def __init__(self, shards: "Shards", images: ImageSet, recipe: Recipe) -> None:
         self.shards, self.images, self.recipe = shards, images, recipe
+        self.audit: Audit | None = None  # by the teachers, where they are at hand
         self.agreement: float | None = None
         self.block = label_checks.Block()  # of what was read since labels were last judged
+        self.rows = label_checks.Block()  # and since each row was
 
     @property
     def index(self) -> dict:
@@ -62,11 +65,13 @@ class SoftLabelStore:
 
     def epoch(self, epoch: int) -> tuple[Views, torch.Tensor]:
         """(Views, logits float32 [N, C]) of `epoch`; epochs beyond the store's `epochs` cycle. UserError for what is forged."""
+        epoch %= self.epochs
+        if self.audit is not None:
+            self.audit.of_shard(self, epoch)
         if self.agreement is None:
             self.agreement = self.measured_agreement()
-        views, logits = self.checked(epoch % self.epochs)
-        if self.judged(self.block, views, logits, errors=4):
-            self.block = label_checks.Block()
+        views, logits = self.checked(epoch)
+        self.judge(epoch, views, logits)
         return views, logits
 
     def checked(self, epoch: int) -> tuple[Views, torch.Tensor]:
@@ -89,23 +94,59 @@ class SoftLabelStore:
         """
         block = label_checks.Block()
         for epoch in range(min(self.epochs, math.ceil(label_checks.VIEWS_NEEDED / len(self.images)))):
-            self.judged(block, *self.checked(epoch), errors=2)
+            block.add(*self.shown(*self.checked(epoch)))
+            self.judged(block, epoch, 2)
         return block.agreeing / block.views
 
-    def judged(self, block: label_checks.Block, views: Views, logits: torch.Tensor, errors: float) -> bool:
-        """Whether the labels of `block`, which those of one more epoch join, are enough to be judged, and were."""
-        block.add(logits, self.images.labels, self.images.labels[views.mix_partner])
-        return label_checks.check_agreement(block, self.index, str(self.shards.files), errors)
+    def shown(self, views: Views, logits: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """`label_checks.shown_classes` of the labels of an epoch."""
+        return label_checks.shown_classes(logits, self.images.labels, self.images.labels[views.mix_partner])
+
+    def judge(self, epoch: int, views: Views, logits: torch.Tensor) -> None:
+        """Judge what was read since the last time, where that is enough, with the labels of `epoch`."""
+        agrees, chance = self.shown(views, logits)
+        self.block.add(agrees, chance)
+        self.rows.add(agrees, chance)
+        if self.judged(self.block, epoch, 4):
+            self.block = label_checks.Block()
+        if self.trusted(epoch, lambda: label_checks.check_rows(self.rows, self.index, str(self.shards.files))):
+            self.rows = label_checks.Block()
+
+    def judged(self, block: label_checks.Block, epoch: int, errors: float) -> bool:
+        """Whether the labels of `block`, of which `epoch` is the last, are enough to be judged, and were."""
+        return self.trusted(epoch, lambda: label_checks.check_agreement(block, self.index, str(self.shards.files), errors))
+
+    def trusted(self, epoch: int, check: Callable[[], bool]) -> bool:
+        """What `check()` returns; where it refuses, teachers that are at hand label some of `epoch` again instead.
+
+        Labels that these give are true whatever the views show, as those of --online are.
+        """
+        try:
+            return check()
+        except UserError:
+            if self.audit is None:
+                raise
+            self.audit.of_epoch(self, epoch)
+            return True
+
+
+class Audit(Protocol):
+    """Who labels a sample of a store again and raises UserError where it says otherwise: see learning/relabelling.py."""
+
+    def of_shard(self, store: SoftLabelStore, epoch: int) -> None: ...
+    def of_epoch(self, store: SoftLabelStore, epoch: int) -> None: ...
 
 
 class Shards:
     """The shards of a finished store, read by memory-mapped slice from `files` (a Folder or HubFolder), checked when opened.
 
-    The next shard is fetched while one is read.
+    The next shard is fetched while one is read. `reread` returns the index of a store that another command made longer, checked
+    as the first one was.
     """
 
-    def __init__(self, files: Folder | HubFolder, index: dict, epochs: int) -> None:
+    def __init__(self, files: Folder | HubFolder, index: dict, epochs: int, reread: Callable[[], dict] | None = None) -> None:
         self.files, self.index, self.epochs = files, index, epochs
+        self.reread = reread or partial(read_index, files)
         self.shard: Any = None
         self.name: str | None = None
 
@@ -120,7 +161,7 @@ class Shards:
     def open(self, epoch: int) -> tuple[safe_open, int]:
         """(memory-mapped shard that holds `epoch`, verified; its place in it); the next shard is on its way."""
         if self.made_longer(epoch):
-            self.index, self.name = read_index(self.files), None
+            self.index, self.name = self.reread(), None
         entries, k = self.index["shards"], self.index["epochs_per_shard"]
         i = epoch // k
         if self.name != entries[i]["file"]:
@@ -171,14 +212,22 @@ def load_store(
     recipe needs, and for a folder whose index is not there yet.
     """
     files = where if isinstance(where, HubFolder) else Folder(where)
-    index = read_index(files)
-    try:
-        check_use(where, index, images, recipe, views_seed, teachers_id)
-    except (TypeError, KeyError, AttributeError, IndexError) as error:
-        raise UserError(
-            f"index.json of {where} is damaged ({type(error).__name__}: {error}); make the labels again."
-        ) from error
-    return SoftLabelStore(Shards(files, index, recipe.label_epochs), images, recipe)
+
+    def read() -> dict:
+        index = read_index(files)
+        try:
+            check_use(where, index, images, recipe, views_seed, teachers_id)
+            check_shards(where, index)
+        except (TypeError, KeyError, AttributeError, IndexError) as error:
+            raise damaged(where, f"{type(error).__name__}: {error}") from error
+        return index
+
+    return SoftLabelStore(Shards(files, read(), recipe.label_epochs, read), images, recipe)
+
+
+def damaged(where: object, reason: str) -> UserError:
+    """The refusal of an index that says what none may say."""
+    return UserError(f"index.json of {where} is damaged ({reason}); make the labels again.")
 
 
 def check_use(where: object, index: dict, images: ImageSet, recipe: Recipe, views_seed: int, teachers_id: str | None) -> None:
@@ -219,18 +268,22 @@ def check_use(where: object, index: dict, images: ImageSet, recipe: Recipe, view
             "generate_soft_labels.py for the same protocol, or train with --set training.epochs="
             f"{index['epochs']} (a custom protocol)."
         )
+
+
+def check_shards(where: object, index: dict) -> None:
+    """UserError unless the shards that `index` names are files of the store's own folder that hold its epochs in a row."""
     whole = [index["epochs"], index["epochs_per_shard"], *(entry["bytes"] for entry in index["shards"])]
     if any(type(number) is not int for number in whole) or ("recognised" in index and not recognised(index)):
-        raise UserError(f"index.json of {where} is damaged (a number that is none in it); make the labels again.")
+        raise damaged(where, "a number that is none in it")
     first, entries = 0, index["shards"]
     for entry in entries:
         if not SHARD.fullmatch(entry["file"]):
-            raise UserError(f"index.json of {where} is damaged (a shard named {entry['file'][:60]!r}); make the labels again.")
+            raise damaged(where, f"a shard named {entry['file'][:60]!r}")
         if entry["epochs"] != [first, min(first + index["epochs_per_shard"], index["epochs"])] or entry["bytes"] < 0:
-            raise UserError(f"index.json of {where} is damaged (epochs {entry['epochs']} of a shard); make the labels again.")
+            raise damaged(where, f"epochs {entry['epochs']} of a shard")
         first = entry["epochs"][1]
     if first != index["epochs"] or not all(isinstance(entry["sha256"] + entry["file"], str) for entry in entries):
-        raise UserError(f"index.json of {where} is damaged ({first} of {index['epochs']} epochs); make the labels again.")
+        raise damaged(where, f"{first} of {index['epochs']} epochs")
 
 
 def intact(where: Path, index: dict) -> bool:

@@ -5,6 +5,7 @@ asks does not matter: a row is always computed in the same batch, at the same pl
 With labels.teacher_bn = "groups:N" the batches are those of N views in the epoch's order instead.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -190,51 +191,66 @@ def share_recognised(network: nn.Module, task: LabellingTask, accelerator: Accel
 @torch.no_grad()
 def label_epochs(labeller: Labeller, first: int, stop: int, drawn: dict[int, views.Views]) -> torch.Tensor:
     """Logits float32 [stop - first, N, C] of epochs first..stop; fills `drawn` with the Views of each epoch."""
-    if labeller.plan.teacher_bn == "eval":
-        return in_stream(labeller, first, stop, drawn)
-    return in_groups(labeller, first, stop, drawn)
-
-
-def in_stream(labeller: Labeller, first: int, stop: int, drawn: dict[int, views.Views]) -> torch.Tensor:
-    """`label_epochs` where views do not influence one another.
-
-    Forward batch b holds rows b * F ... (b + 1) * F of the endless stream of epochs, so batches at the edges reach into
-    the neighbouring epochs and are always full.
-    """
-    plan, recipe, device = labeller.plan, labeller.recipe, labeller.device
-    n, batch = plan.rows, plan.forward_batch
-    logits = torch.empty((stop - first) * n, plan.classes)
-    for b in range(first * n // batch, -(-stop * n // batch)):
-        places = torch.arange(b * batch, (b + 1) * batch)
-        epochs, rows = places // n, places % n
-        parts = []
-        for epoch in epochs.unique().tolist():
-            if epoch not in drawn:
-                drawn[epoch] = views.draw(recipe, plan.views_seed, epoch)
-            rows_here = rows[epochs == epoch]
-            parts.append(views.apply(labeller.pixels, drawn[epoch], rows_here, recipe.mean, recipe.std, device))
-        output = labeller.network(torch.cat(parts)).float().cpu()
-        inside = (epochs >= first) & (epochs < stop)
-        logits[places[inside] - first * n] = output[inside]
-    return logits.view(stop - first, n, plan.classes)
-
-
-def in_groups(labeller: Labeller, first: int, stop: int, drawn: dict[int, views.Views]) -> torch.Tensor:
-    """`label_epochs` with the teachers' batch norm over N consecutive views of the epoch's order: those of a student's batch.
-
-    A group is one forward pass, the last of an epoch may be smaller. As Jiacheng8/CV-DD relabel/relabel.py:281-328, but for
-    what `teachers.batch_statistics` leaves out.
-    """
-    plan, recipe, device = labeller.plan, labeller.recipe, labeller.device
+    plan = labeller.plan
     logits = torch.empty(stop - first, plan.rows, plan.classes)
-    size = int(plan.teacher_bn.removeprefix("groups:"))
-    with teachers.batch_statistics(labeller.network):
-        for epoch in range(first, stop):
-            drawn[epoch] = views.draw(recipe, plan.views_seed, epoch)
-            for rows in drawn[epoch].order.split(size):
-                x = views.apply(labeller.pixels, drawn[epoch], rows, recipe.mean, recipe.std, device)
-                logits[epoch - first, rows] = labeller.network(x).float().cpu()
+    for batch in range(count_batches(plan, first, stop)):
+        epochs, rows = forward_batch(labeller, first, batch, drawn)
+        output = label_batch(labeller, epochs, rows, drawn)
+        inside = (epochs >= first) & (epochs < stop)
+        logits[epochs[inside] - first, rows[inside]] = output[inside]
     return logits
+
+
+def count_batches(plan: StorePlan, first: int, stop: int) -> int:
+    """How many forward batches label epochs first..stop."""
+    if plan.teacher_bn == "eval":
+        return -(-stop * plan.rows // plan.forward_batch) - first * plan.rows // plan.forward_batch
+    return (stop - first) * -(-plan.rows // group_size(plan))
+
+
+def group_size(plan: StorePlan) -> int:
+    """Views that the teachers' batch norm sees together."""
+    return int(plan.teacher_bn.removeprefix("groups:"))
+
+
+def forward_batch(
+    labeller: Labeller, first: int, batch: int, drawn: dict[int, views.Views]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(epochs, rows) int64 [B] of a forward batch, the `batch`-th of those that label from epoch `first` on.
+
+    Where views do not influence one another, batch b holds rows b * F ... (b + 1) * F of the endless stream of epochs, so
+    batches at the edges reach into the neighbouring epochs and are always full. With teacher_bn = "groups:N" it holds N
+    consecutive views of one epoch's order, those of a student's batch, and the last of an epoch may be smaller; as
+    Jiacheng8/CV-DD relabel/relabel.py:281-328, but for what `teachers.batch_statistics` leaves out.
+    """
+    plan = labeller.plan
+    if plan.teacher_bn == "eval":
+        b = first * plan.rows // plan.forward_batch + batch
+        places = torch.arange(b * plan.forward_batch, (b + 1) * plan.forward_batch)
+        return places // plan.rows, places % plan.rows
+    groups = -(-plan.rows // group_size(plan))
+    epoch = first + batch // groups
+    rows = drawn_once(labeller, epoch, drawn).order.split(group_size(plan))[batch % groups]
+    return torch.full_like(rows, epoch), rows
+
+
+def drawn_once(labeller: Labeller, epoch: int, drawn: dict[int, views.Views]) -> views.Views:
+    """The Views of `epoch`, from `drawn`, into which they go when they are drawn."""
+    if epoch not in drawn:
+        drawn[epoch] = views.draw(labeller.recipe, labeller.plan.views_seed, epoch)
+    return drawn[epoch]
+
+
+@torch.no_grad()
+def label_batch(labeller: Labeller, epochs: torch.Tensor, rows: torch.Tensor, drawn: dict[int, views.Views]) -> torch.Tensor:
+    """Logits float32 [B, C] of one forward pass over the views of a `forward_batch`."""
+    recipe, device, parts = labeller.recipe, labeller.device, []
+    for epoch in epochs.unique().tolist():
+        views_here, rows_here = drawn_once(labeller, epoch, drawn), rows[epochs == epoch]
+        parts.append(views.apply(labeller.pixels, views_here, rows_here, recipe.mean, recipe.std, device))
+    together = labeller.plan.teacher_bn != "eval"
+    with teachers.batch_statistics(labeller.network) if together else contextlib.nullcontext():
+        return labeller.network(torch.cat(parts)).float().cpu()
 
 
 class OnlineLabels:
