@@ -129,8 +129,8 @@ def audit_of(
             f"{MOST_VIEWS} are labelled again; give --check-labels 0."
         )
     scored = [
-        teacher if teacher.top1 is not None else dataclasses.replace(teacher, top1=about["top1"])
-        for teacher, about in zip(loaded, index["teachers"])
+        teacher if teacher.top1 is not None else dataclasses.replace(teacher, top1=top1)
+        for teacher, (_, top1) in zip(loaded, soft_labels.teacher_scores(index))
     ]
     salt = launch.from_main(accelerator, lambda: secrets.token_bytes(16))
     return Relabelling(lambda: labeller_of(store, scored, benchmark, accelerator.device), batches, salt)
