@@ -14,8 +14,6 @@ from rd3_utils.errors import UserError
 from rd3_utils.launch import from_main
 from rd3_utils.scoring.runs import Run
 
-EXAMPLES = 3  # of rows that a line names
-
 
 def with_checks(
     cells: list[PlannedRun], there: Sequence[Run | None], test: Callable[[], ImageSet], allow: bool, accelerator: Accelerator
@@ -34,7 +32,7 @@ def with_checks(
             if copies.test and not images.origin.is_selection and not allow:
                 raise UserError(
                     f"{len(copies.test)} of the {len(images)} images of {images.name} are images of the test split "
-                    f"({pairs(copies.test)}): a score on it would be of what was learned by heart. Remove them, or "
+                    f"({overlap.pairs(copies.test)}): a score on it would be of what was learned by heart. Remove them, or "
                     "train with --allow-test-images, which every output then says."
                 )
             checks[fingerprint] = copies.counts
@@ -50,12 +48,6 @@ def with_checks(
 def lines(images: ImageSet, copies: Overlap) -> list[str]:
     """What a person is told of a set, a line for each kind that there is."""
     kinds = [copies.test, copies.near_test, copies.repeated, {row: copies.repeated[row] for row in copies.conflicts}]
-    examples = [pairs(rows) for rows in kinds if rows]
+    examples = [overlap.pairs(rows) for rows in kinds if rows]
     texts = overlap.in_words(copies.counts)
     return [f"{images.name}: {text} ({rows})." for text, rows in zip(texts, examples, strict=True)]
-
-
-def pairs(rows: dict[int, int]) -> str:
-    """The first few rows and what they are copies of: row 3 is 17, ..."""
-    first = [f"row {row} is {other}" for row, other in list(rows.items())[:EXAMPLES]]
-    return ", ".join([*first, "..."] if len(rows) > EXAMPLES else first)

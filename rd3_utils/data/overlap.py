@@ -20,6 +20,7 @@ SAME = 0.999  # and of the same pixels at 8 x 8, but for rounding
 FINE_SIDE = 32
 MOVES = 16  # an image may be moved by this part of its side
 BLOCK = 500  # images at a time
+EXAMPLES = 3  # of rows that a line names
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ def in_words(counts: dict[str, int]) -> list[str]:
         "conflicts": "images with the pixels of one of another class",
     }
     return [f"{counts[key]} {text}" for key, text in texts.items() if counts[key]]
+
+
+def pairs(rows: dict[int, int]) -> str:
+    """The first few rows and what they are copies of: row 3 is 17, ..."""
+    first = [f"row {row} is {other}" for row, other in list(rows.items())[:EXAMPLES]]
+    return ", ".join([*first, "..."] if len(rows) > EXAMPLES else first)
 
 
 def compare(images: ImageSet, test: ImageSet) -> Overlap:

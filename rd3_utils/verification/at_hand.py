@@ -18,6 +18,7 @@ from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols.benchmark import Benchmark
 
 T = TypeVar("T")
+MOST_PIXELS = 2048  # per side of a test image
 
 
 class NotAtHand(Exception):
@@ -46,6 +47,8 @@ class AtHand:
 
     def test(self, name: str, resize: int = 0) -> ImageSet:
         """The test split of a benchmark, resized as a recipe says."""
+        if resize > MOST_PIXELS:
+            raise NotAtHand(f"its recipe makes test images {resize} pixels large, more than {MOST_PIXELS}; none of ours does")
         key = name, resize
         if key not in self.splits:
             self.splits[key] = self.had((name, "test"), lambda: image_sets.test_split(
