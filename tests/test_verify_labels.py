@@ -10,6 +10,8 @@ from rd3_utils import launch
 from rd3_utils.data import label_store
 from rd3_utils.errors import UserError
 from rd3_utils.learning import labelling, relabelling
+from rd3_utils.options import VerifyOptions
+from rd3_utils.verification import verifying
 
 
 def audited(where, images, recipe, digits, count=1, sources=("default",), salt=None):
@@ -160,3 +162,114 @@ def test_training_labels_a_store_again_with_its_teacher_or_the_one_it_names(scri
     ):
         result = script("train_student", *words, "--seeds", "1", "--out", f"out{extra}", *extra)
         assert (result.code != 0) == refused == ("its teachers say" in result.err), result.err
+
+
+# python -m rd3_utils verify STORE
+
+
+def verified(where, **options):
+    """{claim: Check} of a store."""
+    checks = verifying.verify(VerifyOptions(str(where), **options)).checks
+    return {check.claim: check for check in checks}
+
+
+def outcomes(checks):
+    """{the first two words of a claim: outcome}."""
+    return {" ".join(claim.split()[:2]): check.outcome for claim, check in checks.items()}
+
+
+@pytest.mark.parametrize("kind", ["plain", "all", "hundred"])
+def test_every_claim_of_an_honest_store_is_confirmed(stores, kind):
+    where, recipe = stores[kind]
+    verification = verifying.verify(VerifyOptions(str(where)))
+    checks = {check.claim: check for check in verification.checks}
+    assert {check.outcome for check in checks.values()} == {"confirmed"}
+    assert any(check.why == "the same bits" for check in checks.values())
+    assert any(claim.startswith("teachers recognise") for claim in checks)
+    assert verification.exit_code(strict=True) == 0  # a teacher's score was recomputed
+
+
+CLAIMS = {
+    "views": (lambda t, first: {**t, "flip": 1 - t["flip"]}, "views of", "'flip' of row 0 is"),
+    "all labels": (change_logits(lambda z, first: z.roll(1, 2)), "labels are", "only 1"),
+    "temperature": (change_logits(FORGED["colder"]), "labels of", "its teachers say"),
+    "some rows": (change_logits(some_rows), "labels of", "its teachers say"),
+    "a number that is none": (change_logits(lambda z, first: z / 0), "views of", "not finite"),
+    "another tensor": (lambda t, first: {**t, "x": torch.zeros(1)}, "views of", "holds a tensor 'x'"),
+}
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_a_forged_shard_contradicts_its_claim(forged, name):
+    change, claim, wanted = CLAIMS[name]
+    checks = verified(forged("plain", change)[0])
+    assert outcomes(checks)[claim] == "contradicted"
+    assert wanted in next(check.why for text, check in checks.items() if text.startswith(claim))
+
+
+INDEX = {  # a change of the index: (the claim that it contradicts, what is said)
+    "fewer images recognised, to fit": ({"recognised": 0.5}, "teachers recognise", "100.00 %"),
+    "another digest": ({"views_digest": "0" * 12}, "views digest", ""),
+    "other views": ({"views": {"flip": 0.9}}, "views digest", ""),
+    "another views seed": ({"views_seed": 1}, "views of", "These are not the views"),
+    "another identity of teachers": ({"teachers_id": "ab" * 32}, "teachers abababab", ""),
+    "a border": ({"border": 3}, "border 3", "0"),
+    "a better teacher": ({"teachers": {"top1": 0.999}}, "teacher local-dir:embedded/digits-teacher-convnet3, top-1", "%"),
+    "another teacher": ({"teachers": {"sha256": "ab" * 32}}, "teacher local-dir", " is a convnet3 of weights"),
+    "another architecture": ({"teachers": {"architecture": "resnet18"}}, "teacher local-dir", " is a convnet3 of weights"),
+    "rows that no file holds": ({"rows": 10**12}, "an index", "more than its shards hold"),
+    "rows that are none": ({"rows": "ten"}, "an index", "rows"),
+    "epochs that are none": ({"epochs": 1e300}, "an index", "damaged"),
+    "views that are none": ({"views": 3}, "an index", "damaged"),
+    "a knob that is none": ({"views": {"swirl": 1}}, "an index", "swirl"),
+    "a million operations": ({"views": {"randaugment": 10**9}}, "an index", ""),
+    "no teachers": ({"teachers": []}, "an index", ""),
+    "teachers that are none": ({"teachers": [3]}, "an index", ""),
+}
+
+
+@pytest.mark.parametrize("name", INDEX)
+def test_an_index_that_was_changed_is_contradicted(forged, name):
+    change, claim, wanted = INDEX[name]
+    where, _ = forged("plain", lambda tensors, first: None)
+    index = json.loads((where / "index.json").read_text())
+    for key, value in change.items():
+        if key == "views" and isinstance(value, dict):
+            value = {**index[key], **value}
+        if key == "teachers" and isinstance(value, dict):
+            value = [{**index[key][0], **value}]
+        index[key] = value
+    (where / "index.json").write_text(json.dumps(index))
+    checks = verified(where)
+    told_of = [check for text, check in checks.items() if text.startswith(claim) and check.outcome == "contradicted"]
+    assert told_of and wanted in told_of[0].why, checks
+
+
+def test_what_is_not_at_hand_is_unchecked_and_says_what_would_make_it_so(forged, second):
+    where, _ = forged("plain", lambda tensors, first: None)
+    index = json.loads((where / "index.json").read_text())
+    path = where / "index.json"
+    path.write_text(json.dumps({**index, "images": {**index["images"], "name": "my_set"}}))
+    checks = verified(where)
+    assert outcomes(checks)["labels of"] == "not checkable" and outcomes(checks)["views of"] == "confirmed"
+    assert any("nothing here is called my_set; give --distilled SOURCE" in check.why for check in checks.values())
+    assert set(outcomes(verified(where, distilled="random:ipc=1,seed=0")).values()) == {"confirmed"}
+    other = verified(where, distilled="random:ipc=1,seed=1")
+    assert any("random:ipc=1,seed=1 has the fingerprint" in check.why for check in other.values())
+    mine = verified(where, distilled="random:ipc=1,seed=0", teacher=(second,))
+    assert outcomes(mine)["labels of"] == "not checkable" and outcomes(mine)["labels are"] == "confirmed"
+    path.write_text(json.dumps({**index, "teachers": [{**index["teachers"][0], "source": "local-dir:theirs"}]}))
+    checks = verified(where)
+    assert any("give it with --teacher" in check.why and check.outcome == "not checkable" for check in checks.values())
+    path.write_text(json.dumps({**index, "class_names": list("abcdefghij")}))
+    assert [check.why for check in verified(where).values()] == ["no benchmark here has the classes a, b, c ... (10) at 8 px"]
+
+
+def test_a_shard_with_other_bytes_is_contradicted(forged):
+    where, _ = forged("plain", lambda tensors, first: None)
+    path = sorted(where.glob("*.safetensors"))[3]
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    checks = verified(where)
+    assert any("the file is damaged" in check.why and check.outcome == "contradicted" for check in checks.values())

@@ -31,7 +31,7 @@ class SoftLabelStore:
     `epochs` are read, and cycled, however many more it holds.
     """
 
-    def __init__(self, shards: "Shards", images: ImageSet, recipe: Recipe) -> None:
+    def __init__(self, shards: "Shards", images: ImageSet | None, recipe: Recipe) -> None:
         self.shards, self.images, self.recipe = shards, images, recipe
         self.audit: Audit | None = None  # by the teachers, where they are at hand
         self.agreement: float | None = None
@@ -93,13 +93,14 @@ class SoftLabelStore:
         Of the first epochs that make VIEWS_NEEDED views.
         """
         block = label_checks.Block()
-        for epoch in range(min(self.epochs, math.ceil(label_checks.VIEWS_NEEDED / len(self.images)))):
+        for epoch in range(min(self.epochs, math.ceil(label_checks.VIEWS_NEEDED / self.recipe.images))):
             block.add(*self.shown(*self.checked(epoch)))
             self.judged(block, epoch, 2)
         return block.agreeing / block.views
 
     def shown(self, views: Views, logits: torch.Tensor) -> tuple[torch.Tensor, float]:
         """`label_checks.shown_classes` of the labels of an epoch."""
+        assert self.images is not None  # `verify` alone has none, and then judges nothing
         return label_checks.shown_classes(logits, self.images.labels, self.images.labels[views.mix_partner])
 
     def judge(self, epoch: int, views: Views, logits: torch.Tensor) -> None:

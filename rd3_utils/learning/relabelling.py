@@ -139,26 +139,31 @@ def audit_of(
 def labeller_of(store: SoftLabelStore, loaded: Sequence[Teacher], benchmark: Benchmark, device: torch.device) -> Labeller:
     """The Labeller that makes the labels of `store` again, in its forward batches and its type."""
     images, index = store.images, store.index
+    assert images is not None  # a store is only read without them where nothing is labelled
     form = StoreFormat(index["forward_batch"], index["label_dtype"])
     plan = labelling.plan_store(images, store.recipe, loaded, index["views_seed"], device, form)
     return labelling.labeller_on(device, LabellingTask(plan, images, store.recipe, loaded, benchmark))
 
 
 def named_teachers(index: dict, recipe: Recipe, benchmark: Benchmark) -> list[Teacher]:
-    """The Teachers that an index names, loaded from where it says.
-
-    From the Hub, at the commit that it states, from timm and torchvision, and from what comes with the project: no other
-    folder is opened because a stranger's file says so. UserError where one cannot be had or has other weights.
-    """
-    named = [about["source"] for about in index["teachers"]]
-    loaded = labelling.load_teachers([network_source(about, benchmark) for about in index["teachers"]], recipe, benchmark)
-    for name, about, teacher in zip(named, index["teachers"], loaded):
+    """The Teachers that an index names; UserError where one cannot be had or has other weights than it states."""
+    loaded = loaded_by_name(index, recipe, benchmark)
+    for about, teacher in zip(index["teachers"], loaded):
         if teacher.sha256 != about["sha256"]:
             raise UserError(
-                f"teacher {name} has weights {teacher.sha256[:8]}, the labels are by "
-                f"{str(about['sha256'])[:8]}; give --teacher."
+                f"teacher {about['source']} has weights {teacher.sha256[:8]}, the labels are by {str(about['sha256'])[:8]}; "
+                "give --teacher."
             )
     return loaded
+
+
+def loaded_by_name(index: dict, recipe: Recipe, benchmark: Benchmark) -> list[Teacher]:
+    """The Teachers at the sources that an index states, whatever their weights.
+
+    From the Hub, at the commit that it states, from timm and torchvision, and from what comes with the project: no other
+    folder is opened because a stranger's file says so. UserError where one cannot be had.
+    """
+    return labelling.load_teachers([network_source(about, benchmark) for about in index["teachers"]], recipe, benchmark)
 
 
 def network_source(about: dict, benchmark: Benchmark) -> str:
