@@ -15,7 +15,8 @@ Keys of a shard of K epochs of N images, C classes:
     order        U32 [K, N]
     patch_order  U8 [K, N, 2, F] where patches are shuffled
 
-and where view operations are used, what they drew: the columns that docs/knobs.md lists, [K, N] or [K, N, n].
+and where view operations are used, what they drew: the columns that docs/knobs.md lists, [K, N] or [K, N, n]. The index, and
+test vectors of views, are in docs/soft_labels.md.
 """
 
 import dataclasses
