@@ -458,8 +458,9 @@ def test_a_checkpoint_restores_everything(recipe, hundred, digits, tmp_path):
     one, other = fresh(), fresh()
     step(one, 3)
     labels = {"kind": "soft", "views_seed": 0}
-    training.save_checkpoint(tmp_path / "c.checkpoint", one, labels, 3, 9.5, [{"loss": 1.0}])
-    assert training.load_checkpoint(tmp_path / "c.checkpoint", other, labels) == (3, 9.5, [{"loss": 1.0}])
+    history = [{"epoch": epoch, "loss": 1.0} for epoch in range(3)]
+    training.save_checkpoint(tmp_path / "c.checkpoint", one, labels, 3, 9.5, history)
+    assert training.load_checkpoint(tmp_path / "c.checkpoint", other, labels) == (3, 9.5, history)
     with pytest.raises(UserError, match="learned from other labels"):
         training.load_checkpoint(tmp_path / "c.checkpoint", fresh(), {**labels, "views_seed": 1})
     step(one, 2), step(other, 2)
@@ -480,7 +481,7 @@ def test_a_damaged_checkpoint_is_said_and_never_trained_on(recipe, hundred, digi
         others = students.create("convnet2", digits, seed).state_dict()
         return all(torch.equal(others[name], tensor) for name, tensor in network.state_dict().items())
 
-    training.save_checkpoint(path, learner(0), labels, 3, 9.5, [])
+    training.save_checkpoint(path, learner(0), labels, 0, 9.5, [])
     whole = path.read_bytes()
     damaged = []
     if damage == "a bit":
@@ -498,7 +499,7 @@ def test_a_damaged_checkpoint_is_said_and_never_trained_on(recipe, hundred, digi
         if resumed == (0, 0.0, []):
             assert "damaged: this student starts again" in capsys.readouterr().err and same(fresh.student, 1)
         else:  # a bit that says nothing, as of a record's date: what is read is what was written
-            assert damage == "a bit" and resumed == (3, 9.5, []) and same(fresh.student, 0)
+            assert damage == "a bit" and resumed == (0, 9.5, []) and same(fresh.student, 0)
 
 
 def test_effective_precision_says_what_really_runs():

@@ -250,7 +250,7 @@ def check_use(where: object, index: dict, images: ImageSet, recipe: Recipe, view
         "views",
         {k: index["views"].get(k) for k in different} or index["views_digest"],
         {k: wanted.get(k) for k in different} or recipe.views_digest,
-        same=index["views_digest"] == recipe.views_digest,
+        same=index["views_digest"] == recipe.views_digest and not different,
     )
     check_same(where, "views seed", index["views_seed"], views_seed)
     check_same(where, "a number of rows of", index["rows"], len(images))

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -317,7 +318,8 @@ def save_checkpoint(path: Path | str, learner: Learner, labels: dict, epoch: int
 def load_checkpoint(path: Path | str, learner: Learner, labels: dict) -> tuple[int, float, list[dict]]:
     """(epochs done, seconds, history) after restoring the Learner at `path`; (0, 0.0, []) if there is none or it is damaged.
 
-    UserError if it learned from other labels than `labels` (plain data), or if its weights are no numbers.
+    UserError if it learned from other labels than `labels` (plain data), if its weights are no numbers, or if its history is
+    not that of the epochs that it says are done.
     """
     state = read_checkpoint(Path(path))
     if state is None:
@@ -338,7 +340,19 @@ def load_checkpoint(path: Path | str, learner: Learner, labels: dict) -> tuple[i
             f"{path}, of a training that was stopped, holds weights that are no finite numbers; remove that file, and the "
             "same command starts this training again."
         )
+    check_epochs_done(state["history"], state["epoch"], path)
     return state["epoch"], state["seconds"], state["history"]
+
+
+def check_epochs_done(history: Any, epochs: Any, path: Path | str) -> None:
+    """UserError unless a `history` has the entries of the first `epochs`: a training that resumes adds those of the others."""
+    entries = history if isinstance(history, list) else []
+    done = [entry.get("epoch") if isinstance(entry, dict) else None for entry in entries]
+    if type(epochs) is not int or done != list(range(epochs)):
+        raise UserError(
+            f"{path}, of a training that was stopped, says that {str(epochs)[:20]} epochs are done, its history has "
+            f"{len(done)}; remove that file, and the same command starts this training again."
+        )
 
 
 def read_checkpoint(path: Path) -> dict | None:
