@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from rd3_utils.data import label_checks
 from rd3_utils.data.images import ImageSet
 from rd3_utils.data.shards import Folder, HubFolder
-from rd3_utils.data.soft_labels import SHARD, border_of, label_layout, read_index, recognised, unpacked, view_tensors
+from rd3_utils.data.soft_labels import SHARD, border_of, label_layout, mistaken, read_index, recognised, unpacked, view_tensors
 from rd3_utils.data.views import Views, draw
 from rd3_utils.errors import UserError
 from rd3_utils.hub import file_sha256
@@ -53,7 +53,7 @@ class SoftLabelStore:
     @property
     def origin(self) -> dict:
         """Of no weight for what is learned: where labels came from, if from the Hub, and what teachers made of the images."""
-        return {**self.shards.files.origin, **recognised(self.index)}
+        return {**self.shards.files.origin, **recognised(self.index), **mistaken(self.index)}
 
     def describe(self) -> dict:
         """What a Run records of its labels: of the epochs that are read, in bytes their part of each shard."""

@@ -217,10 +217,10 @@ def quantised(logits: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"logits_q": q, "logits_lo": lo, "logits_scale": scale}
 
 
-def finish(where: Path, plan: StorePlan, recognised: float) -> None:
+def finish(where: Path, plan: StorePlan, recognised: dict) -> None:
     """Write index.json over the shards of `plan`, with the SHA-256 of each; UserError if one is missing.
 
-    `recognised` is the share of the images that the teachers put into their own class.
+    `recognised` is what teachers make of the images, as labelling.recognition gives it.
 
     Shards of an earlier, shorter store in the same folder are then removed.
     """
@@ -231,7 +231,7 @@ def finish(where: Path, plan: StorePlan, recognised: float) -> None:
             raise UserError(f"{path} is missing or not what was planned; run generate_soft_labels.py again.")
         entry = {"file": name, "epochs": [first, stop], "bytes": path.stat().st_size, "sha256": file_sha256(path)}
         shards.append({**entry, "tensors": offsets(path)})
-    index = {**plan.header, "recognised": recognised, "epochs_per_shard": plan.epochs_per_shard, "shards": shards}
+    index = {**plan.header, **recognised, "epochs_per_shard": plan.epochs_per_shard, "shards": shards}
     files.write_whole(where / "index.json", json.dumps(index, indent=1) + "\n")
     mine = {name for name, _, _ in plan.shards}
     for stale in where.glob("labels-*.safetensors"):
@@ -288,3 +288,8 @@ def recognised(index: dict) -> dict:
     """{"recognised": share of the images that the teachers put into their own class}; {} of an older store."""
     share: Any = index.get("recognised")
     return {"recognised": share} if type(share) in (int, float) and 0 <= share <= 1 else {}
+
+
+def mistaken(index: dict) -> dict:
+    """{"mistaken": classes that look swapped to the teachers}, as labelling.recognition gives it; {} where there are none."""
+    return {"mistaken": index["mistaken"]} if index.get("mistaken") else {}

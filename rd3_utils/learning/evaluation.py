@@ -80,7 +80,21 @@ def accuracy(
     whitening: Whitening | None = None,
     whose: str = "the network",
 ) -> Score:
-    """The Score of `network` on the ImageSet `test`, the same in every process.
+    """The Score of `network` on the ImageSet `test`, the same in every process; see `graded`."""
+    return graded(network, test, benchmark, accelerator, exact, whitening, whose=whose)[0]
+
+
+def graded(
+    network: nn.Module,
+    test: ImageSet,
+    benchmark: Benchmark,
+    accelerator: Accelerator,
+    exact: bool = False,
+    whitening: Whitening | None = None,
+    *,
+    whose: str = "the network",
+) -> tuple[Score, torch.Tensor]:
+    """(the Score of `network` on the ImageSet `test`, its first answers int64 [N]), the same in every process.
 
     Process r scores rows r, r + P, ...; the rows that come back must be each test row exactly once, or UserError. Diverged,
     in every process, where weights or outputs are no finite numbers in one of them; `whose` names the network.
@@ -97,7 +111,7 @@ def accuracy(
     pairs = [(rows.numpy(), best[0].numpy())]
     pairs = gather_object(pairs) if accelerator.num_processes > 1 else pairs
 
-    def compute() -> Score:
+    def compute() -> tuple[Score, torch.Tensor]:
         rows = torch.cat([torch.from_numpy(r) for r, _ in pairs])
         best = torch.cat([torch.from_numpy(b) for _, b in pairs if len(b)])
         rows, places = rows.sort()
@@ -106,6 +120,7 @@ def accuracy(
         import evaluate  # takes a second, and only scores need it
 
         metric = evaluate.load(str(METRIC), keep_in_memory=True, experiment_id=uuid.uuid4().hex)
-        return Score(**metric.compute(predictions=best[places].numpy(), references=test.labels.numpy()))
+        score = Score(**metric.compute(predictions=best[places].numpy(), references=test.labels.numpy()))
+        return score, best[places, 0]
 
     return from_main(accelerator, compute)

@@ -7,6 +7,7 @@ With labels.teacher_bn = "groups:N" the batches are those of N views in the epoc
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from rd3_utils.data.images import ImageSet
 from rd3_utils.data.soft_labels import StorePlan
 from rd3_utils.errors import UserError
 from rd3_utils.launch import raise_on_all
-from rd3_utils.learning import evaluation, teachers
+from rd3_utils.learning import confusion, evaluation, teachers
 from rd3_utils.learning.teachers import Teacher
 from rd3_utils.learning.training import on_device
 from rd3_utils.options import LabelOptions, TrainOptions
@@ -154,6 +155,7 @@ def make_labels(
     mine = missing[accelerator.process_index :: accelerator.num_processes]
     task = dataclasses.replace(task, teachers=examined, plan=plan)
     labeller = labeller_on(accelerator.device, task)
+    recognised = accepted_recognition(labeller.network, task, accelerator)
 
     def write_mine() -> None:
         for name, first, stop in tqdm(mine, desc=f"labels {task.images.name}", unit="shard", leave=False):
@@ -166,9 +168,8 @@ def make_labels(
                 finished([where / name for name in whole])
 
     raise_on_all(accelerator, write_mine)
-    share = share_recognised(labeller.network, task, accelerator)
     if accelerator.is_main_process:
-        soft_labels.finish(where, plan, share)
+        soft_labels.finish(where, plan, recognised)
     accelerator.wait_for_everyone()
     return where
 
@@ -179,13 +180,36 @@ def labeller_on(device: torch.device, task: LabellingTask) -> Labeller:
     return Labeller(network, on_device(task.images.images, device), task.recipe, task.plan, device)
 
 
-def share_recognised(network: nn.Module, task: LabellingTask, accelerator: Accelerator) -> float:
-    """Share of the images, as they are, that the task's teachers put into their own class; batch norm in eval mode.
+def recognition(network: nn.Module, task: LabellingTask, accelerator: Accelerator) -> dict:
+    """{"recognised": the share of the images, as they are, that the task's teachers put into their own class}.
 
-    Images that a teacher takes for other classes have soft labels that speak of those: it is what such labels are worth.
+    Images that a teacher takes for other classes have soft labels that speak of those: it is what such labels are worth. Batch
+    norm in eval mode. Classes that look swapped (confusion.py) stand in it as "mistaken", where there are any.
     """
-    whose = f"the teacher, shown {task.images.name}"
-    return evaluation.accuracy(network, task.images, task.benchmark, accelerator, exact=True, whose=whose).top1
+    images, whose = task.images, f"the teacher, shown {task.images.name}"
+    score, answers = evaluation.graded(network, images, task.benchmark, accelerator, exact=True, whose=whose)
+    table = confusion.confusion_table(answers, images.labels, len(images.class_names))
+    confused = [dataclasses.asdict(one) for one in confusion.mistaken(table, images.class_names)[: confusion.MOST]]
+    return {"recognised": score.top1, **({"mistaken": confused} if confused else {})}
+
+
+def share_recognised(network: nn.Module, task: LabellingTask, accelerator: Accelerator) -> float:
+    """The share of `recognition` alone."""
+    return recognition(network, task, accelerator)["recognised"]
+
+
+def accepted_recognition(network: nn.Module, task: LabellingTask, accelerator: Accelerator) -> dict:
+    """`recognition`; classes that look swapped are said, and UserError where all are."""
+    known = recognition(network, task, accelerator)
+    confused = [confusion.Mistaken(**one) for one in known.get("mistaken", ())]
+    if len(confused) == len(task.images.class_names) or (len(confused) == confusion.MOST and known["recognised"] == 0):
+        raise UserError(
+            f"the classes of {task.images.name} stand in another order than the teacher learned: "
+            f"{confusion.in_words(confused)}. Put its labels or class names right."
+        )
+    if confused and accelerator.is_main_process:
+        print(f"{task.images.name}: classes look swapped to the teacher: {confusion.in_words(confused)}.", file=sys.stderr)
+    return known
 
 
 @torch.no_grad()
@@ -262,7 +286,7 @@ class OnlineLabels:
     def __init__(self, task: LabellingTask, accelerator: Accelerator) -> None:
         self.plan, self.labeller = task.plan, labeller_on(accelerator.device, task)
         self.teachers = teachers.described(task.teachers, task.plan.ensemble)
-        self.origin = {"recognised": share_recognised(self.labeller.network, task, accelerator)}
+        self.origin = accepted_recognition(self.labeller.network, task, accelerator)
         self.at: int | None = None
         self.last: tuple[views.Views, torch.Tensor] | None = None
 

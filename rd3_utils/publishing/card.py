@@ -21,6 +21,7 @@ from rd3_utils import files
 from rd3_utils.arms.planned_runs import PlannedRun, citations
 from rd3_utils.data import overlap, sources
 from rd3_utils.data.sources import NetworkSource
+from rd3_utils.learning import confusion
 from rd3_utils.options import TrainOptions
 from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.protocols.knobs import NEUTRAL, SECTIONS, TAUGHT
@@ -240,6 +241,10 @@ def banners(runs: list[Run], protocol: Protocol) -> list[str]:
     for name, share in strange.items():
         warnings.append(f"The teacher puts only {reports.percent(share)} % of the images of {name} into their own class: its "
                         "soft labels speak of others.")  # fmt: skip
+    swapped = {run.images.name: run.labels.mistaken for run in runs if run.labels.mistaken}
+    for name, classes in swapped.items():
+        text = confusion.in_words([confusion.Mistaken(**dataclasses.asdict(one)) for one in classes])
+        warnings.append(f"{name}: classes look swapped to the teacher: {text}.")
     if len({run.views_seed for run in runs}) > 1:
         warnings.append("The views of these runs were drawn from different seeds.")
     return warnings

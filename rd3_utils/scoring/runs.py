@@ -125,6 +125,16 @@ class Network:
 
 
 @dataclass(frozen=True)
+class RunMistaken:
+    """A class whose images a teacher takes for another; see learning/confusion.py."""
+
+    own: str = stated(*A_TEXT)
+    taken_for: str = stated(*A_TEXT)
+    times: int = stated(*WHOLE_NUMBER)
+    images: int = stated(*A_COUNT)
+
+
+@dataclass(frozen=True)
 class RunLabels:
     """What the student was told, as the reader of the labels describes it; None: not stated, or of no meaning for the kind."""
 
@@ -142,6 +152,7 @@ class RunLabels:
     device: str | None = stated(or_none(is_name), "a kind of device", default=None)
     online: bool = stated(*A_FLAG, default=False)
     recognised: float | None = stated(*MAYBE_FRACTION, default=None)
+    mistaken: tuple[RunMistaken, ...] = part(default=())
     source: str | None = stated(or_none(is_text), "a text", default=None)
     commit: str | None = stated(*COMMIT, default=None)
 

@@ -12,7 +12,7 @@ from rd3_utils.data.images import ImageSet
 from rd3_utils.data.overlap import Overlap
 from rd3_utils.data.sources import Source
 from rd3_utils.errors import UserError
-from rd3_utils.learning import search
+from rd3_utils.learning import confusion, evaluation, search, teachers
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.scoring import runs, searches, shapes
@@ -211,6 +211,8 @@ def of_set(source: Source, commit: str | None, looked: Looked) -> Iterator[Check
     yield confirmed(source.text, what_it_is, "read, decoded and counted", f"fingerprint {images.fingerprint[:HEX]}")
     yield from of_provenance(about, images, name)
     yield from of_overlap(source.text, images, name, looked)
+    for teacher in looked.at_hand.options.teacher:
+        yield of_classes(source.text, images, teacher, benchmark, looked.at_hand)
 
 
 def benchmark_of(about: dict[str, Any], at_hand: AtHand) -> str | None:
@@ -265,3 +267,21 @@ def of_overlap(place: str, images: ImageSet, benchmark: str, looked: Looked) -> 
         else:
             other = f"; {len(copies.conflicts)} of another class" if some is copies.repeated and copies.conflicts else ""
             yield contradicted(place, claim, COMPARED, here + other)
+
+
+def of_classes(place: str, images: ImageSet, source: str, benchmark: Benchmark, at_hand: AtHand) -> Check:
+    """Whether a teacher takes a set's classes for what they are called; of few images per class it can tell little."""
+    claim, how = "its classes are those that they are called", f"shown to the teacher {source}"
+    try:
+        teacher = teachers.load(source, benchmark)
+    except UserError as error:
+        return unchecked(place, claim, str(error), how)
+    network = teachers.Ensemble([teacher], benchmark, "logits").to(at_hand.accelerator.device)
+    score, answers = evaluation.graded(network, images, benchmark, at_hand.accelerator, exact=True, whose=source)
+    confused = confusion.mistaken(confusion.confusion_table(answers, images.labels, len(benchmark.classes)), benchmark.classes)
+    if confused:
+        return contradicted(place, claim, how, confusion.in_words(confused))
+    share = f"it recognises {100 * score.top1:.1f} % of the images"
+    if score.top1 < 0.5:
+        return unchecked(place, claim, f"{share}, too few to tell; another teacher may know them", how)
+    return confirmed(place, claim, how, share)
