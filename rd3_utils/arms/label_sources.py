@@ -101,7 +101,8 @@ def taught_labels(cells: Sequence[PlannedRun], maker: LabelMaker) -> Callable[[P
         named = teachers_of(cell.recipe) if options.teacher else None
         where, teachers_id = find_store(cell, maker, published, named)
         store = recordable(label_store.load_store(where, cell.images, cell.recipe.labelled, cell.views_seed, teachers_id))
-        if batches := CHECKED if options.check_labels is None and named else options.check_labels or 0:
+        checked = CHECKED if named and not soft_labels.is_imported(store.index) else 0
+        if batches := checked if options.check_labels is None else options.check_labels:
             named = named or relabelling.named_teachers(store.index, cell.recipe, maker.benchmark)
             store.audit = relabelling.audit_of(store, named, maker.benchmark, batches, maker.accelerator)
         return store

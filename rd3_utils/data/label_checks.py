@@ -13,6 +13,7 @@ import torch
 
 from rd3_utils.data import soft_labels
 from rd3_utils.errors import UserError
+from rd3_utils.protocols.recipe import Recipe
 
 Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]  # {key of a shard: (type, shape of one epoch)}
 
@@ -56,6 +57,42 @@ def check_views(stored: Mapping[str, torch.Tensor], drawn: Mapping[str, torch.Te
             raise UserError(
                 f"epoch {epoch} of {name}: '{key}' of row {row} is {stored[key][row].tolist()}, the recipe draws "
                 f"{wanted[row].tolist()}. These are not the views of this recipe and views seed; make the labels again."
+            )
+
+
+def check_stored_views(stored: Mapping[str, torch.Tensor], recipe: Recipe, border: int, epoch: int, name: str) -> None:
+    """UserError, with row and value, unless the views of imported labels are possible ones of the recipe's kind.
+
+    Nothing draws them again: boxes inside the image with its border, halves of a mixing that a student can make, an order
+    that has every row once, and no view operation but crop, patch shuffle, flip and mixing.
+    """
+    size, n = recipe.image_size, recipe.images
+    numbers = {key: column if column.is_floating_point() else column.long() for key, column in stored.items()}
+    box, mixed = numbers["box"], numbers["mix_box"]
+    side = size + 2 * border
+    right = {
+        "box": (box[:, 2:] > 0).all(1) & (box[:, :2] + box[:, 2:] <= side).all(1),
+        "flip": numbers["flip"] <= 1,
+        "mix_partner": numbers["mix_partner"] < n,
+        "mix_box": (mixed[:, :2] <= mixed[:, 2:]).all(1) & (mixed[:, 2:] <= size).all(1),
+        "order": numbers["order"].sort().values == torch.arange(n),
+    }
+    if border:  # pixels move, none is resampled
+        right["box"] &= (box[:, 2:] == size).all(1)
+    if "mix_lam" in numbers:
+        right["mix_lam"] = (numbers["mix_lam"] >= 0) & (numbers["mix_lam"] <= 1)
+    if "patch_order" in numbers:
+        strips = numbers["patch_order"]
+        right["patch_order"] = (strips.sort(2).values == torch.arange(strips.shape[2])).flatten(1).all(1)
+    strange = stored.keys() - right.keys() - {"logits", "logits_q", "logits_lo", "logits_scale"}
+    if strange:
+        raise UserError(f"{name} holds imported labels with '{min(strange)}', an operation that is not imported; leave it out.")
+    for key, good in right.items():
+        if not bool(good.all()):
+            row = int((~good).nonzero()[0, 0])
+            raise UserError(
+                f"epoch {epoch} of {name}: '{key}' of row {row} is {stored[key][row].tolist()}, which no view of {n} images of "
+                f"{size} px can have; import the labels again."
             )
 
 

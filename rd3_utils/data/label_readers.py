@@ -91,7 +91,9 @@ class StaticLabels:
 
     def describe(self) -> dict:
         """What a Run records of its labels: those of the plain images, and the views that students see."""
-        return {**self.plain.describe(), "kind": "static", "student_views_digest": self.recipe.views_digest}
+        plain = self.plain.describe()
+        kind = "imported" if plain["kind"] == "imported" else "static"
+        return {**plain, "kind": kind, "student_views_digest": self.recipe.views_digest}
 
     def epoch(self, epoch: int) -> tuple[Views, torch.Tensor]:
         """(Views, logits) of `epoch`."""

@@ -1,9 +1,10 @@
 """Reading a label store: checked against images, recipe and teachers, then epoch -> (Views, logits [N, C])."""
 
+import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from safetensors import SafetensorError, safe_open
 
-from rd3_utils.data import label_checks
+from rd3_utils.data import label_checks, soft_labels
 from rd3_utils.data.images import ImageSet
 from rd3_utils.data.shards import Folder, HubFolder
 from rd3_utils.data.soft_labels import SHARD, border_of, label_layout, mistaken, read_index, recognised, unpacked, view_tensors
@@ -61,7 +62,8 @@ class SoftLabelStore:
         for shard in self.index["shards"]:
             first, stop = shard["epochs"]
             size += round(shard["bytes"] * min(1.0, max(0, self.epochs - first) / (stop - first)))
-        return {"kind": "soft", "bytes": size, **described(self.index, self.epochs)}
+        kind = "imported" if soft_labels.is_imported(self.index) else "soft"
+        return {"kind": kind, "bytes": size, **described(self.index, self.epochs)}
 
     def epoch(self, epoch: int) -> tuple[Views, torch.Tensor]:
         """(Views, logits float32 [N, C]) of `epoch`; epochs beyond the store's `epochs` cycle. UserError for what is forged."""
@@ -75,14 +77,21 @@ class SoftLabelStore:
         return views, logits
 
     def checked(self, epoch: int) -> tuple[Views, torch.Tensor]:
-        """(Views, logits) of `epoch`: the views drawn, and the store's found to be the same; the logits finite."""
+        """(Views, logits) of `epoch`: the views drawn, and the store's found to be the same; the logits finite.
+
+        Of imported labels the store's own views, found to be possible ones.
+        """
         name, recipe = str(self.shards.files), self.recipe
         views = draw(recipe, self.index["views_seed"], epoch)
         columns = view_tensors(views, recipe.image_size, border_of(recipe))
         layout = {key: (column.dtype, tuple(column.shape)) for key, column in columns.items()}
         layout |= label_layout(recipe.images, recipe.classes, self.index["label_dtype"])
         stored = self.shards.read(epoch, layout)
-        label_checks.check_views(stored, columns, epoch, name)
+        if soft_labels.is_imported(self.index):
+            label_checks.check_stored_views(stored, recipe, border_of(recipe), epoch, name)
+            views = stored_views(stored, border_of(recipe), views)
+        else:
+            label_checks.check_views(stored, columns, epoch, name)
         logits = unpacked(stored)
         label_checks.check_finite_labels(logits, epoch, name)
         return views, logits
@@ -129,6 +138,18 @@ class SoftLabelStore:
                 raise
             self.audit.of_epoch(self, epoch)
             return True
+
+
+def stored_views(stored: Mapping[str, torch.Tensor], border: int, drawn: Views) -> Views:
+    """The Views that shards hold of one epoch of imported labels; of what they do not hold, those `drawn`: no patch shuffle."""
+    held = {key: stored[key].long() for key in ("box", "mix_partner", "mix_box", "order")}
+    held["box"] -= torch.tensor([border, border, 0, 0])
+    held["flip"] = stored["flip"].bool()
+    if "patch_order" in stored:
+        held["patch_order"] = stored["patch_order"].long()
+    if "mix_lam" in stored:
+        held["mix_weight"] = stored["mix_lam"]
+    return dataclasses.replace(drawn, **held)
 
 
 class Audit(Protocol):

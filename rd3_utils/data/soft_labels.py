@@ -23,7 +23,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from rd3_utils.data.views import Views
 
 FORMAT = 1
+UNSTATED = [("teacher_bn", "eval"), ("views_from", "recipe")]  # defaults that no header names
 LEAST_SHARDS = 16  # a kill or a lost process costs at most a sixteenth of the labels, also where all would fit one file
 SHARD = re.compile(r"labels-\d+-of-\d+\.safetensors")  # no name that an index may state leaves its folder
 
@@ -70,6 +71,7 @@ class StorePlan:
     device: str  # kind of device that made the logits
     shard_mb: int
     teacher_bn: str = "eval"  # of labels.teacher_bn; headers name it only where it is not the default
+    views_from: str = "recipe"  # "store": imported labels, whose views are not drawn; named only then, too
 
     @property
     def epoch_bytes(self) -> int:
@@ -92,7 +94,7 @@ class StorePlan:
     @property
     def header(self) -> dict:
         """The store's metadata as it stands in every shard and in the index: plain data, no machine paths."""
-        stated = {key: value for key, value in dataclasses.asdict(self).items() if (key, value) != ("teacher_bn", "eval")}
+        stated = {key: value for key, value in dataclasses.asdict(self).items() if (key, value) not in UNSTATED}
         return {"format": "rd3-soft-labels", "version": FORMAT, **stated, "temperature": 1.0}
 
 
@@ -217,10 +219,27 @@ def quantised(logits: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"logits_q": q, "logits_lo": lo, "logits_scale": scale}
 
 
+def write_imported(where: Path, plan: StorePlan, epochs: "Iterable[tuple[Views, torch.Tensor]]") -> None:
+    """Write a whole store of labels that another tool made: of each epoch of `plan` its Views and logits float32 [N, C].
+
+    The views are that tool's own, so students train on those that are stored and every output says imported.
+    """
+    plan, each = dataclasses.replace(plan, views_from="store"), iter(epochs)
+    for name, first, stop in plan.shards:
+        views, logits = zip(*(next(each) for _ in range(first, stop)))
+        write_shard(where / name, plan, first, stop, views, torch.stack(logits))
+    finish(where, plan, {})
+
+
+def is_imported(index: dict) -> bool:
+    """Whether another tool made the labels and the views, which are then read from the store and not drawn."""
+    return index.get("views_from", "recipe") != "recipe"
+
+
 def finish(where: Path, plan: StorePlan, recognised: dict) -> None:
     """Write index.json over the shards of `plan`, with the SHA-256 of each; UserError if one is missing.
 
-    `recognised` is what teachers make of the images, as labelling.recognition gives it.
+    `recognised` is what teachers make of the images, as labelling.recognition gives it; {} where nobody looked.
 
     Shards of an earlier, shorter store in the same folder are then removed.
     """

@@ -194,6 +194,8 @@ class Gathering:
                 data = run_files.contents(where)
                 if is_run:
                     run, protocol = vetting.vetted(data)
+                    if run.labels.kind == "imported":
+                        raise Refused("its labels are imported: another tool drew their views, not its protocol")
                     self.protocols.setdefault(run.protocol.digest, protocol)
                     self.runs.append(Listed(run, origin, path))
                 else:

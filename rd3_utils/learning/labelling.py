@@ -119,6 +119,8 @@ def is_complete(where: Path, plan: StorePlan) -> bool:
     if not (where / "index.json").is_file():
         return False
     index = soft_labels.read_index(where)
+    if soft_labels.is_imported(index):
+        raise UserError(f"{where} already holds imported labels; give another folder for labels, or remove that one.")
     for key in ("label_dtype", "forward_batch", "device"):
         if index[key] != getattr(plan, key):
             raise UserError(
@@ -191,11 +193,6 @@ def recognition(network: nn.Module, task: LabellingTask, accelerator: Accelerato
     table = confusion.confusion_table(answers, images.labels, len(images.class_names))
     confused = [dataclasses.asdict(one) for one in confusion.mistaken(table, images.class_names)[: confusion.MOST]]
     return {"recognised": score.top1, **({"mistaken": confused} if confused else {})}
-
-
-def share_recognised(network: nn.Module, task: LabellingTask, accelerator: Accelerator) -> float:
-    """The share of `recognition` alone."""
-    return recognition(network, task, accelerator)["recognised"]
 
 
 def accepted_recognition(network: nn.Module, task: LabellingTask, accelerator: Accelerator) -> dict:

@@ -117,6 +117,11 @@ def audit_of(
     by accuracy has the accuracies that the index states.
     """
     index, rule = store.index, store.recipe.labels
+    if soft_labels.is_imported(index):
+        raise UserError(
+            f"the soft labels in {store.shards.files} are imported: another tool made their views, which are not its teachers' "
+            "to the bit; they cannot be labelled again, leave out --check-labels."
+        )
     mine = teachers.teachers_id(loaded, rule.ensemble, rule.teacher_bn)
     if mine != index["teachers_id"]:
         raise UserError(

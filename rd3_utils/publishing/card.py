@@ -24,7 +24,7 @@ from rd3_utils.data.sources import NetworkSource
 from rd3_utils.learning import confusion
 from rd3_utils.options import TrainOptions
 from rd3_utils.protocols.benchmark import Benchmark
-from rd3_utils.protocols.knobs import NEUTRAL, SECTIONS, TAUGHT
+from rd3_utils.protocols.knobs import NEUTRAL, SECTIONS
 from rd3_utils.protocols.protocol import Protocol
 from rd3_utils.publishing import card_runs, plots, terminal
 from rd3_utils.scoring import report as reports
@@ -40,6 +40,7 @@ LABEL_KINDS = {
     "hard": "their classes as labels",
     "plain": "one teacher label per image and no augmentation",
     "static": "one teacher label per image",
+    "imported": "soft labels that were imported from another tool",
     "learned": "the labels that come with them",
 }
 
@@ -228,6 +229,9 @@ def banners(runs: list[Run], protocol: Protocol) -> list[str]:
     checked = {run.images.name: run.images.checks for run in runs if run.images.checks}
     for name, checks in checked.items():
         warnings += [f"{name}: {text}." for text in overlap.in_words(dataclasses.asdict(checks))]
+    if any(run.labels.kind == "imported" for run in runs):
+        warnings.append("The soft labels of these runs are imported: another tool made them and their views, which the recipe "
+                        "did not draw; do not compare with labels made here.")  # fmt: skip
     precision = runs[0].environment.precision
     if precision != "fp32":
         warnings.append(f"Students were trained in {precision}: do not compare with fp32 results.")
@@ -344,7 +348,7 @@ def provenance_section(runs: list[Run]) -> list[str]:
     for run in runs:
         image_set, label = run.images, run.labels
         images.append([getattr(image_set, key) for key in ("name", "source", "commit", "fingerprint", "images", "ipc")])
-        if label.kind in TAUGHT:
+        if label.of_teachers:
             facts = label.epochs, label.bytes, label.label_dtype, label.forward_batch, label.device
             origin = label.source or "made here", label.commit
             labels.append([image_set.name, store_of(run), *facts, *origin, reports.percent(label.recognised)])
@@ -362,7 +366,7 @@ def provenance_section(runs: list[Run]) -> list[str]:
 def store_of(run: Run) -> str:
     """How the folder of a Run's label store is called, "classes" for hard labels, "own" for those of the images themselves."""
     labels = run.labels
-    if labels.kind not in TAUGHT:
+    if not labels.of_teachers:
         return {"hard": "classes", "learned": "own"}[labels.kind]
     assert labels.teachers_id is not None
     return f"{labels.teachers_id[:8]}-{labels.views_digest}-s{labels.views_seed}"

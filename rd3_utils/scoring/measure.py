@@ -67,6 +67,7 @@ FACTS: dict[str, Callable[[Run], Any]] = {  # in this order: the first differenc
     "train split": lambda run: run.images.train and run.images.train.fingerprint,
     "recipe": recipe_of,
     "kind of views": lambda run: run.views,
+    "views of the labels": lambda run: "imported" if run.labels.kind == "imported" else "drawn",
     "kind of labels": lambda run: run.labels.kind,
     "views digest": lambda run: run.labels.views_digest,
     "views digest of students": lambda run: run.labels.student_views_digest,
@@ -81,8 +82,8 @@ UNKNOWN = {  # what older Runs do not state: then nothing is said against them
     "dropout of the network", "stochastic depth of the network", "number of parameters", "views per teacher pass",
     "label dtype",
 }  # fmt: skip
-OF_LABELS = frozenset(list(FACTS)[list(FACTS).index("kind of labels") :])
-TOLD = frozenset({"views seed", "teachers", "rule of the ensemble", "batch norm of the teachers"})  # arms of one kind share it
+OF_LABELS = frozenset(list(FACTS)[list(FACTS).index("views of the labels") :])
+TOLD = frozenset({"views of the labels", "views seed", "teachers", "rule of the ensemble", "batch norm of the teachers"})  # arms of one kind share it
 OF_IMAGES = frozenset({"images", "train split"})
 DROPPING = frozenset({"dropout of the network", "stochastic depth of the network"})
 NETWORK = frozenset({"student", "initialisation of the network", "number of parameters"}) | DROPPING

@@ -19,6 +19,7 @@ from rd3_utils import files, units
 from rd3_utils.data import sources
 from rd3_utils.data.sources import Source
 from rd3_utils.errors import UserError
+from rd3_utils.protocols.knobs import TAUGHT
 from rd3_utils.scoring import shapes
 from rd3_utils.scoring.shapes import (
     Refused,
@@ -155,6 +156,11 @@ class RunLabels:
     mistaken: tuple[RunMistaken, ...] = part(default=())
     source: str | None = stated(or_none(is_text), "a text", default=None)
     commit: str | None = stated(*COMMIT, default=None)
+
+    @property
+    def of_teachers(self) -> bool:
+        """Whether teachers made them, here or, imported ones, with another tool."""
+        return self.kind in (*TAUGHT, "imported")
 
 
 @dataclass(frozen=True)

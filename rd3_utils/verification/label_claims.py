@@ -34,6 +34,7 @@ DAMAGED = (TypeError, KeyError, AttributeError, IndexError, ValueError, Overflow
 DRAWN = re.compile(r"random-ipc([1-9][0-9]{0,9})-seed(0|[1-9][0-9]{0,17})")  # the name of a draw of random images
 FLIPS = 0.001  # of the images: near ties that another device decides otherwise
 PINNED = ("hf-hub", "local-dir")  # sources of networks whose weights cannot have moved: by commit, or of this project
+IMPORTED = "imported labels: another tool made their views; labels made here with --teacher can be checked"
 GIVE_IMAGES, GIVE_TEACHER = "give --distilled SOURCE with them", "give it with --teacher"
 
 
@@ -336,7 +337,10 @@ def of_reading(mine: Claimed, reading: Reading) -> Iterator[Check]:
     if "views" in refused:
         yield contradicted(mine.place, claim, how, refused["views"])
         return
-    yield confirmed(mine.place, claim, how, "labels are finite")
+    if soft_labels.is_imported(mine.index):
+        yield unchecked(mine.place, claim, IMPORTED, "each is a possible view; labels are finite")
+    else:
+        yield confirmed(mine.place, claim, how, "labels are finite")
     if mine.store.images is not None:
         yield of_agreement(mine, reading)
     claim = f"labels of {epochs} epochs of {rows} images"
@@ -379,8 +383,14 @@ def of_recognised(mine: Claimed, at_hand: AtHand) -> Iterator[Check]:
     labeller = relabelling.labeller_of(mine.store, loaded, mine.benchmark, at_hand.accelerator.device)
     task = labelling.LabellingTask(labeller.plan, images, mine.store.recipe, loaded, mine.benchmark)
     try:
-        counted = labelling.share_recognised(labeller.network, task, at_hand.accelerator)
+        counted = labelling.recognition(labeller.network, task, at_hand.accelerator)
     except UserError as error:
         yield unchecked(mine.place, claim, str(error))
         return
-    yield compared(mine.place, claim, how, share, counted, len(images))
+    yield compared(mine.place, claim, how, share, counted["recognised"], len(images))
+    swapped, again = mine.index.get("mistaken", []), counted.get("mistaken", [])
+    claim = f"{len(swapped)} classes look swapped to the teachers"
+    if swapped != again:
+        yield contradicted(mine.place, claim, how, "; ".join(map(str, again)) or "none does")
+    elif again:
+        yield confirmed(mine.place, claim, how)

@@ -171,7 +171,8 @@ def check_run_recipe(run: Run, protocol: Protocol, bench: Benchmark) -> Recipe:
 def check_labels(run: Run, recipe: Recipe) -> None:
     """Refused unless labels and teachers are those that the recipe asks for."""
     labels, teachers = run.labels, run.teachers
-    kinds = {"static": ("static", "soft")}.get(recipe.labels.kind, (recipe.labels.kind,))
+    taught = {"static": ("static", "soft", "imported"), "soft": ("soft", "imported")}
+    kinds = taught.get(recipe.labels.kind, (recipe.labels.kind,))
     if labels.kind not in kinds:
         raise Refused(f"labels are {shown(labels.kind)}, its recipe has {recipe.labels.kind} ones")
     if recipe.labels.kind in TAUGHT:
