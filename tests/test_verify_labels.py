@@ -209,7 +209,11 @@ def test_a_forged_shard_contradicts_its_claim(forged, name):
 
 INDEX = {  # a change of the index: (the claim that it contradicts, what is said)
     "fewer images recognised, to fit": ({"recognised": 0.5}, "teachers recognise", "100.00 %"),
-    "classes that nobody swaps": ({"mistaken": [{"own": "3", "taken": "5"}]}, "1 classes look swapped", "none does"),
+    "classes that nobody swaps": (
+        {"mistaken": [{"own": "3", "taken_for": "5", "times": 1, "images": 1}]},
+        "1 classes look swapped",
+        "none does",
+    ),
     "another digest": ({"views_digest": "0" * 12}, "views digest", ""),
     "other views": ({"views": {"flip": 0.9}}, "views digest", ""),
     "another views seed": ({"views_seed": 1}, "views of", "These are not the views"),

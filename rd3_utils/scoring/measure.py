@@ -83,7 +83,9 @@ UNKNOWN = {  # what older Runs do not state: then nothing is said against them
     "label dtype",
 }  # fmt: skip
 OF_LABELS = frozenset(list(FACTS)[list(FACTS).index("views of the labels") :])
-TOLD = frozenset({"views of the labels", "views seed", "teachers", "rule of the ensemble", "batch norm of the teachers"})  # arms of one kind share it
+TOLD = frozenset(
+    {"views of the labels", "views seed", "teachers", "rule of the ensemble", "batch norm of the teachers"}
+)  # arms of one kind share it
 OF_IMAGES = frozenset({"images", "train split"})
 DROPPING = frozenset({"dropout of the network", "stochastic depth of the network"})
 NETWORK = frozenset({"student", "initialisation of the network", "number of parameters"}) | DROPPING

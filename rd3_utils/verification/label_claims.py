@@ -388,9 +388,9 @@ def of_recognised(mine: Claimed, at_hand: AtHand) -> Iterator[Check]:
         yield unchecked(mine.place, claim, str(error))
         return
     yield compared(mine.place, claim, how, share, counted["recognised"], len(images))
-    swapped, again = mine.index.get("mistaken", []), counted.get("mistaken", [])
+    swapped, again = ([(one["own"], one["taken_for"]) for one in about.get("mistaken", ())] for about in (mine.index, counted))
     claim = f"{len(swapped)} classes look swapped to the teachers"
     if swapped != again:
-        yield contradicted(mine.place, claim, how, "; ".join(map(str, again)) or "none does")
+        yield contradicted(mine.place, claim, how, "; ".join(f"{own} for {other}" for own, other in again) or "none does")
     elif again:
         yield confirmed(mine.place, claim, how)
