@@ -145,6 +145,24 @@ print(card.data.license, card.data.tags, card.text)
         assert part in done.out, part
 
 
+def test_a_published_set_whose_record_speaks_of_other_images_is_refused(hub, published):
+    assert hub.script("rd3_utils", "publish", "digits-dm-ipc1", "bench/stale").code == 0
+    done = hub.python(
+        """
+from huggingface_hub import HfApi
+from rd3_utils.data import images
+from rd3_utils.protocols import benchmark
+about = b'{"fingerprint": "' + b"0" * 64 + b'"}'
+where = dict(path_in_repo="digits-dm-ipc1/distilled.json", repo_id="bench/stale", repo_type="dataset")
+HfApi().upload_file(path_or_fileobj=about, **where)
+images.read("bench/stale:digits-dm-ipc1", benchmark.load("digits"))
+"""
+    )
+    assert (
+        "UserError: bench/stale:digits-dm-ipc1 has fingerprint 1502343ee172, its distilled.json says 000000000000" in done.err
+    )
+
+
 def test_labels_are_on_the_hub_shard_by_shard_and_the_index_last(hub, published):
     titles = [entry["title"] for entry in hub.ask("datasets/bench/labels/commits/main")][::-1]
     assert titles[0] == "initial commit" and titles[-1].startswith("index of the soft labels")
