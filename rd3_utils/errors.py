@@ -26,10 +26,15 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> UserError:
     """The UserError for a name that is not in a table: the nearest known name first, then all of them."""
-    known, name = sorted(known), " ".join(str(name).split())
+    known, name = sorted(known), shortened(" ".join(str(name).split()))
     near = nearest(name.lower(), known)
     suggestion = f"did you mean '{near}'? " if near else ""
     return UserError(f"unknown {kind} '{name}': {suggestion}Known: {', '.join(known)}.")
+
+
+def shortened(text: str, most: int = 120) -> str:
+    """`text` of at most `most` characters, its end replaced by dots where there is more."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def refused(error: UserError | OSError) -> UserError:
@@ -41,7 +46,7 @@ def refused(error: UserError | OSError) -> UserError:
         return error
     if error.filename is None or error.errno not in REFUSALS:
         raise error
-    return UserError(f"'{error.filename}': {str(error.strerror).lower()}; give another file or folder.")
+    return UserError(f"'{shortened(str(error.filename))}': {str(error.strerror).lower()}; give another file or folder.")
 
 
 def run(main: Callable[[T], object], options: T) -> None:
@@ -54,5 +59,6 @@ def run(main: Callable[[T], object], options: T) -> None:
 
 def stop(error: UserError) -> NoReturn:
     """Print a UserError as one line on stderr and end the process with exit code 2."""
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    line = "".join(letter if letter.isprintable() else " " for letter in str(error))  # what a file states may be anything
+    print(f"error: {shortened(line, 4000)}", file=sys.stderr, flush=True)
     sys.exit(2)

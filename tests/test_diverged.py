@@ -93,7 +93,7 @@ def test_a_checkpoint_of_no_numbers_is_neither_written_nor_resumed(digits, ten, 
     path = tmp_path / "x.checkpoint"
 
     def save():
-        training.save_checkpoint(path, learner, {}, 1, 1.0, [])
+        training.save_checkpoint(path, learner, {}, 0, 1.0, [])
 
     save()
     state = torch.load(path, weights_only=True)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from rd3_utils import launch
+from rd3_utils import bounded, launch
 from rd3_utils.arms import planned_runs
 from rd3_utils.arms.planned_runs import PlannedRun
 from rd3_utils.data.images import ImageSet
@@ -135,7 +135,7 @@ def known_search(folder: Path, wanted: Run, held_out: ImageSet) -> dict | None:
         return table if stated.images.fingerprint == held_out.fingerprint else None
 
     with contextlib.suppress(shapes.Refused):  # not there, or damaged: then it is made
-        return checked(shapes.parse(runs.contents(search_file(folder, wanted, held_out))))
+        return checked(bounded.read_json(search_file(folder, wanted, held_out)))
     for file in results.seeds_in(folder):
         with contextlib.suppress(UserError, shapes.Refused):
             run = runs.read(file)

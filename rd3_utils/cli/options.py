@@ -3,11 +3,13 @@
 import argparse
 import math
 import re
+import sys
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from rd3_utils.errors import UserError, nearest, stop, unknown
+from rd3_utils import limits
+from rd3_utils.errors import UserError, nearest, shortened, stop, unknown
 from rd3_utils.options import PUBLISH, LabelOptions, Options, TrainOptions
 from rd3_utils.protocols import benchmark, knobs, protocol
 
@@ -24,7 +26,10 @@ class Parser(argparse.ArgumentParser):
         )
 
     def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
-        parsed, unread = self.parse_known_args(args, namespace)
+        words = sys.argv[1:] if args is None else list(args)
+        if too_long := [word for word in words if len(word) > limits.LONGEST_WORD]:
+            self.error(f"'{shortened(too_long[0])}' has {len(too_long[0])} characters, wanted at most {limits.LONGEST_WORD}")
+        parsed, unread = self.parse_known_args(words, namespace)
         if unread:
             self.error(f"unknown {unread[0]}{meant(unread[0], self.known(parsed))}")
         for name, value in vars(parsed).items():
@@ -109,7 +114,7 @@ def add_where(parser: argparse.ArgumentParser, out: str, dry_run: str) -> argpar
     where = parser.add_argument_group("where it runs")
     add_data_dir(where)
     where.add_argument("--out", metavar="DIR", help=f"{out} (default: %(default)s)")
-    where.add_argument("--workers", type=positive, help="threads that decode images (default: one per core)")
+    where.add_argument("--workers", type=workers, help="threads that decode images (default: one per core)")
     where.add_argument("--dry-run", action="store_true", help=dry_run)
     return where
 
@@ -121,7 +126,7 @@ def add_data_dir(parser: argparse._ActionsContainer, purpose: str = "") -> None:
 
 def add_labels(group: argparse._ArgumentGroup) -> None:
     """Options that shape a soft-label store; they change at most the rounding of labels."""
-    group.add_argument("--forward-batch", type=positive, help="views per teacher pass (default: %(default)s)")
+    group.add_argument("--forward-batch", type=forward_batch, help="views per teacher pass (default: %(default)s)")
     group.add_argument("--label-dtype", choices=("fp16", "u8"), help="how logits are stored")
     group.add_argument("--shard-mb", type=positive, help="size of a label shard in MB (default: %(default)s)")
 
@@ -177,12 +182,29 @@ def whole_number(text: str, wanted: str) -> int:
     return int(text)
 
 
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
+def positive(text: str, most: int = limits.MOST_NUMBER) -> int:
+    """A whole number of at least 1, and at most `most`."""
     value = whole_number(text, "is no whole number of at least 1")
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    if value > most:
+        raise argparse.ArgumentTypeError(f"{value} is too large, wanted at most {most}")
     return value
+
+
+def workers(text: str) -> int:
+    """A number of threads, or of cells at a time."""
+    return positive(text, limits.MOST_WORKERS)
+
+
+def draws(text: str) -> int:
+    """A number of draws of random images."""
+    return positive(text, limits.MOST_DRAWS)
+
+
+def forward_batch(text: str) -> int:
+    """A number of views in one pass of a teacher, which are padded to it."""
+    return positive(text, limits.MOST_FORWARD_BATCH)
 
 
 def batches(text: str) -> int:
@@ -225,7 +247,10 @@ def seed_or_each(text: str) -> int | str:
 
 def numbers(text: str) -> list[int]:
     """[0, 1, 2] of "0,1,2", without repeats."""
+    parts = text.split(",")
+    if len(parts) > limits.MOST_SEEDS:
+        raise argparse.ArgumentTypeError(f"{len(parts)} numbers are too many, wanted at most {limits.MOST_SEEDS}")
     try:
-        return list(dict.fromkeys(seed(part) for part in text.split(",")))
+        return list(dict.fromkeys(map(seed, parts)))
     except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers such as 0,1,2") from error
+        raise argparse.ArgumentTypeError(f"'{shortened(text)}' is not a list of whole numbers such as 0,1,2") from error

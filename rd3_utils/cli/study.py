@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from rd3_utils import files
-from rd3_utils.cli.options import add_data_dirs, positive, seed
+from rd3_utils.cli.options import add_data_dirs, positive, seed, workers
 from rd3_utils.data import embedded
 from rd3_utils.errors import UserError
 
@@ -16,7 +16,7 @@ def add_options(parser: ArgumentParser) -> None:
     add_data_dirs(parser)
     parser.add_argument("--out", metavar="DIR", default="results", help="folder of results (default: %(default)s)")
     parser.add_argument("--soft-labels", metavar="DIR", default="soft_labels", help="folder of stores (default: %(default)s)")
-    parser.add_argument("--workers", type=positive, default=1, help="cells at a time, each on a GPU of its own where there are "
+    parser.add_argument("--workers", type=workers, default=1, help="cells at a time, each on a GPU of its own where there are "
                        "GPUs (default: %(default)s)")  # fmt: skip
     parser.add_argument("--config", metavar="YAML", help="of accelerate (default: single_gpu_bf16 with a GPU, else cpu)")
     parser.add_argument("--index", metavar="I", type=seed, help="do only part I, from 0, of --count parts (default: the task "

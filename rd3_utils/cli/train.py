@@ -29,7 +29,7 @@ def add_options(parser: ArgumentParser) -> None:
     measured.add_argument("--full-hard", choices=("trained", "cited"), help="train a student on all real images "
                       "for HLR and LRS, or cite a published accuracy; outputs say which (default: %(default)s)")  # fmt: skip
     measured.add_argument("--seeds", metavar="K[,K]", type=shared.numbers, help="student seeds (default: 0)")
-    measured.add_argument("--draws", type=shared.positive, help="draws of random images (default: %(default)s)")
+    measured.add_argument("--draws", type=shared.draws, help="draws of random images (default: %(default)s)")
     measured.add_argument("--draw", metavar="K", type=shared.seed, help="of random images only draw K (default: all --draws)")
     where = shared.add_where(parser, "folder of results", "print recipes, sources, steps and bytes, and stop")
     where.add_argument("--label-cache-gb", metavar="GB", type=shared.gigabytes, help="keep at most this much of labels from "

@@ -25,7 +25,7 @@ def add_options(parser: ArgumentParser) -> None:
                         "Run again and compare (default: its first seed)")  # fmt: skip
     parser.add_argument("--strict", action="store_true", help="exit code 3 if any claim could not be checked")
     parser.add_argument("--json", action="store_true", help="as JSON")
-    parser.add_argument("--workers", type=shared.positive, help="threads that decode images (default: one per core)")
+    parser.add_argument("--workers", type=shared.workers, help="threads that decode images (default: one per core)")
 
 
 def seed_or_first(text: str) -> int | str:

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from rd3_utils.bounded import read_toml
 from rd3_utils.data import embedded, sources
 from rd3_utils.data.sources import Source
 from rd3_utils.errors import UserError, unknown
 from rd3_utils.protocols.benchmark import Benchmark
-from rd3_utils.protocols.strict import build, read_toml
+from rd3_utils.protocols.strict import build
 
 CATALOGUE = Path(__file__).with_name("catalogue.toml")
 

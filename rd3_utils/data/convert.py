@@ -5,7 +5,6 @@ images of a class side by side, and labels_best.pt beside it: int [N] classes, o
 (NUS-HPC-AI-Lab/DATM distill/DATM.py).
 """
 
-import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 
 from rd3_utils import files, hub
 from rd3_utils.data import images as image_sets
-from rd3_utils.data import whitening
+from rd3_utils.data import tensor_files, whitening
 from rd3_utils.data.images import ImageSet
 from rd3_utils.errors import UserError
 from rd3_utils.hub import file_sha256
@@ -105,11 +104,12 @@ def undo(preprocessing: Preprocessing, tensor: torch.Tensor, benchmark: Benchmar
 def read_tensor(path: Path) -> torch.Tensor:
     """The tensor in a file of torch.save, on the CPU; code in it is refused, never run."""
     try:
-        tensor = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        tensor = tensor_files.read(path)
+    except tensor_files.DAMAGED as error:
         raise UserError(f"{path} cannot be read as a tensor: {hub.one_line(error)}") from error
     if not isinstance(tensor, torch.Tensor):
         raise UserError(f"{path} holds a {type(tensor).__name__}, wanted one tensor; save the images alone with torch.save.")
+    tensor_files.check_plain(tensor, str(path))
     return tensor.detach()
 
 

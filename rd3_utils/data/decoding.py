@@ -1,6 +1,11 @@
 """A cell of a table becomes pixels: bytes or a path, checked, decoded, resized and cropped."""
 
+import contextlib
 import io
+import struct
+import threading
+import warnings
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -8,9 +13,14 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from rd3_utils import hub
+from rd3_utils import bounded, hub, limits, units
 from rd3_utils.errors import UserError
 
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # Pillow has others that start programs, such as EPS
+UNDECODABLE = (OSError, SyntaxError, ValueError, OverflowError, MemoryError, EOFError, LookupError, TypeError, struct.error,
+               zlib.error, Image.DecompressionBombError)  # fmt: skip
+ONE_AT_A_TIME = threading.Lock()  # of large images: memory is that of one, whatever the number of threads
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)  # which Pillow gives from limits.MOST_IMAGE_PIXELS on
 MODES = ("1", "L", "P", "RGB", "LA", "RGBA", "PA")  # what becomes RGB without losing anything, if opaque
 
 
@@ -19,29 +29,67 @@ def content(cell: Any, where: str, roots: Iterable[Path]) -> bytes:
     if not isinstance(cell, dict) or (cell.get("bytes") is None and cell.get("path") is None):
         raise UserError(f"{where} is {str(cell)[:40]}, wanted an image.")
     if cell["bytes"] is not None:
-        return cell["bytes"]
+        return no_larger(cell["bytes"], len(cell["bytes"]), where)
     if not any(Path(cell["path"]).resolve().is_relative_to(root) for root in roots):
         raise UserError(f"{where} is a path outside its folder ('{cell['path']}'), wanted the image itself.")
     try:
-        return Path(cell["path"]).read_bytes()
-    except OSError as error:
-        raise UserError(f"{where} cannot be read: {hub.one_line(error)}") from error
+        return bounded.contents(Path(cell["path"]), limits.MOST_IMAGE_BYTES, "an image")
+    except bounded.Refused as refused:
+        raise UserError(f"{where} cannot be read: {str(refused).removeprefix('cannot be read: ')}.") from refused
 
 
-def picture(data: bytes, where: str, photographs: bool = False) -> Image.Image:
-    """One image file's bytes as an RGB PIL image; grey becomes three equal channels, exactly."""
+def no_larger(data: bytes, size: int, where: str) -> bytes:
+    """`data`; UserError where its `size` is more than an image file may have."""
+    if size > limits.MOST_IMAGE_BYTES:
+        raise UserError(f"{where} has {units.size(size)}, wanted at most {units.size(limits.MOST_IMAGE_BYTES)}.")
+    return data
+
+
+def picture(data: bytes, where: str, photographs: bool = False, size: int | None = None) -> Image.Image:
+    """One image file's bytes as an RGB PIL image; grey becomes three equal channels, exactly.
+
+    One that must have `size` x `size` pixels and says otherwise is not decoded. Of several frames or pages the first counts.
+    """
     try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        large = image.width * image.height > limits.LARGE_IMAGE_PIXELS
+        with ONE_AT_A_TIME if large else contextlib.nullcontext():
+            return as_rgb(loaded(image, size, where), where, photographs)
     except UnidentifiedImageError as error:
-        raise UserError(f"{where} cannot be decoded (no image format is like it); replace the file.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"{where} cannot be decoded (no image format is like it, of {', '.join(FORMATS)}); replace the file."
+        ) from error
+    except Image.DecompressionBombWarning as error:
+        raise UserError(f"{where} has more than {limits.MOST_IMAGE_PIXELS:,} pixels; make it smaller.") from error
+    except UNDECODABLE as error:
         raise UserError(f"{where} cannot be decoded ({hub.one_line(error)}); replace the file.") from error
+
+
+def loaded(image: Image.Image, size: int | None, where: str) -> Image.Image:
+    """An opened image, decoded; UserError, from its header, where it is not `size` x `size` if given, or of too many pixels."""
+    if size is not None:
+        check_side(image, size, where)
+    if image.width * image.height > limits.MOST_IMAGE_PIXELS:
+        raise UserError(
+            f"{where} is {image.width}x{image.height}, wanted at most {limits.MOST_IMAGE_PIXELS:,} pixels; make it smaller."
+        )
+    image.load()
+    return image
+
+
+def check_side(image: Image.Image, size: int, where: str) -> None:
+    """UserError unless an image has `size` x `size` pixels."""
+    if image.size != (size, size):
+        raise UserError(f"{where} is {image.width}x{image.height}, wanted {size}x{size}; resize the set first.")
+
+
+def as_rgb(image: Image.Image, where: str, photographs: bool) -> Image.Image:
+    """A decoded image as RGB; UserError where that would lose something."""
     if image.mode not in MODES and not (photographs and image.mode == "CMYK"):  # ImageNet has a few
         raise UserError(f"{where} has mode {image.mode}; wanted 8-bit RGB or grey, convert it first.")
     if image.has_transparency_data and cast(tuple, image.convert("RGBA").getchannel("A").getextrema())[0] < 255:
         raise UserError(f"{where} is transparent (mode {image.mode}); wanted RGB or grey, flatten it first.")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def pixels(image: Image.Image, size: int, shorter_side: int, where: str) -> np.ndarray:
@@ -52,6 +100,5 @@ def pixels(image: Image.Image, size: int, shorter_side: int, where: str) -> np.n
         image = image.resize((width * shorter_side // short, height * shorter_side // short), Image.Resampling.BILINEAR)
         left, top = round((image.width - size) / 2), round((image.height - size) / 2)
         image = image.crop((left, top, left + size, top + size))
-    if image.size != (size, size):
-        raise UserError(f"{where} is {image.width}x{image.height}, wanted {size}x{size}; resize the set first.")
+    check_side(image, size, where)
     return np.asarray(image).transpose(2, 0, 1)

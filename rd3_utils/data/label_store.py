@@ -12,10 +12,23 @@ from typing import Any, Protocol
 import torch
 from safetensors import SafetensorError, safe_open
 
+from rd3_utils import limits
+from rd3_utils.bounded import shown
 from rd3_utils.data import label_checks, soft_labels
 from rd3_utils.data.images import ImageSet
 from rd3_utils.data.shards import Folder, HubFolder
-from rd3_utils.data.soft_labels import SHARD, border_of, label_layout, mistaken, read_index, recognised, unpacked, view_tensors
+from rd3_utils.data.soft_labels import (
+    LABEL_DTYPES,
+    SHARD,
+    border_of,
+    epoch_bytes,
+    label_layout,
+    mistaken,
+    read_index,
+    recognised,
+    unpacked,
+    view_tensors,
+)
 from rd3_utils.data.views import Views, draw
 from rd3_utils.errors import UserError
 from rd3_utils.hub import file_sha256
@@ -240,6 +253,7 @@ def load_store(
         try:
             check_use(where, index, images, recipe, views_seed, teachers_id)
             check_shards(where, index)
+            check_bytes(where, index, recipe)
         except (TypeError, KeyError, AttributeError, IndexError) as error:
             raise damaged(where, f"{type(error).__name__}: {error}") from error
         return index
@@ -306,6 +320,17 @@ def check_shards(where: object, index: dict) -> None:
         first = entry["epochs"][1]
     if first != index["epochs"] or not all(isinstance(entry["sha256"] + entry["file"], str) for entry in entries):
         raise damaged(where, f"{first} of {index['epochs']} epochs")
+
+
+def check_bytes(where: object, index: dict, recipe: Recipe) -> None:
+    """UserError unless every shard has the bytes of its epochs' labels and views, and of a header: before one is fetched."""
+    if index["label_dtype"] not in LABEL_DTYPES:
+        raise damaged(where, f"label_dtype {shown(index['label_dtype'])}")
+    epoch = epoch_bytes(recipe, index["label_dtype"])
+    for entry in index["shards"]:
+        tensors = epoch * (entry["epochs"][1] - entry["epochs"][0])
+        if not tensors <= entry["bytes"] <= tensors + limits.MOST_HEADER_BYTES:
+            raise damaged(where, f"{entry['file']} of {entry['bytes']} bytes, of which its epochs have {tensors}")
 
 
 def intact(where: Path, index: dict) -> bool:

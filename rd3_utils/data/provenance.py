@@ -4,19 +4,17 @@ Its fingerprint is that of the pixels, labels and class names beside it, so a se
 That is against accidents: whoever forges a set renews the file.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
-from rd3_utils import hub, units
+from rd3_utils import bounded, hub
 from rd3_utils.data import embedded
 from rd3_utils.data.sources import Source
 from rd3_utils.errors import UserError
 
 NAME = "distilled.json"
 SAVED = "train-00000-of-00001.parquet"  # how the images are called that it lies beside
-MOST_BYTES = 4_000_000
 
 
 def stated_by(source: Source, commit: str | None = None) -> dict[str, Any]:
@@ -37,10 +35,8 @@ def stated_by(source: Source, commit: str | None = None) -> dict[str, Any]:
 def read(path: Path, name: str) -> dict[str, Any]:
     """The JSON object in the file at `path`, which messages call `name`."""
     try:
-        if (size := path.stat().st_size) > MOST_BYTES:
-            raise UserError(f"{name} has {units.size(size)}, wanted at most {units.size(MOST_BYTES)}; remove it.")
-        return dict(json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+        return dict(bounded.read_json(path, kind="a distilled.json"))
+    except (bounded.Refused, ValueError, TypeError) as error:
         raise UserError(f"{name} cannot be read ({hub.one_line(error)}); mend or remove it.") from error
 
 

@@ -32,7 +32,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from rd3_utils import files
+from rd3_utils import bounded, files, limits
 from rd3_utils.data.shards import Folder, HubFolder
 from rd3_utils.errors import UserError
 from rd3_utils.hub import file_sha256
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 UNSTATED = [("teacher_bn", "eval"), ("views_from", "recipe")]  # defaults that no header names
+LABEL_DTYPES = "fp16", "u8"
 LEAST_SHARDS = 16  # a kill or a lost process costs at most a sixteenth of the labels, also where all would fit one file
 SHARD = re.compile(r"labels-\d+-of-\d+\.safetensors")  # no name that an index may state leaves its folder
 
@@ -112,9 +113,13 @@ def border_of(recipe: Recipe) -> int:
 
 def planned_bytes(recipe: Recipe, label_dtype: str) -> int:
     """Bytes of a store of the labels and views of a Recipe, without headers."""
+    return recipe.label_epochs * epoch_bytes(recipe, label_dtype)
+
+
+def epoch_bytes(recipe: Recipe, label_dtype: str) -> int:
+    """The same of one epoch."""
     side = recipe.image_size + 2 * border_of(recipe)
-    row = row_bytes(stated(recipe.views), recipe.classes, side, label_dtype)
-    return recipe.label_epochs * recipe.images * row
+    return recipe.images * row_bytes(stated(recipe.views), recipe.classes, side, label_dtype)
 
 
 def store_folder(root: Path | str, images: "ImageSet", teachers_id: str, recipe: Recipe, views_seed: int) -> Path:
@@ -144,7 +149,7 @@ def is_written(path: Path, plan: StorePlan, first: int, stop: int, known: Mappin
     try:
         with safe_open(path, "pt") as shard:
             return json.loads((shard.metadata() or {}).get("rd3", "null")) == shard_metadata(plan, first, stop)
-    except (SafetensorError, ValueError, OSError):
+    except (SafetensorError, ValueError, OSError, RecursionError):
         return False
 
 
@@ -284,15 +289,16 @@ def read_index(where: Path | Folder | HubFolder) -> dict:
             )
         raise UserError(f"no soft labels in '{where}': index.json is not there.")
     try:
-        index = json.loads(path.read_text())
+        index = bounded.read_json(path, limits.MOST_INDEX_BYTES, "an index of labels")
         form = (index["format"], index["version"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no index of soft labels: {type(error).__name__} {error}.") from error
+    except (bounded.Refused, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no index of soft labels, or it is damaged ({error}); make the labels again.") from error
     needed = [field.name for field in dataclasses.fields(StorePlan) if field.default is dataclasses.MISSING]
     lacking = [name for name in needed if name not in index]
     lacking += [key for key in ("epochs_per_shard", "shards") if key not in index]
     if form != ("rd3-soft-labels", FORMAT):
-        raise UserError(f"{path} has format {form[0]} version {form[1]}, wanted rd3-soft-labels version {FORMAT}.")
+        stated = " version ".join(map(bounded.shown, form))
+        raise UserError(f"{path} has format {stated}, wanted rd3-soft-labels version {FORMAT}.")
     if lacking:
         raise UserError(f"{path} lacks {', '.join(lacking)}; make the labels again.")
     return index

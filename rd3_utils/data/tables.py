@@ -126,13 +126,14 @@ class Table:
         """One file's pixels under the benchmark's resize rule, uint8 [3, S, S]."""
         if isinstance(cell, np.ndarray):
             return cell
-        return pixels(self.picture(cell, row), self.size, self.shorter_side, self.where(cell, row))
+        only = None if self.shorter_side else self.size
+        return pixels(self.picture(cell, row, only), self.size, self.shorter_side, self.where(cell, row))
 
-    def picture(self, cell: Any, row: int) -> Image.Image:
-        """One file as an RGB PIL image of its own size."""
+    def picture(self, cell: Any, row: int, size: int | None = None) -> Image.Image:
+        """One file as an RGB PIL image of its own size; UserError where that must be `size` and is not."""
         if isinstance(cell, np.ndarray):
             return Image.fromarray(cell.transpose(1, 2, 0))
-        return picture(self.content(cell, row), self.where(cell, row), self.photographs)
+        return picture(self.content(cell, row), self.where(cell, row), self.photographs, size)
 
     def content(self, cell: Any, row: int) -> bytes:
         """One file's bytes."""

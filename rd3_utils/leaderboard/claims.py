@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from rd3_utils.bounded import read_toml
 from rd3_utils.data import catalogue
 from rd3_utils.leaderboard.entries import Entry
-from rd3_utils.protocols.strict import build, read_toml
+from rd3_utils.protocols.strict import build
 
 CLAIMS_FILE = Path(__file__).with_name("claims.toml")
 

@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rd3_utils import bounded
 from rd3_utils.errors import UserError
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols.protocol import TEACHER_PROTOCOL, Protocol
@@ -191,7 +192,7 @@ class Gathering:
             try:
                 if isinstance(where, Refused):
                     raise where
-                data = run_files.contents(where)
+                data = bounded.contents(where)
                 if is_run:
                     run, protocol = vetting.vetted(data)
                     if run.labels.kind == "imported":

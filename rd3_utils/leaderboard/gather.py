@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from rd3_utils import hub, units
+from rd3_utils import hub, limits, units
 from rd3_utils.data import sources
 from rd3_utils.errors import UserError
 from rd3_utils.leaderboard import entries as entry_files
@@ -48,7 +48,7 @@ def of_repo(
         wanted = [path for path in sizes if re.fullmatch(r"runs/(?:[\w@.,+= -]+/)*seed\d+\.json", path) and ".." not in path]
         most = max(0, min(most, entry_files.MOST_FILES))
         wanted, rest = sorted(wanted)[:most], len(wanted) - most
-        small = [path for path in wanted if sizes[path] <= shapes.MOST_JSON_BYTES]
+        small = [path for path in wanted if sizes[path] <= limits.MOST_JSON_BYTES]
         files = dict(zip(small, hub.copies(repo, commit, small)))
         large = {path: shapes.Refused(f"{units.size(sizes[path])}, a Run has less") for path in wanted if path not in files}
         more = {"runs": shapes.Refused(f"{rest} further Runs are not read")} if rest > 0 else {}
@@ -72,7 +72,7 @@ def with_methods(gathered: entry_files.Found) -> entry_files.Found:
         try:
             sizes = hub.sizes(repo, commit, "dataset")
             wanted = sorted(path for path in sizes if re.fullmatch(r"(?:[\w.-]+/)?distilled\.json", path))
-            wanted = [path for path in wanted[:SETS] if sizes[path] <= shapes.MOST_JSON_BYTES and ".." not in path]
+            wanted = [path for path in wanted[:SETS] if sizes[path] <= limits.MOST_JSON_BYTES and ".." not in path]
             files = hub.copies(repo, commit, wanted, "dataset")
         except UserError:
             continue  # the repo is private or gone: the method stays unknown

@@ -4,8 +4,7 @@ Importing this module registers the architectures, so that a saved student reloa
 `timm.create_model("local-dir:FOLDER", pretrained=True)`.
 """
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +17,7 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from rd3_utils import files, hub
+from rd3_utils import bounded, files, hub, limits
 from rd3_utils.errors import UserError, unknown
 from rd3_utils.learning import dropping, initialisation
 from rd3_utils.learning.architectures import CONVNETS, OWN, RESNETS
@@ -27,6 +26,7 @@ from rd3_utils.protocols.knobs import STOCK
 
 SMALL = 64  # pixels: up to this size `resnet18` means the network with the small-image stem
 # what networks raise that do not take an image of some size
+SIZES = ("num_classes", "num_features", "model_args", "pretrained_cfg")  # keys of a config.json that say how large a network is
 MISFITS = (RuntimeError, AssertionError, ValueError, TypeError, AttributeError, ArithmeticError, LookupError)
 
 
@@ -284,6 +284,27 @@ def read_timm_config(folder: Path | str) -> dict:
     """config.json of a saved student; UserError when the folder holds none."""
     path = Path(folder) / "config.json"
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"'{folder}' is no saved network: {path.name} is missing or not JSON.") from error
+        config = bounded.read_json(path, kind="a config.json")
+    except bounded.Refused as refused:
+        raise UserError(f"'{folder}' is no saved network: {path.name} is missing or not JSON ({refused}).") from refused
+    if not isinstance(config, dict):
+        raise UserError(f"'{folder}' is no saved network: {path.name} holds {bounded.shown(config)}, wanted a table.")
+    for key, number in numbers_in(config):
+        if number > limits.MOST_WIDTH:
+            raise UserError(
+                f"{path} states {bounded.shown(key)} {number}, wanted at most {limits.MOST_WIDTH}; no network is so large."
+            )
+    return config
+
+
+def numbers_in(config: dict) -> Iterator[tuple[str, float]]:
+    """(key, number) of all that a config.json states of its network's size: a builder makes layers of them."""
+    stated = [(key, value) for key, value in config.items() if key in SIZES]
+    while stated:
+        key, value = stated.pop()
+        if isinstance(value, (list, dict)):
+            inner = value.items() if isinstance(value, dict) else [(key, one) for one in value]
+            stated += [(str(name), one) for name, one in inner]
+            yield key, len(value)
+        elif isinstance(value, (int, float)):
+            yield key, value

@@ -124,7 +124,9 @@ def from_timm(source: NetworkSource, benchmark: Benchmark) -> tuple[nn.Module, s
         network = sources.saved(path)
     elif source.kind == "hf-hub":
         commit = hub.commit(source.name, source.revision, repo_type="model")
-        network = sources.saved(hub.network_folder(source.name, commit))
+        folder = hub.network_folder(source.name, commit)
+        students.read_timm_config(folder)
+        network = sources.saved(folder)
     elif not timm.is_model(source.architecture):
         raise unknown("teacher", source, [*sources.NETWORKS, *timm.list_models(source.name[:3] + "*")])
     elif published := repo_of(source.name):

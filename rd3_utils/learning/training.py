@@ -5,11 +5,7 @@ resumes to the same bits.
 """
 
 import math
-import pickle
-import struct
 import sys
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +20,8 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from rd3_utils import files, launch
+from rd3_utils import files, hub, launch
+from rd3_utils.data import tensor_files
 from rd3_utils.data.images import ImageSet
 from rd3_utils.data.shards import is_first_here
 from rd3_utils.errors import UserError
@@ -33,19 +30,6 @@ from rd3_utils.protocols.knobs import TrainingKnobs
 from rd3_utils.protocols.recipe import Recipe
 
 CHECKPOINT = {"epoch", "seconds", "labels", "network", "optimizer", "scaler", "average", "history"}
-DAMAGED = (  # what zipfile, torch and pickle raise where bits are wrong
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    pickle.UnpicklingError,
-    OSError,
-    RuntimeError,  # and NotImplementedError
-    ValueError,
-    LookupError,
-    EOFError,
-    MemoryError,
-    OverflowError,
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -329,12 +313,21 @@ def load_checkpoint(path: Path | str, learner: Learner, labels: dict) -> tuple[i
             f"{path} is of a training that was stopped and learned from other labels (views seed, teacher or kind); "
             "give another --out, or remove that file."
         )
-    learner.student.load_state_dict(state["network"])
-    learner.optimizer.load_state_dict(state["optimizer"])
-    if learner.scaler:
-        learner.scaler.load_state_dict(state["scaler"])
-    if learner.average:
-        learner.average.load_state_dict(state["average"])
+    settings = settings_of(learner.optimizer)
+    try:
+        learner.student.load_state_dict(state["network"])
+        learner.optimizer.load_state_dict(state["optimizer"])
+        if learner.scaler:
+            learner.scaler.load_state_dict(state["scaler"])
+        if learner.average:
+            learner.average.load_state_dict(state["average"])
+    except tensor_files.DAMAGED as error:
+        raise UserError(
+            f"{path}, of a training that was stopped, is of another network or optimizer ({hub.one_line(error)}); remove that "
+            "file, and the same command starts this training again."
+        ) from error
+    if settings_of(learner.optimizer) != settings:
+        raise UserError(f"{path}, of a training that was stopped, has other settings of the optimizer; remove that file.")
     if not learner.holds_numbers:
         raise UserError(
             f"{path}, of a training that was stopped, holds weights that are no finite numbers; remove that file, and the "
@@ -356,24 +349,40 @@ def check_epochs_done(history: Any, epochs: Any, path: Path | str) -> None:
 
 
 def read_checkpoint(path: Path) -> dict | None:
-    """What `save_checkpoint` wrote to `path`, every bit of it; None if it is not there or, which is said, damaged.
-
-    torch writes a CRC-32 beside every tensor and does not look at it when it reads: one flipped bit would train on.
-    """
+    """What `save_checkpoint` wrote to `path`, every bit of it; None if it is not there or, which is said, damaged."""
     if not path.is_file():
         return None
-    with open(path, "rb") as file:
-        try:
-            whole = zipfile.ZipFile(file).testzip() is None
-            file.seek(0)
-            state = torch.load(file, map_location="cpu", weights_only=True) if whole else None
-        except DAMAGED:
-            state = None
-    if not isinstance(state, dict) or state.keys() != CHECKPOINT:
+    try:
+        state = tensor_files.read(path)
+    except tensor_files.DAMAGED:
+        state = None
+    if not is_checkpoint(state):
         if is_first_here():
             print(f"{path} of a stopped training is damaged: this student starts again from its first epoch.", file=sys.stderr)
         return None
     return state
+
+
+def settings_of(optimizer: Optimizer) -> list[dict]:
+    """What a recipe says of an optimizer, in every group of parameters; the learning rate is set at every step."""
+    groups = optimizer.param_groups
+    return [{key: value for key, value in group.items() if key not in ("params", "lr", "initial_lr")} for group in groups]
+
+
+def is_checkpoint(state: Any) -> bool:
+    """Whether what a file holds has the form of a checkpoint: whole epochs, and a history of each."""
+    if not isinstance(state, dict) or state.keys() != CHECKPOINT:
+        return False
+    epoch, seconds, history, tables = (state[key] for key in ("epoch", "seconds", "history", "labels"))
+    return (
+        type(epoch) is int
+        and type(seconds) is float
+        and 0 <= seconds < math.inf
+        and isinstance(tables, dict)
+        and isinstance(history, list)
+        and len(history) == epoch
+        and all(isinstance(entry, dict) and entry.get("epoch") == i for i, entry in enumerate(history))
+    )
 
 
 def without_bytes(labels: dict) -> dict:

@@ -4,8 +4,9 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rd3_utils.bounded import read_toml
 from rd3_utils.errors import UserError, unknown
-from rd3_utils.protocols.strict import build, read_toml
+from rd3_utils.protocols.strict import build
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 

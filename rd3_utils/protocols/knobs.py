@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
-import tomllib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from rd3_utils import limits
+from rd3_utils.bounded import shown, toml
 from rd3_utils.errors import UserError, unknown
 from rd3_utils.protocols.strict import coerce
 
@@ -50,6 +52,7 @@ def knob(
     above: float | None = None,
     least: float | None = None,
     most: float | None = None,
+    limit: float | None = None,
     choices: tuple[str, ...] | None = None,
     wanted: tuple[Callable[[Any], bool], str] | None = None,
     later: Any = dataclasses.MISSING,
@@ -59,11 +62,12 @@ def knob(
 ) -> Any:
     """One knob, declared once: what it is, its range, and all that other places must know of it.
 
-    `above`, `least` and `most` bound a number, `choices` a word, `wanted` is (test, words) of anything else. `later`: what
-    files that came before the knob mean by not stating it. Of views: `plain`, the value under which a view is the image
-    itself, or `of`, the knob without which this one does nothing; `columns`, what it stores of every row.
+    `above`, `least` and `most` bound a number, `limit` what would hang or fill a machine, `choices` a word, `wanted` is
+    (test, words) of anything else. `later`: what files that came before the knob mean by not stating it. Of views: `plain`,
+    the value under which a view is the image itself, or `of`, the knob without which this one does nothing; `columns`, what
+    it stores of every row.
     """
-    told = {"text": text, "above": above, "least": least, "most": most, "choices": choices, "wanted": wanted}
+    told = {"text": text, "above": above, "least": least, "most": most, "limit": limit, "choices": choices, "wanted": wanted}
     return dataclasses.field(default=later, metadata={**told, "plain": plain, "of": of, "columns": columns})
 
 
@@ -72,7 +76,7 @@ def grouped_rows(least: int, others: tuple[str, ...]) -> tuple[Callable[[str], b
 
     def holds(value: str) -> bool:
         kind, _, size = value.partition(":")
-        return value in others or (kind == "groups" and size.isdigit() and int(size) >= least)
+        return value in others or (kind == "groups" and re.fullmatch("[0-9]{1,9}", size) is not None and int(size) >= least)
 
     words = f"{', '.join(others)} or groups:N" + (f", N at least {least}" if least > 1 else "")
     return holds, words
@@ -141,7 +145,7 @@ LOSSES = {
 class TrainingKnobs:
     """How the student learns."""
 
-    epochs: int = knob("passes over the images", above=0)
+    epochs: int = knob("passes over the images", above=0, limit=limits.MOST_EPOCHS)
     batch_size: int = knob("images per optimizer step over all processes; never more than there are images", above=0)
     optimizer: str = knob("of the student", choices=("adamw", "adam", "sgd"))
     learning_rate: float = knob("at the start of the schedule", above=0)
@@ -158,7 +162,7 @@ class TrainingKnobs:
     zeta: float = knob("cosine, linear, ssrs: the schedule runs over zeta times the training", above=0)
     milestones: tuple[float, ...] = knob("step: fractions of the training after which the rate drops")
     drop: float = knob("step: factor of each drop", above=0)
-    warmup_epochs: int = knob("linear from 0", least=0)
+    warmup_epochs: int = knob("linear from 0", least=0, limit=limits.MOST_EPOCHS)
     ema_decay: float = knob(
         "0: the student itself is scored; else the moving average of its weights",
         least=0,
@@ -180,7 +184,10 @@ class TrainingKnobs:
     dropout: float = knob("of the layers before the classifier", later=STOCK, wanted=DROP_PROBABILITY)
     stochastic_depth: float = knob("of the last block, growing from 0 at the first", later=STOCK, wanted=DROP_PROBABILITY)
     test_resize: int = knob(
-        "pixels of a test image's shorter side before the centre crop; 0: as the benchmark has it", least=0, later=0
+        "pixels of a test image's shorter side before the centre crop; 0: as the benchmark has it",
+        least=0,
+        limit=limits.MOST_SIDE,
+        later=0,
     )
 
     @property
@@ -196,7 +203,7 @@ class ViewKnobs:
     crop: str = knob("which part of an image is seen", choices=("none", "random_resized", "pad"), plain="none")
     crop_scale: tuple[float, float] = knob("random_resized: share of the area", of="crop")
     crop_ratio: tuple[float, float] = knob("random_resized: width / height", of="crop")
-    padding: float = knob("pad: black border on each side, as a share of the image size", least=0, of="crop")
+    padding: float = knob("pad: black border on each side, as a share of the image size", least=0, limit=1, of="crop")
     patch_shuffle: int = knob(
         "strips per axis shuffled before the crop; 1: none",
         above=0,
@@ -217,6 +224,7 @@ class ViewKnobs:
     randaugment: int = knob(
         "operations of RandAugment before all else; 0: none",
         least=0,
+        limit=limits.MOST_OPERATIONS,
         later=0,
         plain=0,
         columns=(
@@ -279,9 +287,11 @@ class LabelKnobs:
         "soft: teacher logits of exactly that view; static: of the plain image; learned: the set's own; hard",
         choices=("soft", "static", "learned", "hard"),
     )
-    teachers: int = knob("how many teachers make the label", above=0)
+    teachers: int = knob("how many teachers make the label", above=0, limit=limits.MOST_TEACHERS)
     ensemble: str = knob("all of logits", choices=("mean", "norm_balanced", "accuracy_weighted"))
-    distinct_epochs: int = knob("views and labels of this many epochs, cycled; 0: every epoch has its own", least=0)
+    distinct_epochs: int = knob(
+        "views and labels of this many epochs, cycled; 0: every epoch has its own", least=0, limit=limits.MOST_EPOCHS
+    )
     teacher_bn: str = knob(
         "groups:N: the teachers' batch norm sees N views of the epoch's order together",
         later="eval",
@@ -332,9 +342,10 @@ def all_knobs() -> list[str]:
 def parse_value(text: str) -> Any:
     """A command-line value: TOML if it is TOML (3, 0.1, true, [0.5, 1]), else the text itself."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        table = toml(f"value = {text}")
+    except ValueError:
         return text
+    return table["value"] if len(table) == 1 else text  # else a line of its own came after the value
 
 
 def check_knob(key: str, value: Any, where: str) -> Any:
@@ -343,12 +354,17 @@ def check_knob(key: str, value: Any, where: str) -> Any:
         raise unknown(f"knob in {where}", key, all_knobs())
     section, field = key.split(".")
     value = coerce(SECTIONS[section].__annotations__[field], value, f"{where} {key}")
-    told, shown = KNOBS[key].metadata, f"'{value}'" if isinstance(value, str) else value
+    told = KNOBS[key].metadata
     if told["choices"] and value not in told["choices"]:
         raise unknown(f"value of {key} in {where}", value, told["choices"])
     numbers = value if isinstance(value, tuple) else (value,)
+    if len(numbers) > limits.MOST_LISTED:
+        raise UserError(f"{where} {key} lists {len(numbers)} values, wanted at most {limits.MOST_LISTED}.")
     if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
         raise UserError(f"{where} {key} is {value}, wanted finite numbers.")
+    limit = told["limit"] or (limits.MOST_NUMBER if isinstance(value, int) else limits.MOST_FLOAT)
+    if any(isinstance(number, (int, float)) and abs(number) > limit for number in numbers):
+        raise UserError(f"{where} {key} is {shown(value)}, wanted at most {limit:,}.")
     if told["above"] is not None and not value > told["above"]:
         raise UserError(f"{where} {key} is {value}, wanted more than {told['above']}.")
     if told["most"] is not None and not told["least"] <= value <= told["most"]:
@@ -356,5 +372,5 @@ def check_knob(key: str, value: Any, where: str) -> Any:
     if told["least"] is not None and not value >= told["least"]:
         raise UserError(f"{where} {key} is {value}, wanted at least {told['least']}.")
     if told["wanted"] is not None and not told["wanted"][0](value):
-        raise UserError(f"{where} {key} is {shown}, wanted {told['wanted'][1]}.")
+        raise UserError(f"{where} {key} is {shown(value)}, wanted {told['wanted'][1]}.")
     return value

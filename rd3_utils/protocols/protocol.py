@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from rd3_utils.bounded import read_toml
 from rd3_utils.errors import UserError, unknown
 from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.protocols.knobs import (
@@ -30,7 +31,7 @@ from rd3_utils.protocols.knobs import (
     stated,
 )
 from rd3_utils.protocols.recipe import AUGMENTATIONS, Recipe, check_recipe, check_resize, digest
-from rd3_utils.protocols.strict import build, coerce, read_toml
+from rd3_utils.protocols.strict import build, coerce
 
 RELEASED = Path(__file__).parent / "released"
 TEACHER_PROTOCOL = "teacher-v1"  # of full-hard, whatever the protocol of the other arms

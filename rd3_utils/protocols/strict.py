@@ -1,28 +1,20 @@
 """Read a TOML table into a frozen dataclass, strictly: missing, unknown and mistyped fields are named."""
 
 import dataclasses
-import tomllib
+import math
+import sys
 import types
 import typing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from rd3_utils.bounded import shown
 from rd3_utils.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+LARGEST_FLOAT = int(sys.float_info.max)
 T = TypeVar("T", bound="DataclassInstance")
-
-
-def read_toml(path: Path) -> dict:
-    """The TOML file at `path` as a dict; UserError if it is missing or not TOML."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid TOML: {error}.") from error
 
 
 def build(cls: type[T], table: Any, where: str) -> T:
@@ -60,11 +52,11 @@ def coerce(declared: Any, value: Any, where: str) -> Any:
             if len(value) == len(arguments):
                 return tuple(coerce(a, v, where) for a, v in zip(arguments, value))
         wanted = "a list" if arguments[-1] is Ellipsis else f"a list of {len(arguments)} values"
-        raise UserError(f"{where} is {value!r}, wanted {wanted}.")
+        raise UserError(f"{where} is {shown(value)}, wanted {wanted}.")
     if declared is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) < LARGEST_FLOAT else math.inf if value > 0 else -math.inf
     if declared in (int, float, str, bool) and type(value) is not declared:
-        raise UserError(f"{where} is {value!r} ({type(value).__name__}), wanted {declared.__name__}.")
+        raise UserError(f"{where} is {shown(value)} ({type(value).__name__}), wanted {declared.__name__}.")
     if declared is dict and not isinstance(value, dict):
-        raise UserError(f"{where} is {value!r}, wanted a table.")
+        raise UserError(f"{where} is {shown(value)}, wanted a table.")
     return value

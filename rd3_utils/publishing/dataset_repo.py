@@ -105,7 +105,7 @@ def publish_labels(
     `images` is None where they are published elsewhere, `about` what is known of how they were made; `command` is that of
     train_student.py which uses the labels.
     """
-    index = json.loads((where / "index.json").read_text())
+    index = soft_labels.read_index(where)
     store = store_in_repo(where)
     shards = [where / entry["file"] for entry in index["shards"]]
     size = sum(entry["bytes"] for entry in index["shards"])

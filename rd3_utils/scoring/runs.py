@@ -7,15 +7,13 @@ not state `network` (it had the first initialisation), `views` (shared) and the 
 import dataclasses
 import json
 import math
-import os
-import stat
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rd3_utils import files, units
+from rd3_utils import bounded, files
 from rd3_utils.data import sources
 from rd3_utils.data.sources import Source
 from rd3_utils.errors import UserError
@@ -285,24 +283,10 @@ def check_recipe_keys(recipe: dict) -> None:
         raise Refused(f"recipe.training.test_resize is {shown(resize)}, wanted a whole number from 0")
 
 
-def contents(where: Path) -> bytes:
-    """The bytes of a regular file of at most shapes.MOST_BYTES; Refused for anything else."""
-    try:
-        about = os.stat(where)
-        if not stat.S_ISREG(about.st_mode):
-            raise Refused("no regular file")
-        if about.st_size > shapes.MOST_JSON_BYTES:
-            raise Refused(f"{units.size(about.st_size)}, a Run has at most {units.size(shapes.MOST_JSON_BYTES)}")
-        with open(where, "rb") as file:
-            return file.read(shapes.MOST_JSON_BYTES + 1)
-    except OSError as error:
-        raise Refused(f"cannot be read: {error.strerror}") from None
-
-
 def read(where: Path) -> Run:
     """The Run in the file `where`; UserError says why it is none."""
     try:
-        return of(shapes.parse(contents(where)))
+        return of(bounded.parse(bounded.contents(where)))
     except Refused as refused:
         raise UserError(f"{where} is no whole Run of this project ({refused}); remove the file, or mend it.") from None
 

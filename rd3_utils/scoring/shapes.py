@@ -1,83 +1,21 @@
-"""Files that somebody else wrote, read as hostile input: JSON without surprises, and values that are what they must be.
+"""Values of files that somebody else wrote (bounded.py reads those): they are what they must be, or Refused says which is not.
 
 No text that comes from such a file is ever used as a path, a pattern or code. Needs no torch.
 """
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
-from rd3_utils import units
-
-MOST_JSON_BYTES = 4_000_000  # of a file; a Run of 1000 epochs that watched the test split has 0.15 MB
-LONGEST = 200  # characters of a text
-WHOLE = 2**63  # numbers stay below
-DEEPEST = 20  # tables and lists in one another; a Run has 7
-TOO_DEEP = "not a Run: nested too deeply"
-
-
-class Refused(Exception):
-    """Why a file is not what it must be, in one line without what only its author needs."""
-
-
-def shown(value: Any) -> str:
-    """A value for a message: one short line, no character of it invisible."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def parse(data: bytes) -> Any:
-    """The JSON value in `data`; Refused for what is not plain JSON of finite numbers with each key once, or too large."""
-    if len(data) > MOST_JSON_BYTES:
-        raise Refused(f"more than {units.size(MOST_JSON_BYTES)}, a Run has less")
-    try:
-        value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=each_once, parse_constant=no_number, parse_float=finite, parse_int=whole
-        )
-    except RecursionError:
-        raise Refused(TOO_DEEP) from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise Refused(f"not JSON: {str(error)[:80]}") from None
-    level = [value]
-    for _ in range(DEEPEST):
-        tables = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list))]
-        level = [inner for table in tables for inner in table]
-    if level:  # what copies and compares a Run would go as deep
-        raise Refused(TOO_DEEP)
-    return value
-
-
-def each_once(pairs: list[tuple[str, Any]]) -> dict:
-    table = dict(pairs)
-    if len(table) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise Refused(f"key {shown(next(key for key in keys if keys.count(key) > 1))} is there more than once")
-    return table
-
-
-def no_number(text: str) -> NoReturn:
-    raise Refused(f"{text} is no number of JSON")
-
-
-def finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise Refused(f"{text[:40]} is no finite number")
-    return value
-
-
-def whole(text: str) -> int:
-    if len(text) > 19 or abs(int(text)) >= WHOLE:
-        raise Refused(f"{text[:20]}... is too large a number")
-    return int(text)
+from rd3_utils import limits
+from rd3_utils.bounded import Refused, shown
 
 
 def is_text(value: Any) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= LONGEST and value.isprintable()
+    return isinstance(value, str) and 0 < len(value) <= limits.LONGEST_TEXT and value.isprintable()
 
 
 def is_name(value: Any) -> bool:
@@ -90,7 +28,7 @@ def is_hex(digits: int) -> Callable[[Any], bool]:
 
 
 def is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < WHOLE
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < limits.WHOLE
 
 
 def is_count(value: Any) -> bool:

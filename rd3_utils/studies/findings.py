@@ -4,7 +4,6 @@ A "place" is a benchmark, a number of images per class and a student: within one
 """
 
 import contextlib
-import json
 import statistics
 from collections.abc import Iterable
 from functools import cache, partial
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rd3_utils.data import embedded, soft_labels
+from rd3_utils.data import embedded, provenance, soft_labels
 from rd3_utils.errors import UserError
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.scoring import measure
@@ -348,7 +347,7 @@ def facts_of_files(folder: Path) -> dict:
     """{"bytes", "bytes_are", "seconds"} of the set in a folder or file; see image_facts."""
     files = [folder] if folder.is_file() else [p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_FILES]
     about = folder / "distilled.json"
-    seconds = json.loads(about.read_text()).get("seconds") if about.is_file() else None
+    seconds = provenance.read(about, str(about)).get("seconds") if about.is_file() else None
     return {"bytes": sum(p.stat().st_size for p in files), "bytes_are": "files", "seconds": seconds}
 
 

@@ -19,7 +19,7 @@ from types import FrameType
 
 from filelock import FileLock
 
-from rd3_utils import files
+from rd3_utils import bounded, files
 
 HEARTBEAT = 15  # seconds between two touches of a claim
 STALE = 300  # seconds without a touch after which a claim of another host is nobody's
@@ -221,9 +221,10 @@ def holder(group: int | None = None) -> dict:
 def read_claim(claim: Path) -> dict:
     """What a claim says, or {} where there is none or it is half-written."""
     try:
-        return json.loads(claim.read_text())
-    except (FileNotFoundError, ValueError):
+        said = bounded.read_json(claim)
+    except bounded.Refused:
         return {}
+    return said if isinstance(said, dict) else {}
 
 
 def held(claim: Path) -> bool:

@@ -48,13 +48,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rd3_utils import limits
+from rd3_utils.bounded import read_toml, shown
 from rd3_utils.data import embedded, sources
 from rd3_utils.data.sources import Source
 from rd3_utils.errors import UserError, unknown
 from rd3_utils.learning import students as networks
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols import protocol as protocols
-from rd3_utils.protocols.strict import build, read_toml
+from rd3_utils.protocols.strict import build
 
 PROJECT = embedded.PACKAGE.parent
 
@@ -172,6 +174,7 @@ def load(path: Path | str) -> Study:
         raise UserError(f"{path} names itself '{study.name}', wanted '{path.stem}': the name is the file's.")
     if not study.images or not (study.grid or study.ablation) or not study.benchmarks or not study.seeds:
         raise UserError(f"{where} has nothing to train; it needs benchmarks, seeds, [[images]] and [[grid]] or [[ablation]].")
+    check_count(study, where)
     check_images(study, where)
     check_teachers(study, where)
     for kind, name, known in stated_names(study):
@@ -180,8 +183,32 @@ def load(path: Path | str) -> Study:
     for part in study.ablation:
         for knob, values in part.knobs.items():
             if not isinstance(values, list):
-                raise UserError(f"{where} [ablation.knobs] {knob} is {values!r}, wanted a list of values.")
+                raise UserError(f"{where} [ablation.knobs] {knob} is {shown(values)}, wanted a list of values.")
+            try:
+                json.dumps(values)
+            except TypeError as error:  # dates and times of TOML
+                raise UserError(f"{where} [ablation.knobs] {knob} lists {shown(values)}: {error}.") from error
     return study
+
+
+def check_count(study: Study, where: str) -> None:
+    """UserError for a study that may have more students than limits.MOST_CELLS, before they are listed."""
+    parts: list[Grid | Ablation] = [*study.grid, *study.ablation]
+    students = 0
+    for part in parts:
+        mine = [images for images in study.images if images.method in (part.methods or [images.method])]
+        sets = sum(max(1, len(images.ipc)) * max(1, len(images.draws)) for images in mine) * len(study.benchmarks)
+        values = sum(map(values_in, part.knobs.values())) + 1 if isinstance(part, Ablation) else 0
+        students += (len(part.protocols) + values) * sets * max(1, len(part.students)) * len(part.seeds or study.seeds)
+    if students > limits.MOST_CELLS:
+        raise UserError(
+            f"{where} asks for up to {students:,} students, wanted at most {limits.MOST_CELLS:,}; make several studies of it."
+        )
+
+
+def values_in(values: Any) -> int:
+    """How many values an ablation has of a knob."""
+    return len(values) if isinstance(values, list) else 1
 
 
 def check_images(study: Study, where: str) -> None:

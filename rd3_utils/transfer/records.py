@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from accelerate import Accelerator
 
-from rd3_utils import files, launch
+from rd3_utils import bounded, files, launch
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import selections, sources, tables
 from rd3_utils.data.images import ImageSet
@@ -170,11 +170,11 @@ def write_record(where: Path, data: dict) -> None:
 def read_record(where: Path) -> dict:
     """The record at `where`; UserError if it is none."""
     try:
-        record = json.loads(where.read_text())
+        record = bounded.read_json(where, kind="a record of transfer")
         if record["schema"] != RECORD_SCHEMA:
             raise ValueError(f"schema {record['schema']}, wanted {RECORD_SCHEMA}")
         record_group(record), [record["top1"][name] for name in CLASSIFIERS], record["network"]["sha256"], record["name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (bounded.Refused, ValueError, KeyError, TypeError, AttributeError, UserError) as error:
         raise UserError(f"{where} is no record of transfer ({type(error).__name__}: {error}); remove the file.") from error
     return record
 

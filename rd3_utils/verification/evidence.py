@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rd3_utils import bounded
 from rd3_utils.data.sources import Source
 from rd3_utils.errors import UserError
 from rd3_utils.learning import students
@@ -113,7 +114,7 @@ def run_file(path: Path, name: str, network: Path | None = None) -> RunFile:
     kept = results.student_folder(path)
     network = network or (kept if students.is_saved(kept) else None)
     try:
-        return RunFile(name, path, runs.of(shapes.parse(runs.contents(path))), network=network)
+        return RunFile(name, path, runs.of(bounded.parse(bounded.contents(path))), network=network)
     except shapes.Refused as refused:
         return RunFile(name, path, None, str(refused), network)
 

@@ -9,6 +9,7 @@ import dataclasses
 import json
 from functools import lru_cache
 
+from rd3_utils import bounded
 from rd3_utils.errors import UserError
 from rd3_utils.learning import initialisation, search
 from rd3_utils.protocols import benchmark as benchmarks
@@ -28,7 +29,7 @@ MOST_KNOBS = 50_000  # characters of a protocol's knobs as JSON; ours have at mo
 
 def vetted(data: bytes) -> tuple[Run, Protocol]:
     """(Run, Protocol) of the bytes `data`, the Run without what only proves it (history, knobs); Refused says why not."""
-    run = runs.of(shapes.parse(data))
+    run = runs.of(bounded.parse(data))
     if run.benchmark not in benchmarks.names():
         raise Refused(f"benchmark {shown(run.benchmark)} is none of ours")
     bench, own = bench_of(run.benchmark), run.protocol
@@ -220,4 +221,4 @@ class Made:
 
 def made_by(data: bytes) -> Made:
     """The Made of the bytes of a distilled.json; Refused if it is none."""
-    return shapes.read(Made, shapes.parse(data), runs.SCHEMA)
+    return shapes.read(Made, bounded.parse(data), runs.SCHEMA)

@@ -1,0 +1,40 @@
+"""Limits, one line each: what is refused before memory, time or a fetch is spent on it. docs/limits.md is made of this file.
+
+They are far above what anybody measures here and far below what stops a machine; whoever needs more changes the line.
+"""
+
+# files that somebody else wrote
+MOST_JSON_BYTES = 4_000_000  # of a Run, a record, a config.json or a distilled.json; a Run of 1000 epochs has 0.15 MB
+MOST_INDEX_BYTES = 16_000_000  # of a label store's index.json; 1000 shards have 1 MB
+MOST_TOML_BYTES = 4_000_000  # of a protocol, benchmark or study; that of ImageNet-1K's classes has 0.1 MB
+DEEPEST = 20  # tables and lists in one another in a JSON file; a Run has 7
+LONGEST_KEY = 50  # parts of one dotted key of a TOML file; the time and memory to read it grow with their square
+LONGEST_TEXT = 200  # characters of a text that a Run states
+LONGEST_SHOWN = 60  # characters of a value in a message
+WHOLE = 2**63  # whole numbers of a file stay below
+MOST_HEADER_BYTES = 10_000_000  # of a label shard beyond its tensors; ours have 0.003 MB
+
+# images and tensors
+MOST_SET_BYTES = 64_000_000_000  # of the pixels of one image set
+MOST_IMAGE_BYTES = 200_000_000  # of one image file; the largest of ImageNet has 15 MB
+MOST_IMAGE_PIXELS = 89_478_485  # of one image, by its header; Pillow warns from here on
+LARGE_IMAGE_PIXELS = 10_000_000  # from which images are decoded one at a time, whatever the number of threads
+MOST_WIDTH = 65_536  # of what a config.json states of a network: classes, widths, layers, pixels
+MOST_PICKLE_BYTES = 10_000_000  # of a file of torch.save beside its tensors; a checkpoint of 1000 epochs has 0.2 MB
+MOST_ROWS = 100_000_000  # of a table; ImageNet-21K has 14 million
+MOST_CLASSES = 100_000  # of a benchmark; ImageNet-21K has 22 thousand
+
+# what a command is asked for
+MOST_EPOCHS = 1_000_000  # of a training, its warm-up and its labels; released protocols have at most 3000
+MOST_NUMBER = 1_000_000_000  # of a whole number that a knob or an option is
+MOST_FLOAT = 3.4e38  # of any other number of a knob; float32 ends here
+MOST_OPERATIONS = 100  # of RandAugment in one view; a label store has a column for each
+MOST_TEACHERS = 100  # of one label
+MOST_SIDE = 4_096  # pixels of an image's shorter side, as a network or a resize has it
+MOST_LISTED = 1_000  # values of a knob that is a list
+MOST_SEEDS = 10_000  # of one command
+MOST_DRAWS = 1_000  # of random images in one command
+MOST_WORKERS = 1_024  # threads or cells at a time
+MOST_CELLS = 200_000  # students that one study may have
+MOST_FORWARD_BATCH = 100_000  # views in one pass of a teacher, which a smaller number is padded to
+LONGEST_WORD = 100_000  # characters of one word of a command
