@@ -330,7 +330,7 @@ def check_bytes(where: object, index: dict, recipe: Recipe) -> None:
     for entry in index["shards"]:
         tensors = epoch * (entry["epochs"][1] - entry["epochs"][0])
         if not tensors <= entry["bytes"] <= tensors + limits.MOST_HEADER_BYTES:
-            raise damaged(where, f"{entry['file']} of {entry['bytes']} bytes, of which its epochs have {tensors}")
+            raise damaged(where, f"the epochs of {entry['file']} have {tensors} bytes, index.json says {entry['bytes']}")
 
 
 def intact(where: Path, index: dict) -> bool:
