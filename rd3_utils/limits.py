@@ -21,6 +21,8 @@ MOST_IMAGE_PIXELS = 89_478_485  # of one image, by its header; Pillow warns from
 LARGE_IMAGE_PIXELS = 10_000_000  # from which images are decoded one at a time, whatever the number of threads
 MOST_WIDTH = 65_536  # of what a config.json states of a network: classes, widths, layers, pixels
 MOST_PICKLE_BYTES = 10_000_000  # of a file of torch.save beside its tensors; a checkpoint of 1000 epochs has 0.2 MB
+MOST_FREELY_PACKED = 1_000_000_000  # bytes that a parquet file may have once it is unpacked, however small it is
+MOST_EXPANSION = 100  # times its size that it may have else
 MOST_ROWS = 100_000_000  # of a table; ImageNet-21K has 14 million
 MOST_CLASSES = 100_000  # of a benchmark; ImageNet-21K has 22 thousand
 

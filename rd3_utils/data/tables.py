@@ -21,14 +21,15 @@ import numpy as np
 from accelerate.utils import tqdm
 from huggingface_hub import constants
 from PIL import Image
+from pyarrow import parquet
 
-from rd3_utils import hub
+from rd3_utils import hub, limits, units
 from rd3_utils.data import sources
 from rd3_utils.data.classes import benchmark_labels, class_index
 from rd3_utils.data.decoding import content, picture, pixels
 from rd3_utils.data.sources import Source
 from rd3_utils.errors import UserError
-from rd3_utils.files import SET_HOME, write_whole
+from rd3_utils.files import SET_HOME, try_folder, write_whole
 from rd3_utils.protocols.benchmark import Benchmark
 
 IMAGE_COLUMNS = ("image", "img")
@@ -283,9 +284,14 @@ def local(path: Path, splits: Sequence[str], named: bool = False) -> datasets.Da
     if len(folders) > 1:
         raise UserError(f"'{path}' holds {len(folders)} sets ({', '.join(folders[:3])}); give one of these folders.")
     if files:
+        cache = cache_of(files)
         try:
-            return datasets.Dataset.from_parquet([glob.escape(str(file)) for file in files], cache_dir=cache_of(files))
+            check_parquet(files)
+            return datasets.Dataset.from_parquet([glob.escape(str(file)) for file in files], cache_dir=cache)
+        except UserError:
+            raise
         except Exception as error:  # pyarrow and datasets raise many kinds for a file that is not parquet
+            try_folder(cache, SET_HOME)
             raise UserError(f"{files[0]} cannot be read as parquet: {hub.one_line(error)}") from error
     folder = next((path / split for split in splits if (path / split).is_dir()), None)
     if folder is None and named and path.name not in splits:
@@ -295,6 +301,21 @@ def local(path: Path, splits: Sequence[str], named: bool = False) -> datasets.Da
             f"images per class; found {', '.join(there[:5]) or 'nothing'}."
         )
     return image_folder(folder or path, splits[0])
+
+
+def check_parquet(files: Sequence[Path]) -> None:
+    """UserError where parquet `files` state, in their footers, more rows or bytes than anybody's: before they are unpacked."""
+    footers = [parquet.read_metadata(file) for file in files]
+    rows = sum(footer.num_rows for footer in footers)
+    if rows > limits.MOST_ROWS:
+        raise UserError(f"{files[0].parent} holds {rows:,} rows, wanted at most {limits.MOST_ROWS:,}.")
+    for file, footer in zip(files, footers):
+        unpacked = sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
+        packed = file.stat().st_size
+        if unpacked > max(limits.MOST_FREELY_PACKED, limits.MOST_EXPANSION * packed):
+            raise UserError(
+                f"{file} has {units.size(packed)} and would have {units.size(unpacked)} unpacked: images do not pack so well."
+            )
 
 
 def cache_of(files: Iterable[Path]) -> str:
