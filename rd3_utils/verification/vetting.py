@@ -23,6 +23,7 @@ from rd3_utils.scoring import runs, shapes
 from rd3_utils.scoring.runs import Run, StatedProtocol
 from rd3_utils.scoring.searches import check_search, check_share
 from rd3_utils.scoring.shapes import Refused, is_count, is_hex, is_name, is_seconds, shown
+from rd3_utils.verification.as_trained import as_trained, check_as_trained, check_rates
 
 MOST_KNOBS = 50_000  # characters of a protocol's knobs as JSON; ours have at most 4,000
 
@@ -44,6 +45,8 @@ def vetted(data: bytes) -> tuple[Run, Protocol]:
     check_labels(run, recipe)
     check_score(run, bench)
     check_history(run, recipe)
+    check_rates(run, recipe)
+    check_as_trained(run, as_trained(run, protocol, recipe, bench))
     light = dataclasses.replace(own, knobs={})
     return dataclasses.replace(run, protocol=light, history=[], recipe=shared(json.dumps(run.recipe, sort_keys=True))), protocol
 
