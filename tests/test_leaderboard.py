@@ -13,6 +13,7 @@ import pytest
 from conftest import PROJECT
 
 from rd3_utils.cli.options import read_what
+from rd3_utils.data import sources
 from rd3_utils.errors import UserError
 from rd3_utils.leaderboard import claims, entries, pages, pareto, reproduce
 from rd3_utils.leaderboard import site as leaderboard
@@ -21,7 +22,7 @@ from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols import protocol as protocols
 from rd3_utils.protocols.recipe import digest
 from rd3_utils.scoring import runs
-from rd3_utils.verification import vetting
+from rd3_utils.verification import as_trained, vetting
 
 MEASURED = PROJECT / "measured"
 RDED = "cifar10/rd3-v1-974086290837/rded-ipc10@f688766b/convnet3/distilled-soft"
@@ -147,14 +148,15 @@ def test_hlr_and_lrs_appear_where_the_arms_are_there(run, folder):
     def of(arm, top1, protocol="rd3-v1", source="rded-ipc10", images=100, ipc=10, teachers=True):
         bench, known = benchmarks.load("cifar10"), protocols.load(protocol)
         recipe = known.resolve(bench, "convnet3", ipc, images, arm.split("-")[1])
-        history = [{"epoch": i, "loss": 1.0, "learning_rate": 0.1} for i in range(recipe.training.epochs)]
+        history = [{"epoch": i, "loss": 1.0, "learning_rate": rate} for i, rate in enumerate(as_trained.rates(recipe))]
         new = changed(run, arm=arm, top1=top1, top5=1.0, recipe=json.loads(json.dumps(recipe.as_dict())), history=history)
-        new["images"] |= {"source": source, "name": source, "images": images, "ipc": ipc}
+        name = sources.recorded(source).set_name
+        new["images"] |= {"source": source, "name": name, "images": images, "ipc": ipc}
         new["images"]["fingerprint"] = f"{images:064x}" if source != "rded-ipc10" else run["images"]["fingerprint"]
         new["protocol"] = {"name": protocol, "digest": known.digest, "overrides": {}, "main_labels": known.main_labels,
                            "knobs": json.loads(json.dumps(known.knobs))}  # fmt: skip
         if not teachers:
-            new["teachers"], new["labels"] = [], {"kind": "hard", "views_digest": "0" * 12, "views_seed": 0}
+            new["teachers"], new["labels"] = [], {"kind": "hard", "views_digest": recipe.views_digest, "views_seed": 0}
         return new
 
     files = {
@@ -206,6 +208,7 @@ def test_precisions_are_never_in_one_row_or_table(run, folder):
 
 def test_a_run_that_watched_the_test_split_says_so(run, folder):
     watched = changed(run, monitored_test=True)
+    watched["history"][0]["test_top1"] = 0.2
     page = leaderboard.site_files(entries.gathered_entries([folder({"a/seed0.json": watched})]))["index.html"].decode()
     assert "watched the test split" in page
 
@@ -443,7 +446,8 @@ class Tags(html.parser.HTMLParser):
 def test_names_of_strangers_are_text_and_nothing_else(run, folder):
     evil = changed(run, images__name=HOSTILE, images__source=HOSTILE, environment__devices=HOSTILE, environment__git=HOSTILE)
     evil["environment"]["versions"] = {HOSTILE[:150]: HOSTILE}
-    evil["teachers"][0] |= {"source": HOSTILE, "architecture": HOSTILE}
+    evil["teachers"][0] |= {"source": HOSTILE, "architecture": HOSTILE, "sha256": "0" * 64}
+    evil["labels"]["teachers_id"] = "0" * 64
     origin = entries.Origin("hub", HOSTILE, "1" * 40, "javascript:alert(3)")
     where = folder({"a/seed0.json": evil, f"{HOSTILE[4:14]}/seed1.json": "no"})
     for found in (
@@ -616,7 +620,8 @@ def test_claimed_stands_beside_measured(site):
         ("rded-ipc50", "x", None, None),  # another IPC than the images'
         ("RDED", "x", None, None),
         ("unheard-ipc10", "x", None, None),
-        ("sets", "he-yang/2025-rethinkdc-imagenet-rded-ipc-10", "1" * 40, None),  # that repo holds another benchmark
+        # that repo holds another benchmark
+        ("2025-rethinkdc-imagenet-rded-ipc-10", "he-yang/2025-rethinkdc-imagenet-rded-ipc-10", "1" * 40, None),
     ],
 )
 def test_a_method_is_recognised_by_what_says_so_and_never_by_likeness(run, folder, name, source, commit, method):
