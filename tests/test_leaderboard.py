@@ -15,7 +15,8 @@ from conftest import PROJECT
 from rd3_utils.cli.options import read_what
 from rd3_utils.data import sources
 from rd3_utils.errors import UserError
-from rd3_utils.leaderboard import claims, entries, pages, pareto, reproduce
+from rd3_utils.leaderboard import claims, entries, pages, pareto, reproduce, tolerance
+from rd3_utils.leaderboard import rows as rows_of
 from rd3_utils.leaderboard import site as leaderboard
 from rd3_utils.leaderboard.related import Related
 from rd3_utils.protocols import benchmark as benchmarks
@@ -322,6 +323,61 @@ def test_two_runs_that_say_they_are_one_are_both_kept_apart(run, folder):
     assert [entry.summary["seeds"] for entry in found.entries] == [[1]]
 
 
+def test_of_several_runs_of_one_student_the_one_of_later_software_is_ranked(run, folder):
+    """And of none later where one part is older, or the scores of the same software differ."""
+    older, newer = {"torch": "2.9.1+cpu", "numpy": "2.4.6"}, {"torch": "2.10.0", "numpy": "2.4.6"}
+    mixed = {"torch": "2.11.0", "numpy": "1.26.4"}
+
+    def of(top1, versions, seed=0):
+        return changed(run, top1=top1, top5=0.95, environment__versions=versions, seed=seed)
+
+    here = {"a/seed0.json": of(0.9, older), "b/seed0.json": of(0.5, newer), "c/seed0.json": of(0.4, older)}
+    found = entries.gathered_entries([folder(here, "here")])
+    assert [one.top1 for entry in found.entries for one in entry.runs] == [0.5]
+    assert reasons(found) == ["the same student as b/seed0.json, of later software, which is ranked"] * 2
+    again = changed(of(0.5, newer), seconds=1.0)
+    found = entries.gathered_entries([folder({"a/seed0.json": of(0.5, newer), "b/seed0.json": again}, "again")])
+    assert reasons(found) == ["the same student as a/seed0.json, with the same score, which is ranked"]
+    for other in (mixed, newer, {**newer, "timm": "1"}):
+        found = entries.gathered_entries([folder({"a/seed0.json": of(0.5, newer), "b/seed0.json": of(0.9, other)}, "other")])
+        assert len(found.apart) == 2 and not found.entries
+
+
+def test_runs_that_an_older_one_brings_together_are_one_of_each_seed(run, folder):
+    """Labels of two forward batches are two kinds; a Run of schema 1 that states none may be of either, and stops nothing."""
+
+    def of(batch, top1):
+        return vetted(changed(run, labels__forward_batch=batch, top1=top1, top5=1.0))
+
+    gathering, origin = entries.Gathering(), entries.Origin("folder", "here")
+    gathering.protocols, gathering.runs = {}, []
+    for i, one in enumerate([of(None, 0.3), of(50, 0.3), of(100, 0.5)]):
+        gathering.runs.append(entries.Listed(one, origin, f"{i}/seed0.json"))
+    found = entries.settled(gathering)
+    assert sorted(entry.summary["n"] for entry in found.entries) == [1]
+    assert len(found.apart) == 2 and "is ranked" in reasons(found)[0]
+    leaderboard.site_files(found)
+
+
+def vetted(run):
+    """A Run as the board holds it, `run` (plain data) not compared with what training writes."""
+    one = runs.of(json.loads(json.dumps(run)))
+    return dataclasses.replace(one, protocol=dataclasses.replace(one.protocol, knobs={}), history=[])
+
+
+def test_thousands_of_runs_of_one_row_are_compared_as_often_as_they_have_kinds(run, monkeypatch):
+    counted = []
+    compare = entries.measure.same_measure
+    monkeypatch.setattr(entries.measure, "same_measure", lambda *given, **more: counted.append(1) or compare(*given, **more))
+    one, gathering, origin = vetted(run), entries.Gathering(), entries.Origin("hub", "somebody/board", "1" * 40)
+    for seed in range(3000):
+        labels = dataclasses.replace(one.labels, forward_batch=1 + seed % 1500)
+        gathering.runs.append(entries.Listed(dataclasses.replace(one, seed=seed, labels=labels), origin, f"{seed}"))
+    found = entries.settled(gathering)
+    assert len(found.entries) == entries.MOST_KINDS and len(found.apart) + found.left_out == 3000 - 2 * entries.MOST_KINDS
+    assert len(counted) < 30_000
+
+
 def test_copies_count_once_wherever_they_lie(run, folder):
     one, two = folder({"a/seed0.json": run, "b/seed0.json": run}, "one"), folder({"a/seed0.json": run}, "two")
     [entry] = entries.gathered_entries([one, two]).entries
@@ -353,6 +409,100 @@ def test_random_images_of_one_draw_must_be_the_same_images(folder):
     there = folder({"a/seed1.json": changed(drawn, seed=1, images__fingerprint="0" * 64)}, "there")
     found = entries.gathered_entries([here, there])
     assert [reason[:17] for reason in reasons(found)] == ["other real images"]
+
+
+SPELLINGS = [
+    "random:ipc=10,seed=00", "random:ipc=010,seed=0", "random:ipc=10,seed=+0", "random:ipc=10,seed=-0",
+    "random:ipc=10,seed=0 ", "random:ipc=10,seed=0,", "random:ipc=10,seed=0x0", "random:ipc=10,seed=0.0",
+    "random:ipc=10,seed=0e0", "random:ipc=10,seed=", "random:ipc=10", "random:seed=0,ipc=10", "random:ipc=10,seed=0,seed=0",
+    "random:ipc=1_0,seed=0", "random:ipc=0,seed=0", "random:ipc=\u0661\u0660,seed=\u0660",
+    "random:ipc=\uff11\uff10,seed=\uff10", "random:ipc=10,seed=\u00b2", "random:", "random:ipc=10,seed=0:x",
+    "random:ipc=10,seed=0@main", " random:ipc=10,seed=0", "Random:ipc=10,seed=0", "random :ipc=10,seed=0",
+    "r\u0430ndom:ipc=10,seed=0", "\uff52andom:ipc=10,seed=0", "./random:ipc=10,seed=0", "random/ipc=10,seed=0", "full ",
+    "FULL", "full:", "full:ipc=10", "held-out:ipc=10", "random:ipc=10,seed=9223372036854775808",
+    "random:ipc=10,seed=999999999999999999999",
+]  # fmt: skip
+
+
+def test_no_other_spelling_of_a_source_is_random_images_or_stops_the_board(run, folder):
+    """Each as the images of a random and of a distilled arm, with a score that would be a fine baseline to beat."""
+    files = {"a/seed0.json": run}
+    for i, text in enumerate(SPELLINGS):
+        for arm in ("random", "distilled"):
+            images = {"images__source": text, "images__name": "random-ipc10-seed0", "images__fingerprint": f"{i:064x}"}
+            files[f"{arm}/{i}/seed{i}.json"] = changed(run, arm=f"{arm}-soft", seed=i, top1=0.0001, **images)
+    found = entries.gathered_entries([folder(files)])
+    assert not any(entry.is_random or entry.group.full or entry.arm != "distilled-soft" for entry in found.entries)
+    [row] = [entry for entry in found.entries if entry.name == "rded-ipc10"]
+    assert Related(found.entries).of(row, "random-soft") is None
+    assert sum(entry.summary["n"] for entry in found.entries) + len(found.apart) == len(files)
+    index = leaderboard.site_files(found)["index.html"].decode()
+    assert "random-ipc10-seed0" in index  # of those that read as a folder, as any other folder's
+
+
+def drawn_of(run, top1, draw=0, seed=0):
+    """Ten random images per class, beside `run`."""
+    images = {"source": f"random:ipc=10,seed={draw}", "name": f"random-ipc10-seed{draw}", "fingerprint": f"{draw:064x}"}
+    new = changed(run, arm="random-soft", top1=top1, top5=1.0, seed=seed)
+    return {**new, "images": {**new["images"], **images}}
+
+
+def test_a_baseline_is_of_the_row_s_own_origin_else_the_row_says_whose(run, folder):
+    """Of its own, else of a folder, else of a repo: which the row names wherever it shows a number that rests on it."""
+    mine, theirs = (
+        folder({"a/seed0.json": run, "b/seed0.json": drawn_of(run, 0.3)}, "mine"),
+        folder({"b/seed0.json": drawn_of(run, 0.1)}, "theirs"),
+    )
+    alone = folder({"a/seed0.json": run}, "alone")
+    repo = entries.Origin("hub", "aaa/first", "1" * 40, "https://hub.invalid/aaa/first")
+
+    def row(folders, repos):
+        found = entries.gathered_entries(folders, repos)
+        [entry] = [entry for entry in found.entries if not entry.is_random]
+        board = pages.Board(found)
+        page = leaderboard.site_files(found)["index.html"].decode()
+        return board.row(entry), board.row(entry)["random_entry"].origin.name, page
+
+    hub = [(repo, list(entries.local_files(theirs)))]
+    own, whose, page = row([mine], hub)
+    assert (whose, own["random"], own["borrowed"]) == ("mine", 0.3, []) and "of aaa/first" not in page
+    borrowed, whose, page = row([alone], hub)
+    assert (whose, borrowed["random"]) == ("aaa/first", 0.1)
+    assert [(arm, other.origin) for arm, other in borrowed["borrowed"]] == [("random-soft", repo)]
+    assert '<span class="under">of aaa/first</span>' in page and "With students of another origin: random-soft of" in page
+    _, whose, page = row([alone, theirs], [(repo, list(entries.local_files(mine)))][:0] + hub)
+    assert whose == "theirs" and '<span class="under">of theirs</span>' in page
+
+
+def test_an_origin_that_makes_a_page_or_a_table_fail_is_set_apart_and_the_rest_is_shown(run, folder, monkeypatch, tmp_path):
+    good, bad = folder({"a/seed0.json": run}, "good"), folder({"a/seed1.json": changed(run, seed=1)}, "bad")
+    made_row, of_runs = pages.Board.made_row, entries.run_files.summary
+
+    def fails(board, entry):
+        return 1 / 0 if entry.origin.name == "bad" else made_row(board, entry)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pages.Board, "made_row", fails)
+        files, shown = leaderboard.build_site(entries.gathered_entries([good, bad]), tmp_path / "site")
+    assert [entry.origin.name for entry in shown.entries] == ["good"] and "bad" in files["not-ranked.html"].decode()
+    with monkeypatch.context() as patched:
+        patched.setattr(entries.run_files, "summary", lambda runs: 1 / 0 if runs[0].seed == 1 else of_runs(runs))
+        found = entries.gathered_entries([good, bad])
+    assert [entry.origin.name for entry in found.entries] == ["good"]
+    assert reasons(found) == ["its Runs pass each check and cannot be shown (ZeroDivisionError)"]
+    with monkeypatch.context() as patched, pytest.raises(RecursionError):  # not the fault of any Run
+        patched.setattr(pages.Board, "apart_page", lambda board: (_ for _ in ()).throw(RecursionError()))
+        leaderboard.build_site(found, tmp_path / "site")
+
+
+def test_origins_are_left_out_one_by_one_until_the_rest_can_be_made():
+    def make(some):
+        if 3 in some or {2, 5} <= some:
+            raise ValueError
+        return sorted(some)
+
+    assert tolerance.tolerant([1, 2, 3, 4, 5], make)[0] == [1, 2, 4]
+    assert set(tolerance.tolerant([1, 2, 3, 4, 5], make)[1]) == {3, 5}
 
 
 # What a folder may do to us
@@ -608,6 +758,20 @@ def test_claims_are_the_published_numbers():
 def test_claimed_stands_beside_measured(site):
     page = " ".join(" ".join(Tags(site["index.html"]).texts).split())
     assert "43.40 ± 1.00" in page and "Dataset Condensation with Gradient Matching, ICLR 2021, Table 1" in page
+
+
+def test_a_published_number_is_subtracted_only_within_one_protocol(measured):
+    """And one of another protocol stands with that protocol's name."""
+    board, kinds = pages.Board(measured), set()
+    texts = {group: " ".join(board.table_page(group, rows).decode().split()) for group, rows in board.tables.items()}
+    for group, rows in board.tables.items():
+        for row in map(board.row, rows):
+            for claim, mean, _ in row["claims"]:
+                same = (claim.protocol, claim.labels, group.custom) == (group.protocol, group.labels, False)
+                points = f"measured here {rows_of.signed(row['mean'] - mean)} points"
+                assert (points in texts[group]) == same and (claim.protocol in texts[group] or not claim.protocol)
+                kinds.add(same)
+    assert kinds == {True, False}
 
 
 @pytest.mark.parametrize(

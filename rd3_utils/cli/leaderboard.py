@@ -32,7 +32,7 @@ def run(options: Namespace) -> None:
     site.check_site_folder(options.out)
     repos = [repo for repo in (options.hub_repos or "").split(",") if repo]
     gathered = gather.gather(options.results, options.hub_tag, repos)
-    files = site.build_site(gathered, options.out)
+    files, gathered = site.build_site(gathered, options.out)
     for note in gathered.notes:
         print(note, file=sys.stderr)
     ranked, apart = sum(len(entry.runs) for entry in gathered.entries), len(gathered.apart) + gathered.left_out

@@ -83,7 +83,12 @@ def claims_of(entry: Entry, method: str) -> list[tuple[Claim, float, float | Non
             continue
         mean, *std = claim.top1[str(group.ipc)]
         claims.append((claim, mean, std[0] if std else None))
-    return sorted(claims, key=lambda one: (one[0].protocol != group.protocol or group.custom, one[0].labels != group.labels))
+    return sorted(claims, key=lambda one: (not comparable(entry, one[0]), one[0].labels != group.labels))
+
+
+def comparable(entry: Entry, claim: Claim) -> bool:
+    """Whether a number was made under the released protocol of `entry` as it is, with its kind of labels: may be subtracted."""
+    return (claim.protocol, claim.labels) == (entry.group.protocol, entry.group.labels) and not entry.group.custom
 
 
 def elsewhere(entry: Entry, method: str) -> list[tuple[Claim, float, float | None]]:

@@ -11,14 +11,15 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rd3_utils import bounded
 from rd3_utils.errors import UserError
+from rd3_utils.leaderboard import reruns, tolerance
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols.protocol import TEACHER_PROTOCOL, Protocol
 from rd3_utils.scoring import measure, results, significance
@@ -31,6 +32,7 @@ from rd3_utils.verification import vetting
 MOST_FILES = 20_000  # Runs read of one folder or repo
 MOST_RUNS = 50_000  # of all
 MOST_SEEN = 1_000_000  # files and folders looked at in one folder
+MOST_KINDS = 100  # of labels or learning rates, of Runs that are one row but for those
 MOST_RANKED = 30  # entries of a table that are compared for ties
 MOST_APART = 2_000  # files kept apart that are named; more are counted
 ABOUT_FILE = re.compile(r"distilled\.json|[\w.-]+-ipc\d+\.json")
@@ -172,6 +174,14 @@ class Gathering:
         self.protocols: dict[str, Protocol] = {}
         self.more = 0
 
+    def only(self, origins: Collection[Origin]) -> "Gathering":
+        """The same without the Runs of other origins than `origins`; what was refused stays."""
+        some = Gathering()
+        some.runs = [replace(one, also=[]) for one in self.runs if one.origin in origins]
+        some.apart, some.notes, some.about, some.protocols = [*self.apart], self.notes, self.about, self.protocols
+        some.more = self.more
+        return some
+
     def refuse(self, origin: Origin, path: str, reason: str) -> None:
         """Keep a file apart."""
         if len(self.apart) < MOST_APART:
@@ -205,7 +215,7 @@ class Gathering:
             except Refused as refused:
                 if is_run or isinstance(where, Refused) or name == "distilled.json":
                     self.refuse(origin, path, str(refused))
-            except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+            except Exception as error:  # one file cannot stop the board
                 self.refuse(origin, path, f"malformed ({type(error).__name__})")
 
 
@@ -248,7 +258,16 @@ def gathered_entries(
         gathering.add(Origin("folder", Path(folder).name or Path(folder).resolve().name), local_files(folder))
     for origin, files in repos:
         gathering.add(origin, files)
-    return settled(gathering)
+    origins = sorted({one.origin for one in gathering.runs})  # folders first
+    gathered, failing = tolerance.tolerant(origins, lambda some: settled(gathering.only(some)))
+    return without(gathered, failing)
+
+
+def without(gathered: Found, failing: dict[Origin, str]) -> Found:
+    """`gathered` without the origins `failing` {origin: why}, which are named as not ranked."""
+    named = tuple(Apart(origin, "", reason) for origin, reason in failing.items())
+    entries = tuple(entry for entry in gathered.entries if entry.origin not in failing)
+    return replace(gathered, entries=entries, apart=(*named, *gathered.apart))
 
 
 def settled(gathering: Gathering) -> Found:
@@ -257,7 +276,7 @@ def settled(gathering: Gathering) -> Found:
     kept = of_one_kind(gathering, kept, "test images", tested_on, lambda run: run.test.fingerprint)
     kept = of_one_kind(gathering, kept, "train split", lambda run: run.images.train and run.benchmark, split_of)
     kept = of_one_kind(gathering, kept, "real images", drawn_from, lambda run: run.images.fingerprint)
-    ordered = sorted(summarised_entry(kept, gathering.about), key=rank_order)
+    ordered = sorted(summarised_entry(gathering, kept), key=rank_order)
     return Found(tuple(ordered), tuple(gathering.apart), gathering.protocols, tuple(gathering.notes), gathering.more)
 
 
@@ -281,29 +300,23 @@ def run_identity(run: Run) -> tuple[str, str, int]:
     return measure.kind(run), run.images.fingerprint, run.seed
 
 
-def same_result(run: Run) -> str:
-    """Two Runs with an equal one are copies of each other: they differ in nothing but where they lie."""
-    return json.dumps(asdict(run), sort_keys=True)
-
-
 def without_copies(gathering: Gathering) -> list[Listed]:
-    """The Listed without copies; of one identity with two results in one origin, all are kept apart."""
+    """The Listed without copies, and of several Runs of one student from one origin the one that reruns.newest chooses."""
     kept: list[Listed] = []
     holders: dict[tuple, Listed] = {}
     for (same, origin), mine in run_files.grouped(gathering.runs, lambda one: (run_identity(one.run), one.origin)).items():
-        results = {same_result(one.run) for one in mine}
-        if len(results) > 1:
-            values = ", ".join(f"{one.run.top1:.4f}" for one in mine[:5])
-            for one in mine:
-                gathering.refuse(
-                    origin, one.path, f"one of {len(mine)} Runs that say they are one and the same, top-1 {values}"
-                )
-            continue
-        first = holders.setdefault((same, *results), mine[0])
-        if first is mine[0]:
-            kept.append(first)
-        else:
-            first.also.append(origin)
+        for alike in pooled(gathering, mine):
+            chosen, others = reruns.newest([one.run for one in alike], [printable(one.path) for one in alike])
+            for i, reason in others.items():
+                gathering.refuse(origin, alike[i].path, reason)
+            if chosen is None:
+                continue
+            one = alike[chosen]
+            first = holders.setdefault((same, reruns.same_result(one.run)), one)
+            if first is one:
+                kept.append(first)
+            else:
+                first.also.append(origin)
     return kept
 
 
@@ -356,17 +369,33 @@ def row_group(run: Run) -> Group:
     )
 
 
-def summarised_entry(listed: list[Listed], about: dict[str, vetting.Made]) -> Iterator[Entry]:
-    """An Entry for every origin and group of Runs that measured the same (measure.same_measure)."""
+def pooled(gathering: Gathering, mine: list[Listed]) -> Iterator[list[Listed]]:
+    """The Listed of one origin and measure.kind in groups that measured the same: what older Runs do not state may tell apart.
+
+    In the time of as many comparisons as there are values of that; beyond MOST_KINDS of them, Runs are kept apart.
+    """
+    kinds = list(run_files.grouped(mine, lambda one: measure.unstated(one.run)).values())
+    for one in (one for same in kinds[MOST_KINDS:] for one in same):
+        gathering.refuse(one.origin, one.path, f"of more than {MOST_KINDS} kinds of labels or learning rates for one row")
+    for alike in measure.alike(kinds[:MOST_KINDS], run_of=lambda same: same[0].run):
+        yield [one for same in alike for one in same]
+
+
+def summarised_entry(gathering: Gathering, listed: list[Listed]) -> Iterator[Entry]:
+    """An Entry for every origin and group of Runs that measured the same (measure.same_measure), each draw and seed once."""
     for (origin, _), mine in run_files.grouped(listed, lambda one: (one.origin, measure.kind(one.run))).items():
-        mine = sorted(mine, key=lambda one: (one.run.draw or 0, one.run.seed))
-        for same in measure.alike(mine, run_of=lambda one: one.run):  # what older Runs do not state may tell them apart
+        for alike in pooled(gathering, mine):
+            once = {(one.run.draw, one.run.seed): one for one in reversed(alike)}
+            same = sorted(once.values(), key=lambda one: (one.run.draw or 0, one.run.seed))
+            for one in alike:  # brought together by an older Run, which does not state what tells them apart
+                if once[one.run.draw, one.run.seed] is not one:
+                    gathering.refuse(origin, one.path, f"another Run of seed {one.run.seed} of these images is ranked")
             runs = tuple(one.run for one in same)
             group, first = row_group(runs[0]), runs[0].images
             name = "random real images" if runs[0].draw is not None else first.name
             name = "all real images" if group.full else name
             also = sorted({other for one in same for other in one.also})
-            known = None if runs[0].draw is not None else about.get(first.fingerprint)
+            known = None if runs[0].draw is not None else gathering.about.get(first.fingerprint)
             paths = tuple(one.path for one in same)
             yield Entry(group, origin, runs[0].arm, name, runs, paths, run_files.summary(runs), known, tuple(also))
 

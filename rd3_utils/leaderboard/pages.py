@@ -211,6 +211,7 @@ class Board:
             "named": reports.named_scores(scores),
             "cited": next((estimate["cited"] for estimate in scores.values() if estimate["cited"]), None),
             "arms": list(arms.items()) if scores else [],
+            "borrowed": [(arm, other) for arm, other in arms.items() if scores and other.origin != entry.origin],
             "claims": claimed,
             "elsewhere": claims.elsewhere(entry, method)[:6] if method else [],
             "claim": claimed[0] if claimed else None,
@@ -305,7 +306,7 @@ class Board:
 
     def as_data(self, entry: Entry) -> dict:
         """An entry as plain data: accuracies as fractions, texts as they are."""
-        group, first = entry.group, entry.runs[0]
+        group, first, row = entry.group, entry.runs[0], self.rows.get(entry)
         return {
             "benchmark": group.benchmark,
             "ipc": None if group.full else group.ipc,
@@ -317,7 +318,8 @@ class Board:
             "method": claims.method_of(entry)[0],
             **entry.summary,
             "rank": self.rank(entry),
-            "scores": self.rows[entry]["scores"] if entry in self.rows else None,
+            "scores": row["scores"] if row else None,
+            "of_others": {arm: other.origin.name for arm, other in row["borrowed"]} if row else None,
             "bytes": {"images": entry.image_bytes, "labels": entry.label_bytes},
             "synthesis_seconds": entry.seconds,
             "test_watched": entry.monitored,

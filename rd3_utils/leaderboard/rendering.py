@@ -11,6 +11,7 @@ import jinja2
 
 from rd3_utils import units
 from rd3_utils.errors import UserError
+from rd3_utils.leaderboard.claims import comparable
 from rd3_utils.leaderboard.rows import signed
 from rd3_utils.scoring import bootstrap
 from rd3_utils.scoring import report as reports
@@ -42,7 +43,7 @@ def jinja_environment() -> jinja2.Environment:
     )
     environment.filters |= {"percent": reports.percent, "size": units.size, "duration": units.duration}
     environment.filters |= {"show": show, "signed": signed}
-    environment.globals["interval_method"] = bootstrap.METHOD
+    environment.globals |= {"interval_method": bootstrap.METHOD, "comparable": comparable}
     return environment
 
 

@@ -12,33 +12,48 @@ autoescape, scripts and styles run by their hash alone, and no name is used as a
 
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from rd3_utils import pushing
 from rd3_utils.errors import UserError
 from rd3_utils.files import try_whole, whole_folder
-from rd3_utils.leaderboard.entries import Found
+from rd3_utils.leaderboard.entries import Found, Origin, without
 from rd3_utils.leaderboard.pages import Board
 from rd3_utils.leaderboard.rendering import TEMPLATES
 from rd3_utils.leaderboard.rows import slug
+from rd3_utils.leaderboard.tolerance import tolerant
 
 JSON_ENTRIES = 1000  # in one file of data/
 MARK = "rd3-leaderboard"  # tag of a Space that is ours to replace
 
 
-def build_site(gathered: Found, out: Path | str) -> dict[str, bytes]:
-    """Write the site of `gathered` into the folder `out`, made or, where it holds a site, replaced; {path: bytes} of it.
+def build_site(gathered: Found, out: Path | str) -> tuple[dict[str, bytes], Found]:
+    """Write the site of `gathered` into the folder `out`, made or, where it holds a site, replaced.
 
-    UserError where `out` holds something else.
+    ({path: bytes} of it, what it shows: `gathered` without origins that cannot be shown). UserError where `out` holds something
+    else.
     """
     check_site_folder(out)
-    pages = site_files(gathered)
+    pages, gathered = shown_site(gathered)
     with whole_folder(out, replaces=True) as partial:
         for path, data in pages.items():
             (partial / path).parent.mkdir(parents=True, exist_ok=True)
             (partial / path).write_bytes(data)
-    return pages
+    return pages, gathered
+
+
+def shown_site(gathered: Found) -> tuple[dict[str, bytes], Found]:
+    """(`site_files`, what they show: `gathered` without origins whose entries make a page fail)."""
+
+    def of(some: Collection[Origin]) -> tuple[dict[str, bytes], Found]:
+        failing = {origin: "its Runs pass each check and cannot be shown" for origin in origins if origin not in some}
+        left = without(gathered, failing)
+        return site_files(left), left
+
+    origins = sorted({entry.origin for entry in gathered.entries})  # folders first
+    return tolerant(origins, of)[0]
 
 
 def check_site_folder(out: Path | str) -> None:

@@ -157,6 +157,12 @@ def alike(runs: Iterable, but: Collection[str] = (), run_of: Callable[[Any], Run
     return groups
 
 
+def unstated(run: Run) -> str:
+    """Text that, of Runs of one `kind`, tells apart all that `same_measure` may tell apart; for tables of thousands of Runs."""
+    search = None if run.learning_rate_search is None else [run.images.fingerprint, run.recipe]
+    return json.dumps([*(FACTS[fact](run) for fact in sorted(UNKNOWN)), search], sort_keys=True)
+
+
 def kind(run: Run) -> str:
     """Text that is equal for Runs that measured the same and tells all others apart, for tables of thousands of Runs.
 

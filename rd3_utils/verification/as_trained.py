@@ -49,7 +49,7 @@ STATED = {  # what nothing in a Run tells: shown as stated by its publisher, unt
     "images.fingerprint": "verify reads the images",
     "images.train.fingerprint, images.checks": "verify reads the splits",
     "test.source, test.commit, test.fingerprint": "of a test split that does not come with the project",
-    "test.ipc": "equal numbers in every class, or null: verify reads the split",
+    "test.ipc": "as many images of every class, or null, as of the whole train split: verify reads the splits",
     "labels.teachers_id": "of teachers that do not come with the project: it covers their normalisation and columns",
     "labels.bytes": "to within the headers of its shards: the labels and views in them are counted",
     "labels.device, labels.forward_batch, labels.label_dtype, labels.recognised": "how the labels were made",
@@ -79,7 +79,7 @@ def as_trained(run: Run, protocol: Protocol, recipe: Recipe, bench: Benchmark) -
         raise Refused(f"training refuses it: {' '.join(str(error).split())[:300]}") from None
     kept = dataclasses.asdict(light(run))
     made = {
-        **{key: kept[key] for key in ("top1", "top5", "images_scored", "seconds", "environment", "corrected")},
+        **kept,  # scores, seconds, environment: what stands below is made
         **table,
         "schema": run.schema,
         "protocol": {**table["protocol"], "knobs": {}},
@@ -262,7 +262,8 @@ def is_carried(one: RunTeacher, ours: Teacher) -> bool:
 def as_recorded(one: RunTeacher, ours: Teacher) -> dict:
     """What is recorded of `ours`, wherever it lay; its accuracy as `one` states it, if it is near the known one."""
     near = one.top1 is not None and ours.top1 is not None and math.isclose(one.top1, ours.top1, abs_tol=TEACHER_TOP1)
-    return {**ours.describe(), "source": one.source, "top1": one.top1 if near else ours.top1}
+    top1 = one.top1 if near else ours.top1
+    return dataclasses.asdict(RunTeacher(one.source, ours.commit, ours.architecture, ours.sha256, top1))
 
 
 # --- what comes with the project, and what a name alone decides
