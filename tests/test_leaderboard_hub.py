@@ -78,7 +78,7 @@ def test_images_from_a_dataset_repo_are_recognised_by_its_distilled_json(hub):  
     commit = upload(hub, "bench/sets", {"rded-ipc10/distilled.json": about, "a/distilled.json": "[" * 9999}, "dataset")
     for name, sets in (("bench/learned", commit), ("bench/lost", "1" * 40)):
         run = json.loads((MEASURED / RDED / "seed0.json").read_text())
-        run = changed(run, images__name="x", images__source="bench/sets@v1:rded-ipc10", images__commit=sets)
+        run = changed(run, images__name="sets-rded-ipc10", images__source="bench/sets@v1:rded-ipc10", images__commit=sets)
         upload(hub, name, {"runs/a/seed0.json": json.dumps(run)})
         done = hub.script("rd3_utils", "leaderboard", "--hub-repos", name, "--out", name.replace("/", "-"))
         assert done.code == 0, done.err
