@@ -19,7 +19,7 @@ RESNET = "cifar10/rd3-v1-974086290837/{}/resnet18_cifar-bf16/{}/seed0.json"
 HEX = re.compile(r"[0-9a-f]{12,64}")
 OTHER = {  # a value that means something, where a number or letters more would mean nothing
     "benchmark": "digits", "arm": "distilled-hard", "student": "convnet3", "views": "each", "schema": 1,
-    "protocol.name": "rded-v1", "protocol.main_labels": "hard", "labels.kind": "static", "labels.ensemble": "norm_balanced",
+    "protocol.name": "rded-v1", "protocol.main_labels": "hard", "labels.kind": "imported", "labels.ensemble": "norm_balanced",
     "labels.teacher_bn": "groups:10", "labels.label_dtype": "u8", "labels.device": "cuda", "environment.precision": "fp32",
     "environment.processes": 2, "top1": 0.5, "top5": 1.0, "test.ipc": None,
     "labels.recognised": 0.4,
@@ -43,6 +43,7 @@ def from_elsewhere(run):
         run["images"]["checks"] = dict.fromkeys(("test_images", "near_test_images", "repeated", "conflicts"), 0)
     run["teachers"][0] |= {"source": "hf-hub:some/teacher", "commit": "1" * 40, "sha256": "2" * 64, "top1": 0.9}
     run["labels"] |= {"teachers_id": "3" * 64, "source": "some/labels", "commit": "4" * 40, "recognised": 0.5}
+    run["labels"]["mistaken"] = [{"own": "cat", "taken_for": "dog", "times": 1, "images": 1}]
     return run
 
 

@@ -51,8 +51,10 @@ STATED = {  # what nothing in a Run tells: shown as stated by its publisher, unt
     "test.source, test.commit, test.fingerprint": "of a test split that does not come with the project",
     "test.ipc": "as many images of every class, or null, as of the whole train split: verify reads the splits",
     "labels.teachers_id": "of teachers that do not come with the project: it covers their normalisation and columns",
+    "labels.kind": "imported instead of a teacher's: then the Run is not ranked",
     "labels.bytes": "to within the headers of its shards: the labels and views in them are counted",
-    "labels.device, labels.forward_batch, labels.label_dtype, labels.recognised": "how the labels were made",
+    "labels.device, labels.forward_batch, labels.label_dtype": "how the labels were made",
+    "labels.recognised, labels.mistaken": "what the teachers made of the images",
     "labels.source, labels.commit": "where the labels were fetched from",
     "labels.online": "with no bytes: the same labels, made while training",
     "teachers": "source, commit, SHA-256, top-1 from the benchmark's floor on, and architecture where the protocol names none",
@@ -115,7 +117,7 @@ def check_teachers(run: Run, recipe: Recipe, bench: Benchmark) -> None:
     if len(run.teachers) != recipe.labels.teachers:
         raise Refused(f"{len(run.teachers)} teachers, its recipe has {recipe.labels.teachers}")
     label_store.check_architectures([one.architecture for one in run.teachers], recipe, "its teachers are")
-    for one in run.teachers:
+    for one in () if run.labels.kind == "imported" else run.teachers:  # whom nobody here has examined
         if one.top1 is None or one.top1 < floor:
             raise Refused(f"top-1 of teacher {shown(one.source)} is {one.top1}, {bench.name} wants at least {floor}")
         check_share(one.top1, n, f"top-1 of teacher {shown(one.source)}")
@@ -173,11 +175,14 @@ class StatedStore:
         """What nothing else tells, as stated."""
         own = self.run.labels
         table = {"source": own.source, "commit": own.commit, "recognised": own.recognised}
-        return {key: value for key, value in table.items() if value is not None}
+        mistaken = [dataclasses.asdict(one) for one in own.mistaken]
+        return {key: value for key, value in {**table, "mistaken": mistaken or None}.items() if value is not None}
 
     def describe(self) -> dict:
         """As SoftLabelStore.describe and OnlineLabels.describe."""
         own, made = self.run.labels, label_store.described(self.plan.header, self.plan.epochs)
+        if own.kind == "imported":
+            return {"kind": "imported", "bytes": own.bytes, **made}
         if own.online:
             return {"kind": "soft", "bytes": 0, **made, "online": True}
         least, most = self.bounds
@@ -301,7 +306,7 @@ def stated_network(run: Run, recipe: Recipe) -> dict:
     """The network of a Run, as it is built today; what files of schema 1 do not state, and how it was drawn, as stated."""
     made, own = built(run.student, run.benchmark, *recipe.training.drops.values()), dataclasses.asdict(run.network)
     absent = {key: None for key, value in own.items() if value is None and run.schema == 1}
-    return {**made, **absent, "initialisation": own["initialisation"]}
+    return {**own, **made, **absent, "initialisation": own["initialisation"]}
 
 
 def test_images(run: Run, bench: Benchmark) -> dict:
