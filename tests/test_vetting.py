@@ -121,7 +121,7 @@ def tried():
 def test_another_value_of_any_field_is_refused_or_one_that_only_its_publisher_knows(tried):
     taken = {name for name, reasons in tried.items() if None in reasons}
     assert {name for name in taken if not is_stated(name)} == set()
-    assert len(tried) > 150 and len(taken) < 50
+    assert len(tried) > 150 and len(as_trained.STATED) <= 25  # a table that is read
 
 
 def test_the_table_of_what_only_its_publisher_knows_holds_nothing_that_can_be_told(tried):
