@@ -393,7 +393,16 @@ def test_a_repo_cannot_outvote_a_folder_about_the_test_images(run, folder):
     assert all("other test images (00000000)" in reason for reason in reasons(found))
 
 
-def test_of_repos_alone_more_origins_weigh_more_than_more_runs(run, folder):
+def test_of_a_test_split_that_comes_with_the_project_no_number_of_folders_makes_another(run, folder):
+    false = [folder({f"r/seed{k}.json": changed(run, seed=k, test__fingerprint="0" * 64)}, f"false{k}") for k in range(3)]
+    found = entries.gathered_entries([*false, folder({"a/seed9.json": changed(run, seed=9)}, "true")])
+    assert [entry.origin.name for entry in found.entries] == ["true"]
+    assert set(reasons(found)) == {"other test images (00000000) than cifar10 has (ba1950a1)"}
+
+
+def test_of_repos_alone_more_origins_weigh_more_than_more_runs(run, folder, monkeypatch):
+    """Where nothing that comes with the project says which test images are the true ones."""
+    monkeypatch.setattr(as_trained, "carried_run", lambda benchmark: None)
     true = folder({"a/seed0.json": run}, "true")
     false = folder({f"r/seed{k}.json": changed(run, seed=k, test__fingerprint="0" * 64) for k in range(9)}, "false")
     origins = [entries.Origin("hub", f"user{k}/repo", str(k) * 40) for k in range(3)]

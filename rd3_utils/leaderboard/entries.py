@@ -27,7 +27,7 @@ from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
 from rd3_utils.scoring.runs import Run
 from rd3_utils.scoring.shapes import Refused
-from rd3_utils.verification import vetting
+from rd3_utils.verification import as_trained, vetting
 
 MOST_FILES = 20_000  # Runs read of one folder or repo
 MOST_RUNS = 50_000  # of all
@@ -325,8 +325,11 @@ def of_one_kind(
 ) -> list[Listed]:
     """Those of `listed` whose Runs agree on the fingerprint of what `key` says must be the same; others are kept apart.
 
-    Folders decide, else the side of more origins, else that of more Runs: a repo cannot outvote others by sheer number.
+    What comes with the project decides, as the Runs of its teachers state it; else folders, else the side of more origins, else
+    that of more Runs: a repo cannot outvote others by sheer number.
     """
+    carried = [run for run in map(as_trained.carried_run, {one.run.benchmark for one in listed}) if run]
+    known = {key(run): fingerprint(run) for run in carried if key(run) is not None}
     votes: dict[Any, dict[str, Counter]] = {}
     for one in listed:
         if key(one.run) is not None:
@@ -335,14 +338,15 @@ def of_one_kind(
     chosen = {}
     for name, sides in votes.items():
         weight = {f: (any(o.kind == "folder" for o in c), len(c), c.total(), f) for f, c in sides.items()}
-        chosen[name] = max(weight, key=weight.__getitem__)
+        chosen[name] = known.get(name) or max(weight, key=weight.__getitem__)
     kept = []
     for one in listed:
         name = key(one.run)
         if name is None or fingerprint(one.run) == chosen[name]:
             kept.append(one)
         else:
-            reason = f"other {kind} ({fingerprint(one.run)[:8]}) than the Runs that are ranked ({chosen[name][:8]})"
+            whose = f"{name[0]} has" if name in known else "the Runs that are ranked"
+            reason = f"other {kind} ({fingerprint(one.run)[:8]}) than {whose} ({chosen[name][:8]})"
             gathering.refuse(one.origin, one.path, reason)
     return kept
 
