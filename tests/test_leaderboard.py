@@ -153,7 +153,8 @@ def test_hlr_and_lrs_appear_where_the_arms_are_there(run, folder):
         new = changed(run, arm=arm, top1=top1, top5=1.0, recipe=json.loads(json.dumps(recipe.as_dict())), history=history)
         name = sources.recorded(source).set_name
         new["images"] |= {"source": source, "name": name, "images": images, "ipc": ipc}
-        new["images"]["fingerprint"] = f"{images:064x}" if source != "rded-ipc10" else run["images"]["fingerprint"]
+        full = as_trained.carried_run("cifar10").images.fingerprint
+        new["images"]["fingerprint"] = {"full": full, "rded-ipc10": run["images"]["fingerprint"]}.get(source, f"{images:064x}")
         new["protocol"] = {"name": protocol, "digest": known.digest, "overrides": {}, "main_labels": known.main_labels,
                            "knobs": json.loads(json.dumps(known.knobs))}  # fmt: skip
         if not teachers:
