@@ -26,6 +26,7 @@ from rd3_utils.data import tables
 from rd3_utils.data.images import ImageSet
 from rd3_utils.learning import fitting, search, students, training
 from rd3_utils.learning.fitting import TrainingTask
+from rd3_utils.learning.weights import weights_sha256
 from rd3_utils.options import TrainOptions
 from rd3_utils.publishing import card, student_repo
 from rd3_utils.scoring import runs
@@ -98,6 +99,7 @@ def train(task: TrainingTask, test: ImageSet, where: Path, options: TrainOptions
     run = {
         **cell.describe(task.labels),
         "network": students.describe_network(cell.student, accelerator.unwrap_model(learner.student)),
+        "weights": {"sha256": weights_sha256(accelerator.unwrap_model(learner.scored))},
         **result,
         **({"learning_rate_search": best} if best else {}),
         "test": test.describe(),

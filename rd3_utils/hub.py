@@ -21,8 +21,10 @@ from huggingface_hub import (
     HfApi,
     RepoFile,
     constants,
+    get_hf_file_metadata,
     get_session,
     hf_hub_download,
+    hf_hub_url,
     snapshot_download,
     try_to_load_from_cache,
 )
@@ -155,6 +157,18 @@ def copies(repo: str, commit: str, paths: Iterable[str], kind: str = "model") ->
 
     with asking(repo, commit, kind), ThreadPoolExecutor(AT_ONCE) as pool:
         return list(pool.map(copy, paths))
+
+
+def small_file(repo: str, commit: str, path: str, most: int) -> Path | None:
+    """The local copy of a file of at most `most` bytes of a model repo; None where it is not there, or cannot be had now."""
+    known = try_to_load_from_cache(repo, path, revision=commit)
+    if isinstance(known, str):
+        return Path(known)
+    with contextlib.suppress(UserError), asking(repo, commit, "model"):
+        size = get_hf_file_metadata(hf_hub_url(repo, path, revision=commit), timeout=ANSWER).size
+        if size is not None and size <= most:
+            return Path(hf_hub_download(repo, path, revision=commit))
+    return None
 
 
 def page(repo: str, commit: str) -> str:

@@ -161,4 +161,9 @@ def agreed(where: Path, run: dict) -> Run:
             f"{where} has top-1 {there.top1:.4f}, and the same student trained again to keep its network has "
             f"{made.top1:.4f} (another machine, or other processes or threads); give another --out."
         )
+    if there is not None and there.weights is not None and there.weights != made.weights:
+        raise UserError(
+            f"{where} states other weights than the same student trained again to keep its network has (another machine, or "
+            "other processes or threads); give another --out."
+        )
     return made if there is None else there

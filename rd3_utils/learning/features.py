@@ -21,10 +21,10 @@ from rd3_utils import hub
 from rd3_utils.data import embedded, sources
 from rd3_utils.errors import UserError
 from rd3_utils.learning import students, teachers, training
+from rd3_utils.learning.weights import RUN, check_stated_weights, weights_sha256
 from rd3_utils.protocols.benchmark import Benchmark
 
 FEATURE_BATCH = 500  # images of 32 px and less per forward pass; fewer of larger ones
-RUN = "run.json"  # the Run of a network, where it lies in the network's own folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class Frozen:
     @cached_property
     def sha256(self) -> str:
         """Of parameters and buffers, which nothing changes any more."""
-        return teachers.weights_sha256(self.network)
+        return weights_sha256(self.network)
 
 
 def load_frozen(source: str) -> Frozen:
@@ -86,6 +86,7 @@ def load_frozen(source: str) -> Frozen:
             "3 channels and a square: the benchmarks here have such images."
         )
     training.check_finite(network, f"student {source}")
+    check_stated_weights(folder, network, f"student {source}")
     return Frozen(network, where.stated.text, commit, config["architecture"], shape[1], mean, std, folder)
 
 

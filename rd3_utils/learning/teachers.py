@@ -29,6 +29,7 @@ from rd3_utils.data.images import ImageSet
 from rd3_utils.data.sources import NetworkSource
 from rd3_utils.errors import UserError, unknown
 from rd3_utils.learning import evaluation, students, training
+from rd3_utils.learning.weights import MOST_RUN_BYTES, RUN, check_stated_weights, weights_sha256
 from rd3_utils.options import TrainOptions
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols.benchmark import Benchmark
@@ -126,6 +127,7 @@ def from_timm(source: NetworkSource, benchmark: Benchmark) -> tuple[nn.Module, s
         commit = hub.commit(source.name, source.revision, repo_type="model")
         folder = hub.network_folder(source.name, commit)
         students.read_timm_config(folder)
+        hub.small_file(source.name, commit, RUN, MOST_RUN_BYTES)  # beside them, where the repo has one
         network = sources.saved(folder)
     elif not timm.is_model(source.architecture):
         raise unknown("teacher", source, [*sources.NETWORKS, *timm.list_models(source.name[:3] + "*")])
@@ -134,9 +136,12 @@ def from_timm(source: NetworkSource, benchmark: Benchmark) -> tuple[nn.Module, s
         hub.network_folder(published, commit)  # from where timm takes them; it would read a pickle where there is nothing else
         overlay = {"hf_hub_id": f"{published}@{commit}", "hf_hub_filename": None}
     try:
-        return timm.create_model(network.text, pretrained=True, pretrained_cfg_overlay=overlay), commit
+        loaded = timm.create_model(network.text, pretrained=True, pretrained_cfg_overlay=overlay)
     except (*MISLOADED, hub.httpx.HTTPError) as error:
         raise UserError(f"teacher {source} cannot be loaded: {hub.one_line(error)}") from error
+    if network.kind == "local-dir":
+        check_stated_weights(Path(network.name), loaded, f"teacher {source}")
+    return loaded, commit
 
 
 def repo_of(name: str) -> str | None:
@@ -226,15 +231,6 @@ def builder_arguments(name: str, weights: "WeightsEnum") -> dict:
     if name.startswith("vit_"):
         return {"image_size": weights.meta["min_size"][0]}
     return {}
-
-
-def weights_sha256(network: nn.Module) -> str:
-    """SHA-256 over names, shapes and bytes of all parameters and buffers."""
-    sha = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        sha.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        sha.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return sha.hexdigest()
 
 
 def teachers_id(teachers: Sequence[Teacher], ensemble: str, teacher_bn: str = "eval") -> str:

@@ -134,6 +134,13 @@ class RunMistaken:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """Which weights were scored; see weights.weights_sha256. They are kept or not: the Run says which they were."""
+
+    sha256: str = stated(*SHA256)
+
+
+@dataclass(frozen=True)
 class RunLabels:
     """What the student was told, as the reader of the labels describes it; None: not stated, or of no meaning for the kind."""
 
@@ -209,6 +216,7 @@ class Run:
     environment: Environment = part()
     views: str = stated(one_of(*VIEWS), f"one of {', '.join(VIEWS)}", since=2, default="shared")
     network: Network = part(since=2, default=None)  # `of` states it where the file does not
+    weights: Weights | None = part(default=None)  # older Runs do not state them
     learning_rate_search: dict | None = stated(or_none(is_table), "a table or null", default=None)
     corrected: dict | None = stated(or_none(is_table), "a table or null", default=None)  # {key: {"was", "commit"}}
 

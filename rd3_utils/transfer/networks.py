@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rd3_utils.errors import UserError
-from rd3_utils.learning import features
+from rd3_utils.learning import features, weights
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols.recipe import digest
 from rd3_utils.scoring import runs
@@ -28,7 +28,7 @@ def frozen_network(source: str) -> FrozenNetwork:
     """The Entry of the network saved at `source`; UserError without a Run of it, beside the folder or in it."""
     one = features.load_frozen(source)
     assert one.folder is not None  # only untrained networks lie nowhere
-    places = [one.folder / features.RUN] + ([one.folder.with_suffix(".json")] if one.commit is None else [])
+    places = [one.folder / weights.RUN] + ([one.folder.with_suffix(".json")] if one.commit is None else [])
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         raise UserError(
@@ -153,7 +153,7 @@ def per_class(about: dict) -> int:
 
 def random_beside(one: FrozenNetwork) -> list[FrozenNetwork]:
     """The Entries of the kept random-images students of the recipe of `one`, where its Run lies in a folder of results."""
-    if one.path is None or one.frozen.commit is not None or one.path.name == features.RUN:
+    if one.path is None or one.frozen.commit is not None or one.path.name == weights.RUN:
         return []
     networks = [frozen_network(str(folder)) for folder in random_networks_beside(one.path)]
     return [other for other in networks if unlike(one, other) is None]
