@@ -4,6 +4,7 @@ Importing this module registers the architectures, so that a saved student reloa
 `timm.create_model("local-dir:FOLDER", pretrained=True)`.
 """
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +13,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models._hub import save_config_for_hf
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
@@ -248,26 +250,40 @@ def has_batch_norm(network: nn.Module) -> bool:
 
 def save(network: nn.Module, folder: Path | str, benchmark: Benchmark) -> None:
     """Write config.json and model.safetensors in timm's layout, with the benchmark's class names and normalisation."""
-    data = benchmark.image
     network = network.to(memory_format=torch.contiguous_format)  # what safetensors stores
     hook = network.register_state_dict_post_hook(copied)
     with files.whole_folder(folder, last="config.json", failures=(SafetensorError,)) as partial:
         timm.models.save_for_hf(
             network,
             str(partial),
-            model_config={"label_names": list(benchmark.classes), "pretrained_cfg": {"tag": "rd3", "license": None}},
             safe_serialization=True,
-            data_config={
-                "input_size": (3, data.size, data.size),
-                "mean": data.mean,
-                "std": data.std,
-                "crop_pct": 1.0,
-                "interpolation": "bilinear",
-            },
+            **config_arguments(benchmark),
         )
         for file in partial.iterdir():
             file.chmod(0o644)
     hook.remove()
+
+
+def config_arguments(benchmark: Benchmark) -> dict[str, Any]:
+    """What timm writes into config.json of a student of `benchmark` beside what it knows of the network."""
+    image = benchmark.image
+    return {
+        "model_config": {"label_names": list(benchmark.classes), "pretrained_cfg": {"tag": "rd3", "license": None}},
+        "data_config": {
+            "input_size": (3, image.size, image.size),
+            "mean": image.mean,
+            "std": image.std,
+            "crop_pct": 1.0,
+            "interpolation": "bilinear",
+        },
+    }
+
+
+def config_of(network: nn.Module, benchmark: Benchmark) -> dict:
+    """config.json as `save` writes it of `network`, which may lie on the device meta."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_config_for_hf(network, f"{folder}/config.json", **config_arguments(benchmark))
+        return read_timm_config(folder)
 
 
 def copied(module: nn.Module, state: dict, prefix: str, metadata: dict) -> None:

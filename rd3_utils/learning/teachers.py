@@ -23,13 +23,13 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from torch import nn
 
-from rd3_utils import command_lines, hub
+from rd3_utils import command_lines, hub, limits
 from rd3_utils.data import embedded, sources
 from rd3_utils.data.images import ImageSet
 from rd3_utils.data.sources import NetworkSource
 from rd3_utils.errors import UserError, unknown
 from rd3_utils.learning import evaluation, students, training
-from rd3_utils.learning.weights import MOST_RUN_BYTES, RUN, check_stated_weights, weights_sha256
+from rd3_utils.learning.weights import RUN, check_stated_weights, weights_sha256
 from rd3_utils.options import TrainOptions
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols.benchmark import Benchmark
@@ -127,7 +127,7 @@ def from_timm(source: NetworkSource, benchmark: Benchmark) -> tuple[nn.Module, s
         commit = hub.commit(source.name, source.revision, repo_type="model")
         folder = hub.network_folder(source.name, commit)
         students.read_timm_config(folder)
-        hub.small_file(source.name, commit, RUN, MOST_RUN_BYTES)  # beside them, where the repo has one
+        hub.small_file(source.name, commit, RUN, limits.MOST_JSON_BYTES)  # beside them, where the repo has one
         network = sources.saved(folder)
     elif not timm.is_model(source.architecture):
         raise unknown("teacher", source, [*sources.NETWORKS, *timm.list_models(source.name[:3] + "*")])

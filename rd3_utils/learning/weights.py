@@ -1,16 +1,15 @@
 """Which weights a network has: the SHA-256 that Runs state, and whether a saved network has those of the Run beside it."""
 
 import hashlib
-import json
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from rd3_utils import bounded
 from rd3_utils.errors import UserError
 
 RUN = "run.json"  # the Run of a network, where it lies in the network's own folder
-MOST_RUN_BYTES = 4_000_000  # of a Run; one of 1000 epochs that watched the test split has 0.15 MB
 
 
 def weights_sha256(network: nn.Module) -> str:
@@ -42,10 +41,10 @@ def stated_sha256(place: Path) -> object:
     if not place.is_file():
         return None
     try:
-        if place.stat().st_size > MOST_RUN_BYTES:
-            raise ValueError
-        table = json.loads(place.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{place} lies with a saved network and is no whole Run; get it anew, or remove it.") from error
+        table = bounded.read_json(place, kind="a Run")
+    except bounded.Refused as refused:
+        raise UserError(
+            f"{place} lies with a saved network and is no whole Run ({refused}); get it anew, or remove it."
+        ) from None
     weights = table.get("weights") if isinstance(table, dict) else None
     return weights.get("sha256") if isinstance(weights, dict) else None
