@@ -455,6 +455,9 @@ def test_two_networks_of_one_run_are_not_taken_for_two_students(carried, tmp_pat
     shutil.copytree(mine.parent, other)
     shutil.copy(mine.parent.with_suffix(".json"), tmp_path)
     assert len(networks.entries([str(mine.parent), str(other)])) == 7  # one, four random ones, two untrained
+    run = json.loads((tmp_path / "seed0.json").read_text())
+    run.pop("weights")  # a Run of older days, which does not state them
+    (tmp_path / "seed0.json").write_text(json.dumps(run))
     weights = load_file(other / "model.safetensors")
     save_file({key: value + 1 for key, value in weights.items()}, other / "model.safetensors")
     with pytest.raises(UserError, match="two networks of one recipe"):

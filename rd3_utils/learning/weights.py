@@ -31,8 +31,8 @@ def check_stated_weights(folder: Path, network: nn.Module, whose: str) -> None:
         stated = stated_sha256(place)
         if stated is not None and stated != (own := weights_sha256(network)):
             raise UserError(
-                f"{whose} has weights of SHA-256 {own[:12]}, and its Run {place.name} states {str(stated)[:12]!r}: they are not "
-                "those that were scored; get the folder anew, or train the student again."
+                f"{whose} has weights of SHA-256 {own[:12]}, and its Run {place.name} states {str(stated)[:12]!r}: they are "
+                "not those that were scored; get the folder anew, or train the student again."
             )
 
 

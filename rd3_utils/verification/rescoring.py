@@ -141,7 +141,7 @@ def expected_network(run: Run, benchmark: Benchmark) -> nn.Module:
 
 
 def saved_network(run: Run, folder: Path, benchmark: Benchmark) -> nn.Module:
-    """The network of `run` with the weights in `folder`; Misfit unless every tensor is there, of its shape and type, and no other."""
+    """The network of `run` with the weights in `folder`; Misfit unless these are its tensors, all and no other."""
     path = folder / WEIGHTS
     if not path.is_file():
         raise Misfit(f"there is no {WEIGHTS}")

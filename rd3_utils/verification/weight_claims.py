@@ -69,8 +69,8 @@ def needed(run: Run, network: Path | None, at_hand: AtHand) -> tuple[Benchmark, 
     test = at_hand.test(run.benchmark, run.recipe["training"].get("test_resize", 0))
     if test.fingerprint != run.test.fingerprint:
         raise NotAtHand(
-            f"it was scored on test images {run.test.fingerprint[:8]}, those here are {test.fingerprint[:8]}: another split, or "
-            "another decoder; give --data-dir DIR with those"
+            f"it was scored on test images {run.test.fingerprint[:8]}, those here are {test.fingerprint[:8]}: another split "
+            "or another decoder; give --data-dir DIR with those"
         )
     return benchmark, test
 
