@@ -43,8 +43,6 @@ def stated_sha256(place: Path) -> object:
     try:
         table = bounded.read_json(place, kind="a Run")
     except bounded.Refused as refused:
-        raise UserError(
-            f"{place} lies with a saved network and is no whole Run ({refused}); get it anew, or remove it."
-        ) from None
+        raise UserError(f"{place} is no whole Run of this project ({refused}); get it anew, or remove it.") from None
     weights = table.get("weights") if isinstance(table, dict) else None
     return weights.get("sha256") if isinstance(weights, dict) else None
