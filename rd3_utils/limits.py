@@ -12,6 +12,7 @@ LONGEST_KEY = 50  # parts of one dotted key of a TOML file; the time and memory 
 LONGEST_TEXT = 200  # characters of a text that a Run states
 LONGEST_SHOWN = 60  # characters of a value in a message
 WHOLE = 2**63  # whole numbers of a file stay below
+MOST_WEIGHTS_BYTES = 500_000_000  # of a network that a leaderboard scores again; ViT-B has 343 MB
 MOST_HEADER_BYTES = 10_000_000  # of a label shard beyond its tensors; ours have 0.003 MB
 
 # images and tensors

@@ -2,11 +2,16 @@
 
 import json
 import re
+import shutil
 
 import pytest
 from test_hub import server  # noqa: F401  (the fixture)
 from test_leaderboard import HOSTILE, MEASURED, RDED, changed, selection
 from test_publishing import healed, hub  # noqa: F401  (fixtures)
+
+from rd3_utils.data import embedded
+
+TEACHER = embedded.EMBEDDED / "digits-teacher-convnet3"
 
 CARD = "---\ntags:\n- rd3\n---\n# A student\n"
 
@@ -145,3 +150,20 @@ def test_a_space_of_somebody_else_s_making_is_not_replaced(hub):  # noqa: F811
     done = hub.script("rd3_utils", "leaderboard", "--results", MEASURED, "--out", "s4", "--publish", "bench/thesis")
     assert done.code == 2 and "holds something else already (thesis.html" in done.err
     assert hub.commits("bench/thesis", "spaces") == 1
+
+
+def test_the_network_of_a_repo_is_scored_again_and_a_forged_run_of_it_stands_apart(hub, tmp_path):  # noqa: F811
+    run = json.loads((TEACHER / "run.json").read_text())
+    for repo, top1 in (("bench/honest", run["top1"]), ("bench/forged", 0.994)):
+        folder = shutil.copytree(TEACHER, tmp_path / repo)
+        (folder / "runs" / "a").mkdir(parents=True)
+        for path in ("run.json", "runs/a/seed0.json"):
+            (folder / path).write_text(json.dumps({**run, "top1": top1}))
+        code = f"from huggingface_hub import HfApi as A; A().create_repo({repo!r}); "
+        done = hub.python(code + f"A().upload_folder(repo_id={repo!r}, folder_path={str(folder)!r})")
+        assert done.code == 0, done.err
+    done = hub.script("rd3_utils", "leaderboard", "--hub-repos", "bench/honest,bench/forged", "--rescore", "--out", "again")
+    assert done.code == 0 and done.out.startswith("1 entries of 1 Runs, 1 files not ranked"), done.out + done.err
+    assert ">1 of 1</td>" in (hub.home / "again/index.html").read_text()
+    apart = (hub.home / "again/not-ranked.html").read_text()
+    assert "states top-1 99.40 %" in apart and "score top-1 99.00 %" in apart

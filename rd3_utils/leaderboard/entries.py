@@ -92,6 +92,7 @@ class Entry:
     summary: dict = field(repr=False)  # of runs.summary
     about: vetting.Made | None = None  # what a distilled.json says of these images
     also: tuple[Origin, ...] = ()  # other Origins that hold copies of its Runs
+    rescored: int | None = None  # of how many Runs the weights score what they state; None: not asked
 
     @property
     def files(self) -> list[tuple[Run, str]]:
@@ -160,6 +161,8 @@ class Listed:
     run: Run
     origin: Origin
     path: str
+    where: Path | None = None  # its local copy
+    rescored: bool | None = None  # whether its weights score what it states: False where that cannot be said; None: not asked
     also: list[Origin] = field(default_factory=list)  # other Origins that hold a copy
 
 
@@ -208,7 +211,7 @@ class Gathering:
                     if run.labels.kind == "imported":
                         raise Refused("its labels are imported: another tool drew their views, not its protocol")
                     self.protocols.setdefault(run.protocol.digest, protocol)
-                    self.runs.append(Listed(run, origin, path))
+                    self.runs.append(Listed(run, origin, path, where))
                 else:
                     about = vetting.made_by(data)
                     self.about.setdefault(about.fingerprint, about)
@@ -244,9 +247,13 @@ def local_files(folder: Path | str) -> Iterator[tuple[str, Path | Refused]]:
 
 
 def gathered_entries(
-    folders: Iterable[Path | str], repos: Iterable[tuple[Origin, Iterable[tuple[str, Path | Refused]]]] = ()
+    folders: Iterable[Path | str],
+    repos: Iterable[tuple[Origin, Iterable[tuple[str, Path | Refused]]]] = (),
+    mark: Callable[["Gathering"], None] = lambda gathering: None,
 ) -> Found:
     """The Found of `folders` (paths) and of `repos`, (Origin, files) with files as Gathering.add wants them.
+
+    `mark` may look at what was read before anything is made of it (rescore.Rescorer.mark).
 
     UserError for a folder that is not there or two of one name. Folders are whom the reader trusts: where origins disagree
     about what must be the same everywhere, the folders' side is ranked.
@@ -258,6 +265,7 @@ def gathered_entries(
         gathering.add(Origin("folder", Path(folder).name or Path(folder).resolve().name), local_files(folder))
     for origin, files in repos:
         gathering.add(origin, files)
+    mark(gathering)
     origins = sorted({one.origin for one in gathering.runs})  # folders first
     gathered, failing = tolerance.tolerant(origins, lambda some: settled(gathering.only(some)))
     return without(gathered, failing)
@@ -401,7 +409,9 @@ def summarised_entry(gathering: Gathering, listed: list[Listed]) -> Iterator[Ent
             also = sorted({other for one in same for other in one.also})
             known = None if runs[0].draw is not None else gathering.about.get(first.fingerprint)
             paths = tuple(one.path for one in same)
-            yield Entry(group, origin, runs[0].arm, name, runs, paths, run_files.summary(runs), known, tuple(also))
+            asked = [one.rescored for one in same if one.rescored is not None]
+            entry = Entry(group, origin, runs[0].arm, name, runs, paths, run_files.summary(runs), known, tuple(also))
+            yield replace(entry, rescored=sum(asked)) if asked else entry
 
 
 def rank_order(entry: Entry) -> tuple:

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from rd3_utils import hub, limits, units
@@ -17,7 +17,12 @@ REPOS = 500  # of a tag that are read
 DATASETS, SETS = 100, 50  # dataset repos that are asked how their images were made, and sets in one
 
 
-def gather(folders: Iterable[Path | str], tag: str | None = None, repos: Iterable[str] = ()) -> entry_files.Found:
+def gather(
+    folders: Iterable[Path | str],
+    tag: str | None = None,
+    repos: Iterable[str] = (),
+    mark: Callable[[entry_files.Gathering], None] = lambda gathering: None,
+) -> entry_files.Found:
     """The leaderboard.entries.Found of `folders`, of all model repos with `tag` and of `repos` (OWNER/REPO[@REVISION]).
 
     A repo that was named and cannot be read is a UserError; one that carries the tag is kept apart.
@@ -29,7 +34,7 @@ def gather(folders: Iterable[Path | str], tag: str | None = None, repos: Iterabl
         origin, files = of_repo(repo, revision, repo in known, room)
         room -= len(files)
         read.append((origin, files))
-    gathered = entry_files.gathered_entries(folders, read)
+    gathered = entry_files.gathered_entries(folders, read, mark)
     gathered = with_methods(gathered) if read else gathered
     if more:
         note = f"More than {REPOS} repos have the tag {tag}; the others were not read."

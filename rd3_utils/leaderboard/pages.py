@@ -317,6 +317,7 @@ class Board:
             "images": {"name": entry.name, "source": first.images.source, "fingerprints": entry.fingerprints},
             "method": claims.method_of(entry)[0],
             **entry.summary,
+            "rescored": entry.rescored,
             "rank": self.rank(entry),
             "scores": row["scores"] if row else None,
             "of_others": {arm: other.origin.name for arm, other in row["borrowed"]} if row else None,
