@@ -43,7 +43,8 @@ class Rescorer:
         """Say of every Run of `gathering` whether its weights score what it states; set rows with one that does not apart."""
         origins = list(dict.fromkeys(one.origin for one in gathering.runs))
         heads = {origin: head_of(origin, gathering) for origin in origins if origin.kind == "hub"}
-        marked, refuted = [], {}
+        marked: list[Listed] = []
+        refuted: dict[tuple[Origin, str], tuple[Listed, str]] = {}
         for one in tqdm(gathering.runs, desc="scored again", unit="run", leave=False, disable=len(gathering.runs) < 20):
             verdict = self.verdict(one, heads.get(one.origin), gathering)
             marked.append(dataclasses.replace(one, rescored=verdict is True))
@@ -135,7 +136,7 @@ def head_of(origin: Origin, gathering: Gathering) -> tuple[str, Path] | None:
 
 def identity(run: Run, path: Path, test: ImageSet, benchmark: Benchmark, at_hand: AtHand) -> str:
     """Hex SHA-256 over all that a score depends on: weights, test images, network, normalisation, precision, device, code."""
-    code = [hashlib.sha256(Path(one.__file__).read_bytes()).hexdigest() for one in (rescoring, evaluation, students)]
+    code = [hashlib.sha256(Path(str(one.__file__)).read_bytes()).hexdigest() for one in (rescoring, evaluation, students)]
     facts = [
         hub.file_sha256(path), test.fingerprint, run.student, benchmark.name, benchmark.classes, str(benchmark.image),
         run.environment.precision, at_hand.accelerator.device.type, torch.__version__, timm.__version__, *code,
