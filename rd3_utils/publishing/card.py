@@ -30,7 +30,7 @@ from rd3_utils.publishing import card_runs, plots, terminal
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
 from rd3_utils.scoring.results import Results, card_folder, student_folder
-from rd3_utils.scoring.runs import Run
+from rd3_utils.scoring.runs import Run, RunImages
 from rd3_utils.text import escape, fenced, listed, show, table
 from rd3_utils.transfer import report as transfer_report
 
@@ -47,7 +47,7 @@ LABEL_KINDS = {
 
 @dataclass(frozen=True, eq=False)
 class CardSubject:
-    """What a card speaks of: the `runs` of one image set under one protocol, with the cell and the options that led to them.
+    """What a card speaks of: the `runs` of one image set under one protocol, and the options that led to them.
 
     The title and the front matter speak of the arm of the Run `head`; `related` are all Runs of its benchmark and precision, to
     compare; `weights` are the Markdown parts on the network of `head`.
@@ -57,7 +57,8 @@ class CardSubject:
     related: list[Run]
     head: Run
     weights: list[str]
-    cell: PlannedRun
+    images: RunImages
+    protocol: Protocol
     benchmark: Benchmark
     options: TrainOptions
 
@@ -76,37 +77,46 @@ def publish_cards(
     else of the first arm.
     """
     cell = next((cell for cell in cells if cell.arm.startswith("distilled-")), cells[0])
-    folder = card_folder(Results(options.out).path_of(finished[0]))
+    folder = card_folder(Results(options.out).path_of(finished[cells.index(cell)]))
     runs, related, left_out = card_runs.gathered_runs(finished, cell, options)
     for line in left_out:
         print(line, file=sys.stderr)
     main = f"distilled-{cell.protocol.main_labels}"
     head = next((run for run in runs if run.arm == main), runs[0])  # its arm stands in the title
     weights = weights_section(runs, head, folder, options.out)
-    subject = CardSubject(runs, related, head, weights, cell, benchmark, options)
-    report, pictures = write_card(folder, subject, cells, labels)
+    subject = CardSubject(runs, related, head, weights, stated_images(runs, cell), cell.protocol, benchmark, options)
+    report, pictures = write_card(folder, subject, cell, cells, labels)
     kind = "hard" if protocol.label_kind == "learned" else protocol.main_labels  # that random images can have, too
     terminal.say(report, cell, folder, pictures, terminal.tips(report, benchmark, kind))
 
 
-def write_card(
-    folder: Path, subject: CardSubject, cells: list[PlannedRun], labels: dict[tuple, Any]
-) -> tuple[dict, dict[str, list[tuple[str, str]]]]:
-    """Write README.md, report.json and plots/ of `subject` into `folder`; (Report, pictures).
+def stated_images(runs: list[Run], cell: PlannedRun) -> RunImages:
+    """The image set of `cell` as one of `runs` states it."""
+    return next(run.images for run in runs if run.images.fingerprint == cell.images.fingerprint)
 
-    Views are drawn of those `cells` whose reader `labels` {labels_key: reader} has. With --full-hard cited, published
-    full-data accuracies take the place of full-hard Runs.
+
+def write_card(
+    folder: Path, subject: CardSubject, cell: PlannedRun, cells: list[PlannedRun], labels: dict[tuple, Any]
+) -> tuple[dict, dict[str, list[tuple[str, str]]]]:
+    """Write README.md, report.json and plots/ of `subject`, the images of `cell`, into `folder`; (Report, pictures).
+
+    Views are drawn of those `cells` whose reader `labels` {labels_key: reader} has.
     """
-    runs, cited = subject.runs, {}
-    if subject.options.full_hard == "cited":
-        by_student = citations(subject.benchmark, {run.student for run in runs})
-        cited = {student: known for student, known in by_student.items() if known}  # none of others' Runs that lie here, maybe
-    report = reports.report(runs, subject.related, cited)
-    pictures = draw_pictures(runs, report, subject.cell, cells, labels, folder)
+    report = report_of(subject)
+    pictures = draw_pictures(subject.runs, report, cell, cells, labels, folder)
     text = card(subject, report, pictures)
     files.write_whole(folder / "report.json", f"{json.dumps(report, indent=1, allow_nan=False)}\n")
     files.write_whole(folder / "README.md", text)
     return report, pictures
+
+
+def report_of(subject: CardSubject) -> dict:
+    """What report.json holds. With --full-hard cited, published full-data accuracies take the place of full-hard Runs."""
+    runs, cited = subject.runs, {}
+    if subject.options.full_hard == "cited":
+        by_student = citations(subject.benchmark, {run.student for run in runs})
+        cited = {student: known for student, known in by_student.items() if known}  # none of others' Runs that lie here, maybe
+    return reports.report(runs, subject.related, cited)
 
 
 def draw_pictures(
@@ -137,23 +147,23 @@ def draw_pictures(
 
 def card(subject: CardSubject, report: dict, pictures: dict[str, list[tuple[str, str]]]) -> str:
     """The text of README.md: front matter and body."""
-    runs, head, cell, benchmark = subject.runs, subject.head, subject.cell, subject.benchmark
+    runs, head, protocol, benchmark = subject.runs, subject.head, subject.protocol, subject.benchmark
     top1 = reports.percent(report["arms"][head.student][head.arm]["mean"])
-    title = f"{cell.images.name} under {reports.protocol_text(head)}: {top1} % top-1 ({head.student})"
+    title = f"{subject.images.name} under {reports.protocol_text(head)}: {top1} % top-1 ({head.student})"
     embedded = {
         key: "\n\n".join(f"![{escape(caption)}]({quote(name)})" for name, caption in drawn) for key, drawn in pictures.items()
     }
     parts = [
-        f"---\n{front_matter(report, head, cell, benchmark).to_yaml()}\n---",
+        f"---\n{front_matter(subject, report).to_yaml()}\n---",
         f"# {escape(title)}",
         *(escape(result(arms, student, head, benchmark)) for student, arms in report["arms"].items()),
-        *(f"> **{escape(text)}**" for text in banners(runs, cell.protocol)),
+        *(f"> **{escape(text)}**" for text in banners(runs, protocol)),
         *score_section(report),
         embedded["Scores"],
         *comparison_section(report),
         *transfer_report.section(runs, subject.options.out),
         *("## Images and labels", embedded["Images and labels"], "## Learning curves", embedded["Learning curves"]),
-        *protocol_section(runs, head, cell.protocol, benchmark),
+        *protocol_section(runs, head, protocol, benchmark),
         *provenance_section(runs),
         "## Reproduce",
         fenced("\n".join(terminal.commands(runs, subject.options, benchmark)), "bash"),
@@ -162,9 +172,10 @@ def card(subject: CardSubject, report: dict, pictures: dict[str, list[tuple[str,
     return "\n\n".join(parts) + "\n"
 
 
-def front_matter(report: dict, head: Run, cell: PlannedRun, benchmark: Benchmark) -> ModelCardData:
+def front_matter(subject: CardSubject, report: dict) -> ModelCardData:
     """The ModelCardData: the headline arm's mean top-1 as a fraction. It names no base model and no licence."""
-    data, images, several, arm = benchmark.data, cell.images, len(report["arms"]) > 1, head.arm
+    head, images, benchmark = subject.head, subject.images, subject.benchmark
+    data, several, arm = benchmark.data, len(report["arms"]) > 1, head.arm
     results = [
         EvalResult(
             task_type="image-classification",
@@ -180,14 +191,14 @@ def front_matter(report: dict, head: Run, cell: PlannedRun, benchmark: Benchmark
         for student, arms in report["arms"].items()
         if arm in arms
     ]
-    custom = "custom-" if cell.protocol.overrides else ""
+    custom = "custom-" if subject.protocol.overrides else ""
     tags = ["rd3", *(["dataset-distillation"] if is_distilled(head) else []), f"benchmark-{benchmark.name}"]
-    tags += [f"ipc-{images.nominal_ipc}"] if images.ipc else []
+    tags += [f"ipc-{images.ipc}"] if images.ipc else []
     learned_from = images.origin.repo or (data.repo if images.origin.is_selection and data.on_hub else None)
     return ModelCardData(
         library_name="timm",
         pipeline_tag="image-classification",
-        tags=[*tags, f"protocol-{custom}{cell.protocol.name}"],
+        tags=[*tags, f"protocol-{custom}{subject.protocol.name}"],
         datasets=[learned_from] if learned_from else None,
         model_name=f"{images.name} under {reports.protocol_text(head)}",
         eval_results=results,

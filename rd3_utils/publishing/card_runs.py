@@ -3,7 +3,7 @@
 from rd3_utils.arms.planned_runs import PlannedRun
 from rd3_utils.options import TrainOptions
 from rd3_utils.protocols import protocol as protocols
-from rd3_utils.protocols.protocol import TEACHER_PROTOCOL
+from rd3_utils.protocols.protocol import TEACHER_PROTOCOL, Protocol
 from rd3_utils.scoring import measure
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
@@ -21,19 +21,28 @@ def gathered_runs(finished: list[Run], cell: PlannedRun, options: TrainOptions) 
     paths = {results.path_of(run) for run in finished}
     others = [run for run in results.related(finished[0]) if results.path_of(run) not in paths]
     once = sorted([*finished, *others], key=identity)
-    own = cell.protocol
+    mine, left_out = of_card(
+        once, finished, (cell.images.fingerprint, cell.images.nominal_ipc), cell.protocol, options.full_hard
+    )
+    return mine, once, left_out
+
+
+def of_card(
+    once: list[Run], finished: list[Run], images: tuple[str, int], own: Protocol, full_hard: str
+) -> tuple[list[Run], list[str]]:
+    """(those of `once` that belong to the card of the `images`, (fingerprint, IPC), under `own`, what was left out and why)."""
     full = own if own.name == TEACHER_PROTOCOL else protocols.load(TEACHER_PROTOCOL)
+    fingerprint, ipc = images
 
     def belongs(run: Run) -> bool:
         if run.arm == "full-hard":
-            return run.protocol.digest == full.digest and options.full_hard == "trained"
-        same = run.images.fingerprint == cell.images.fingerprint
-        drawn = run.arm.startswith("random-") and run.draw is not None and run.images.ipc == cell.images.nominal_ipc
-        return run.protocol.digest == own.digest and (same or drawn)
+            return run.protocol.digest == full.digest and full_hard == "trained"
+        drawn = run.arm.startswith("random-") and run.draw is not None and run.images.ipc == ipc
+        return run.protocol.digest == own.digest and (run.images.fingerprint == fingerprint or drawn)
 
     mine, left_out = comparable([run for run in once if belongs(run)], finished)
     students = {run.student for run in mine if run.arm != "full-hard"} or {run.student for run in mine}
-    return [run for run in mine if run.student in students], once, left_out
+    return [run for run in mine if run.student in students], left_out
 
 
 def comparable(runs: list[Run], finished: list[Run]) -> tuple[list[Run], list[str]]:

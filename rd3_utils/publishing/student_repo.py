@@ -171,8 +171,9 @@ def repo_files(upload: StudentUpload, finished: list[Run], folder: Path) -> dict
     drawn = card_folder(upload.path) / "plots"
     for picture in drawn.glob("views_*.png"):  # the others are drawn anew, for this student alone
         shutil.copyfile(picture, folder / "plots" / picture.name)
-    subject = card.CardSubject(runs, related, head, repo_weights_section(target, runs, head), cell, benchmark, options)
-    report, pictures = card.write_card(folder, subject, upload.cells, {})
+    weights = repo_weights_section(target.repo, runs, head)
+    subject = card.CardSubject(runs, related, head, weights, head.images, cell.protocol, benchmark, options)
+    report, pictures = card.write_card(folder, subject, cell, upload.cells, {})
     shown = [folder / name for section in pictures.values() for name, _ in section]
     files: dict[str, Path | bytes] = {path.relative_to(folder).as_posix(): path for path in (folder / "report.json", *shown)}
     files["README.md"] = (folder / "README.md").read_bytes()
@@ -181,12 +182,12 @@ def repo_files(upload: StudentUpload, finished: list[Run], folder: Path) -> dict
     for run in runs:
         path = Results(options.out).path_of(run)
         files[f"runs/{path.relative_to(options.out).as_posix()}"] = path
-    name, text = eval_result(target, report, head, cell, benchmark)
+    name, text = eval_result(target.repo, report, head, benchmark)
     files[f".eval_results/{name}.yaml"] = text.encode()
     return files
 
 
-def repo_weights_section(target: pushing.Target, runs: list[Run], head: Run) -> list[str]:
+def repo_weights_section(repo: str, runs: list[Run], head: Run) -> list[str]:
     """Which network the repo holds and what it scores beside the mean, and how to load it."""
     same = [run.top1 for run in runs if run.arm == head.arm]
     text = (
@@ -199,19 +200,19 @@ def repo_weights_section(target: pushing.Target, runs: list[Run], head: Run) -> 
             f"standard deviation {reports.percent(run_files.spread(same))}."
         )
     text += " The front matter holds top-1 as a fraction, .eval_results the same in percent."
-    return ["## Weights", escape(text), card.how_to_load(sources.pushed(target.repo))]
+    return ["## Weights", escape(text), card.how_to_load(sources.pushed(repo))]
 
 
-def eval_result(target: pushing.Target, report: dict, head: Run, cell: PlannedRun, benchmark: Benchmark) -> tuple[str, str]:
+def eval_result(repo: str, report: dict, head: Run, benchmark: Benchmark) -> tuple[str, str]:
     """(name, text) of the file in .eval_results: the mean top-1 in percent under a task of this protocol and IPC.
 
     A benchmark that is not on the Hub goes by its name alone.
     """
-    summary = report["arms"][cell.student][cell.arm]
-    custom = f"-custom-{cell.protocol.digest}" if cell.protocol.overrides else ""
-    task = f"{benchmark.name}-ipc{cell.images.nominal_ipc}-{cell.protocol.name}{custom}"
+    summary, protocol = report["arms"][head.student][head.arm], head.protocol
+    custom = f"-custom-{protocol.digest}" if protocol.overrides else ""
+    task = f"{benchmark.name}-ipc{head.ipc}-{protocol.name}{custom}"
     seeds = ", ".join(map(str, summary["seeds"]))
-    notes = f"mean top-1 in % of {summary['n']} students ({cell.student}, {cell.arm}, seeds {seeds})"
+    notes = f"mean top-1 in % of {summary['n']} students ({head.student}, {head.arm}, seeds {seeds})"
     if summary["std"] is not None:
         notes += f", standard deviation {reports.percent(summary['std'])}"
     entry = EvalResultEntry(
@@ -219,7 +220,7 @@ def eval_result(target: pushing.Target, report: dict, head: Run, cell: PlannedRu
         task_id=task,
         value=round(100 * summary["mean"], 4),
         dataset_revision=head.test.commit,
-        source_url=f"{constants.ENDPOINT}/{target.repo}",
+        source_url=f"{constants.ENDPOINT}/{repo}",
         source_name="card with all runs",
         notes=notes,
     )

@@ -24,11 +24,12 @@ class Check:
     outcome: Outcome
     why: str = ""  # contradicted: the value found; not checkable: why, and what would make it so; confirmed: a remark
     score: bool = False  # whether a student's score was recomputed
+    value: str = ""  # what differs between files that claim alike; shown where a row stands for one file
 
 
-def confirmed(place: str, claim: str, how: str, remark: str = "", *, score: bool = False) -> Check:
+def confirmed(place: str, claim: str, how: str, remark: str = "", *, score: bool = False, value: str = "") -> Check:
     """A Check of what was recomputed and is as claimed."""
-    return Check(place, claim, how, "confirmed", remark, score)
+    return Check(place, claim, how, "confirmed", remark, score, value)
 
 
 def unchecked(place: str, claim: str, why: str, how: str = "-") -> Check:

@@ -19,6 +19,7 @@ from rd3_utils.data.sources import Source
 from rd3_utils.errors import UserError
 from rd3_utils.learning import students
 from rd3_utils.scoring import results, runs, shapes
+from rd3_utils.scoring.results import Results
 from rd3_utils.scoring.runs import Run
 
 MOST_FILES = 20_000  # looked at in one SOURCE
@@ -41,8 +42,11 @@ class CardFiles:
 
     name: str
     folder: Path
-    runs: tuple[RunFile, ...]
+    runs: tuple[RunFile, ...]  # on its images
     head: RunFile | None = None  # pushed repo: run.json, whose network the repo holds
+    pool: tuple[Run, ...] = ()  # all Runs that it may speak of, or compare with
+    root: Path | None = None  # the folder of results
+    repo: str | None = None  # OWNER/REPO, where it is known
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +62,11 @@ class Evidence:
     labels: Path | str | None = None  # a label store
     images: Source | None = None  # an image set
     not_read: tuple[str, ...] = ()
+    fetched: tuple[Path, ...] = ()  # from the Hub
 
 
 def gathered_evidence(source: Source) -> Evidence:
     """The Evidence of `source`; UserError where there is nothing that claims anything."""
-    if source.kind == "repo":
-        raise UserError("OWNER/REPO is not verified yet.")  # TODO of this step: repository.py
     if source.kind != "path":
         return Evidence(source, "image set", images=source)
     return of_path(source, Path(source.name))
@@ -83,8 +86,8 @@ def of_path(source: Source, path: Path) -> Evidence:
     if not run_files:
         return Evidence(source, "image set", path, images=source)
     cards = tuple(cards_of(path, run_files))
-    kind = "card" if len(cards) == 1 and cards[0].folder == path else "results folder"
-    return Evidence(source, kind, path, runs=run_files, cards=cards)
+    kind = "card" if len(cards) == 1 and cards[0].folder == path.absolute() else "results folder"
+    return Evidence(source, kind, path, runs=run_files, cards=cards, not_read=tuple(not_read(path)))
 
 
 def of_pushed(source: Source, path: Path, commit: str | None = None) -> Evidence:
@@ -92,8 +95,10 @@ def of_pushed(source: Source, path: Path, commit: str | None = None) -> Evidence
     network = path if students.is_saved(path) else None
     head = run_file(path / "run.json", "run.json", network)
     others = tuple(run_file(file, file.relative_to(path).as_posix()) for file in run_paths(path / "runs"))
-    card = CardFiles("README.md", path, others, head)
-    return Evidence(source, "pushed repo", path, commit, runs=(head, *others), cards=(card,))
+    pool = tuple(one.run for one in others if one.run)
+    card = CardFiles("README.md", path, others, head, pool, path / "runs", source.repo)
+    has_card = (path / "README.md").is_file() or (path / "report.json").is_file()
+    return Evidence(source, "pushed repo", path, commit, runs=(head, *others), cards=(card,) if has_card else ())
 
 
 def run_paths(folder: Path) -> Iterator[Path]:
@@ -119,10 +124,32 @@ def run_file(path: Path, name: str, network: Path | None = None) -> RunFile:
         return RunFile(name, path, None, str(refused), network)
 
 
-def cards_of(root: Path, files: tuple[RunFile, ...]) -> Iterator[CardFiles]:
-    """The cards above Runs, each with those that it may speak of."""
-    folders = dict.fromkeys(results.card_folder(one.path) for one in files)
-    for folder in folders:
-        if (folder / "README.md").is_file():
-            mine = tuple(one for one in files if results.card_folder(one.path) == folder)
-            yield CardFiles((folder / "README.md").relative_to(root).as_posix(), folder, mine)
+def cards_of(path: Path, files: tuple[RunFile, ...]) -> Iterator[CardFiles]:
+    """The cards above Runs, each with those that it may speak of: all in its folder of results, whatever part SOURCE is."""
+    pools: dict[Path, tuple[Run, ...]] = {}
+    by_folder: dict[Path, list[RunFile]] = {}
+    for one in files:
+        by_folder.setdefault(results.card_folder(one.path.absolute()), []).append(one)
+    for folder, mine in by_folder.items():
+        if not any((folder / name).is_file() for name in ("README.md", "report.json")):
+            continue
+        root = folder.parents[2]
+        if root not in pools:
+            read = tuple(one.run for one in files if one.run and one.path.absolute().is_relative_to(root))
+            inside = path.absolute() == root or root.is_relative_to(path.absolute())
+            pools[root] = read if inside else (*read, *runs_beside(root, mine, files))
+        name = (folder / "README.md").relative_to(path.absolute()).as_posix() if folder.is_relative_to(path.absolute()) else ""
+        yield CardFiles(name or "../README.md", folder, tuple(mine), pool=pools[root], root=root)
+
+
+def runs_beside(root: Path, mine: list[RunFile], files: tuple[RunFile, ...]) -> Iterator[Run]:
+    """The Runs under `root` that are not among `files`: of the random images of a card, that lie beside it."""
+    there = {one.path.absolute() for one in files}
+    for benchmark in {one.run.benchmark for one in mine if one.run}:
+        yield from (run for file, run in Results(root).runs_of(benchmark)[0] if file not in there)
+
+
+def not_read(path: Path) -> list[str]:
+    """What claims something in a folder of results and is none of what is checked here."""
+    studies = [folder.relative_to(path).as_posix() for folder in sorted((path / "study").glob("*")) if folder.is_dir()]
+    return [f"{name}/" for name in studies] + (["transfer/"] if (path / "transfer").is_dir() else [])

@@ -1,20 +1,126 @@
-"""What a Run states that its benchmark, protocol, student and images decide: recipe, digest, steps, rates, history."""
+"""What a Run states that its benchmark, protocol, student and images decide: digest, recipe, steps, rates, shares, place.
 
+One Check for each kind of claim, so that a reader sees which one does not hold. Nothing but the file is needed.
+"""
+
+import json
+import math
 from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
+from rd3_utils.learning import initialisation, training
+from rd3_utils.protocols import benchmark as benchmarks
+from rd3_utils.protocols.protocol import Protocol
+from rd3_utils.protocols.recipe import Recipe
+from rd3_utils.scoring import report as reports
+from rd3_utils.scoring import results
+from rd3_utils.scoring.results import Results
+from rd3_utils.scoring.runs import Run
 from rd3_utils.scoring.shapes import Refused
 from rd3_utils.verification import vetting
 from rd3_utils.verification.at_hand import AtHand
-from rd3_utils.verification.checks import Check, confirmed, contradicted
+from rd3_utils.verification.checks import Check, confirmed, contradicted, unchecked
 from rd3_utils.verification.evidence import RunFile
 
-HOW = "made again from benchmark, protocol, student and images"
+WHOLE = "a Run, whole"
+RATES = 1e-9  # relative: a cosine may differ in its last bit from machine to machine
+BELOW = 6  # parts of the path of a Run below its folder of results
 
 
 def of_run(file: RunFile, at_hand: AtHand) -> Iterator[Check]:
     """The Checks of one Run file without any data."""
+    run, name = file.run, file.name
+    if run is None:
+        yield contradicted(name, WHOLE, "read strictly", file.refused)
+        return
+    if run.benchmark not in benchmarks.names():
+        why = f"this version has no benchmark {vetting.shown(run.benchmark)}; the one that has it can"
+        yield unchecked(name, "protocol, recipe, history and score", why)
+        return
+    yield confirmed(name, WHOLE, "read strictly")
+    protocol = recipe = None
     try:
-        vetting.vetted(file.path.read_bytes())
-        yield confirmed(file.name, "recipe, digest and steps are the protocol's", HOW)
+        protocol = vetting.stated_protocol(run)
+        yield confirmed(name, f"protocol {run.protocol.name} ({run.protocol.digest})", *of_protocol(run))
+        recipe = recipe_of(run, protocol)
+        how = "made again from protocol, benchmark, student and images"
+        yield confirmed(name, "recipe, steps and labels", how, value=f"{run.arm}, {recipe.steps} steps")
+        check_history(run, recipe)
+        yield confirmed(name, "history", "each epoch once; every learning rate made again", value=f"{len(run.history)} epochs")
     except Refused as refused:
-        yield contradicted(file.name, "recipe, digest and steps are the protocol's", HOW, str(refused))
+        claim = "history" if recipe else "recipe, steps and labels" if protocol else "protocol"
+        yield contradicted(name, claim, "made again from what the Run states", str(refused))
+        rest = ["history"] * (recipe is None) + ["recipe, steps and labels"] * (protocol is None)
+        for claim in reversed(rest):
+            yield unchecked(name, claim, "it rests on what is contradicted")
+    yield of_score(file, run)
+    yield from of_place(file, run)
+    yield from never_recomputed(file, run, at_hand)
+
+
+def of_protocol(run: Run) -> tuple[str, str]:
+    """(how its protocol was checked, a remark where it is none of the released ones as it is)."""
+    own = run.protocol
+    if not vetting.is_released(own.name):
+        return "digest of its knobs", "its own: none of the released ones"
+    changed = ", ".join(f"{key}={json.dumps(value)}" for key, value in sorted(own.overrides.items()))
+    return "digest of its knobs; knobs of the released file", f"custom: {changed}" if changed else ""
+
+
+def recipe_of(run: Run, protocol: Protocol) -> Recipe:
+    """The Recipe that `protocol` makes of the student and images of `run`; Refused unless the Run has it."""
+    bench = vetting.bench_of(run.benchmark)
+    vetting.check_run_images(run, bench)
+    recipe = vetting.check_run_recipe(run, protocol, bench)
+    vetting.check_network(run)
+    vetting.check_labels(run, recipe)
+    return recipe
+
+
+def check_history(run: Run, recipe: Recipe) -> None:
+    """Refused unless the history has every epoch once, each with the learning rate of its last step."""
+    vetting.check_history(run, recipe)
+    for entry in run.history:
+        rate = training.learning_rate(recipe, (entry["epoch"] + 1) * recipe.steps_per_epoch - 1)
+        if not math.isclose(rate, entry["learning_rate"], rel_tol=RATES, abs_tol=1e-15):
+            raise Refused(
+                f"epoch {entry['epoch']} states learning rate {entry['learning_rate']:.9g}, its recipe has {rate:.9g}"
+            )
+
+
+def of_score(file: RunFile, run: Run) -> Check:
+    """Whether top-1 and top-5 can be what was counted on the benchmark's test split."""
+    claim, how = "top-1 and top-5 are shares of the test images", "whole numbers of the test split"
+    try:
+        vetting.check_score(run, vetting.bench_of(run.benchmark))
+    except Refused as refused:
+        return contradicted(file.name, claim, how, str(refused))
+    right = round(run.top1 * run.images_scored)
+    value = f"{reports.percent(run.top1)} % is {right} of {run.images_scored}, {reports.percent(run.top5)} % top-5"
+    return confirmed(file.name, claim, how, value=value)
+
+
+def of_place(file: RunFile, run: Run) -> Iterator[Check]:
+    """Whether a file of a folder of results lies where it belongs: as far up as SOURCE reaches."""
+    if not results.is_run_file(Path(file.name).name):
+        return
+    wanted = Path(Results("").path_of(run)).parts
+    parts = PurePosixPath(file.name).parts[-BELOW:]
+    belongs = wanted[-len(parts) :]
+    how = "path made from its fields"
+    if parts == belongs:
+        yield confirmed(file.name, "lies where it belongs", how)
+    else:
+        yield contradicted(file.name, "lies where it belongs", how, f"belongs at {'/'.join(belongs)}: a copy of another Run?")
+
+
+def never_recomputed(file: RunFile, run: Run, at_hand: AtHand) -> Iterator[Check]:
+    """What no file shows: that the student was trained so, in these seconds, on these devices, with these losses."""
+    assert run.network is not None
+    today = initialisation.version(run.student)
+    claim = "trained under this protocol; its losses, seconds and devices"
+    if run.network.initialisation != today:
+        why = f"this version draws {run.student} anew (rule {today}, the Run {run.network.initialisation}); an older one can"
+        yield unchecked(file.name, claim, why)
+    elif at_hand.options.retrain is None:
+        yield unchecked(file.name, claim, "only training it again shows that: --retrain")

@@ -7,7 +7,7 @@ from rd3_utils import units
 from rd3_utils.verification.checks import Check, Verification, grouped_alike
 
 MARKS = {"confirmed": "confirmed", "not checkable": "not checkable here", "contradicted": "CONTRADICTED"}
-WIDEST = 140
+WIDEST, PIPED, NARROWEST = 140, 120, 60  # characters of a line
 
 
 def text(verification: Verification) -> str:
@@ -23,13 +23,14 @@ def text(verification: Verification) -> str:
 def row(check: Check, count: int) -> tuple[str, str, str]:
     """(claim, how, outcome) of `count` equal Checks."""
     place = check.place if count == 1 else f"{count} files"
+    value = f": {check.value}" if check.value and count == 1 else ""
     outcome = MARKS[check.outcome] + (f": {check.why}" if check.why else "")
-    return f"{place}: {check.claim}", check.how, outcome
+    return f"{place}: {check.claim}{value}", check.how, outcome
 
 
 def laid_out(rows: list[tuple[str, str, str]]) -> list[str]:
-    """Three columns that fit the terminal."""
-    width = min(WIDEST, max(60, shutil.get_terminal_size((WIDEST, 40)).columns)) - 4
+    """Three columns that fit the terminal; PIPED wide where there is none."""
+    width = min(WIDEST, max(NARROWEST, shutil.get_terminal_size((PIPED, 40)).columns)) - 4
     widths = [width * 2 // 5, width // 4, width - width * 2 // 5 - width // 4]
     lines = []
     for cells in rows:
@@ -41,6 +42,7 @@ def laid_out(rows: list[tuple[str, str, str]]) -> list[str]:
 
 
 def last_line(verification: Verification) -> str:
-    """How many claims came to what, and in how many seconds."""
-    counts = ", ".join(f"{verification.count(outcome)} {outcome}" for outcome in ("confirmed", "contradicted", "not checkable"))
+    """How many claims came to what, the unchecked ones last, and in how many seconds."""
+    confirmed, contradicted, unchecked = map(verification.count, ("confirmed", "contradicted", "not checkable"))
+    counts = f"{confirmed} confirmed, {contradicted} contradicted, {unchecked} unchecked"
     return f"{len(verification.checks)} claims: {counts}. {units.duration(verification.seconds)}."

@@ -5,7 +5,16 @@ from collections.abc import Iterator
 
 from rd3_utils.data import sources
 from rd3_utils.options import VerifyOptions
-from rd3_utils.verification import card_claims, evidence, image_claims, label_claims, retraining, run_claims, weight_claims
+from rd3_utils.verification import (
+    card_claims,
+    evidence,
+    image_claims,
+    label_claims,
+    repository,
+    retraining,
+    run_claims,
+    weight_claims,
+)
 from rd3_utils.verification.at_hand import AtHand
 from rd3_utils.verification.checks import Check, Verification
 from rd3_utils.verification.evidence import Evidence
@@ -14,14 +23,16 @@ from rd3_utils.verification.evidence import Evidence
 def verify(options: VerifyOptions) -> Verification:
     """The Verification of `options.source`; UserError where that holds nothing that claims anything."""
     started = time.monotonic()
-    evident = evidence.gathered_evidence(sources.parse(options.source))
+    source = sources.parse(options.source)
+    evident = repository.gathered_repository(source) if source.kind == "repo" else evidence.gathered_evidence(source)
     checks = tuple(all_checks(evident, AtHand(options)))
-    source = f"{evident.source}@{evident.commit}" if evident.commit and not evident.source.revision else str(evident.source)
-    return Verification(source, evident.kind, checks, evident.not_read, time.monotonic() - started)
+    at = f" at {evident.commit}" if evident.commit else ""
+    return Verification(f"{source}{at}", evident.kind, checks, evident.not_read, time.monotonic() - started)
 
 
 def all_checks(evident: Evidence, at_hand: AtHand) -> Iterator[Check]:
     """The Checks of all that was found, the cheap ones first."""
+    yield from repository.of_files(evident)
     for file in evident.runs:
         yield from run_claims.of_run(file, at_hand)
     for card in evident.cards:

@@ -33,12 +33,8 @@ def vetted(data: bytes) -> tuple[Run, Protocol]:
     run = runs.of(bounded.parse(data))
     if run.benchmark not in benchmarks.names():
         raise Refused(f"benchmark {shown(run.benchmark)} is none of ours")
-    bench, own = bench_of(run.benchmark), run.protocol
-    knobs, overrides = json.dumps(own.knobs, sort_keys=True), json.dumps(own.overrides, sort_keys=True)
-    if len(knobs) > MOST_KNOBS or len(overrides) > MOST_KNOBS / 10:
-        raise Refused(f"the knobs of its protocol are {len(knobs)} characters, wanted at most {MOST_KNOBS}")
-    protocol = protocol_of(own.name, knobs, overrides)
-    check_protocol(own, protocol)
+    bench = bench_of(run.benchmark)
+    protocol = stated_protocol(run)
     check_run_images(run, bench)
     recipe = check_run_recipe(run, protocol, bench)
     check_network(run)
@@ -46,8 +42,9 @@ def vetted(data: bytes) -> tuple[Run, Protocol]:
     check_score(run, bench)
     check_history(run, recipe)
     check_rates(run, recipe)
+    check_ranked(run)
     check_as_trained(run, as_trained(run, protocol, recipe, bench))
-    light = dataclasses.replace(own, knobs={})
+    light = dataclasses.replace(run.protocol, knobs={})
     return dataclasses.replace(run, protocol=light, history=[], recipe=shared(json.dumps(run.recipe, sort_keys=True))), protocol
 
 
@@ -74,6 +71,17 @@ def released(name: str) -> Protocol:
 
 def is_released(name: str) -> bool:
     return name in protocols.names()
+
+
+def stated_protocol(run: Run) -> Protocol:
+    """The Protocol that the knobs of a Run make; Refused unless its digest, labels and released name are theirs."""
+    own = run.protocol
+    knobs, overrides = json.dumps(own.knobs, sort_keys=True), json.dumps(own.overrides, sort_keys=True)
+    if len(knobs) > MOST_KNOBS or len(overrides) > MOST_KNOBS / 10:
+        raise Refused(f"the knobs of its protocol are {len(knobs)} characters, wanted at most {MOST_KNOBS}")
+    protocol = protocol_of(own.name, knobs, overrides)
+    check_protocol(own, protocol)
+    return protocol
 
 
 @lru_cache(maxsize=1000)
@@ -123,24 +131,31 @@ def check_run_images(run: Run, bench: Benchmark) -> None:
     drawn, full = images.origin.draw, images.origin.is_full
     if drawn is None and (side == "random" or (images.origin.is_selection and not full)):
         raise Refused(f"arm {run.arm} with images {shown(images.source)}, wanted a selection random:ipc=K,seed=S")
-    if side == "distilled" and images.checks is not None and images.checks.test_images:
-        raise Refused(f"{images.checks.test_images} of its {images.images} images are images of the test split")
     if drawn and drawn[0] != images.ipc:
         raise Refused(f"images {shown(images.source)} with {images.ipc} per class")
     if images.train is not None and images.train.images != (bench.data.train_images or images.train.images):
         raise Refused(f"drawn from {images.train.images} train images, {bench.name} has {bench.data.train_images}")
     if side == "full" and (not full or images.images != (bench.data.train_images or images.images)):
         raise Refused(f"arm full-hard with {images.images} images of {shown(images.source)}, wanted the train split")
-    if side == "full" and (run.protocol.name != TEACHER_PROTOCOL or run.protocol.overrides):
-        raise Refused(f"arm full-hard under {run.protocol.name}, wanted {TEACHER_PROTOCOL} as it is")
+    if side == "full" and run.protocol.name != TEACHER_PROTOCOL:
+        raise Refused(f"arm full-hard under {run.protocol.name}, wanted {TEACHER_PROTOCOL}")
 
 
 def check_network(run: Run) -> None:
-    """Refused where a Run was trained on a network that is drawn otherwise than its name says today."""
+    """Refused where a Run says of another network than its student's that it was trained."""
+    assert run.network is not None  # every Run that was read states one, or has that of its time
+    if run.network.architecture != run.student:
+        raise Refused(f"its network is {shown(run.network.architecture)}, its student {run.student}")
+
+
+def check_ranked(run: Run) -> None:
+    """Refused for a Run that may well be what it says, and is compared with no other."""
+    if run.arm == "full-hard" and run.protocol.overrides:
+        raise Refused(f"arm full-hard under {run.protocol.name}, wanted {TEACHER_PROTOCOL} as it is")
+    if run.arm.startswith("distilled-") and run.images.checks is not None and run.images.checks.test_images:
+        raise Refused(f"{run.images.checks.test_images} of its {run.images.images} images are images of the test split")
     network, today = run.network, initialisation.version(run.student)
-    assert network is not None  # every Run that was read states one, or has that of its time
-    if network.architecture != run.student:
-        raise Refused(f"its network is {shown(network.architecture)}, its student {run.student}")
+    assert network is not None
     if network.initialisation != today:
         raise Refused(
             f"its {run.student} has initialisation {network.initialisation}, today's is {today}, torchvision's: another network"
