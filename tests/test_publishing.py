@@ -563,3 +563,33 @@ def test_a_push_that_fails_after_training_loses_nothing_and_its_command_pushes(s
     assert "distilled-hard/seed0.json" in config and "random-hard/seed0.json" in config
     private = hub.python("print(__import__('huggingface_hub').HfApi().model_info('bench/failed').private)").out
     assert private.strip() == "True"
+
+
+def test_a_pushed_student_is_verified_from_the_hub_and_nothing_else_of_its_repo_is_read(hub, student, tmp_path):
+    done = hub.python(
+        """
+from huggingface_hub import HfApi
+HfApi().upload_file(repo_id="bench/student", path_or_fileobj=b"raise SystemExit(9)", path_in_repo="modeling.py")
+"""
+    )
+    assert done.code == 0, done.err
+    done = hub.script("rd3_utils", "verify", "bench/student", "--json", cwd=tmp_path)
+    said = json.loads(done.out)
+    assert said["counts"]["contradicted"] == 0, [c for c in said["checks"] if c["outcome"] == "contradicted"]
+    assert "modeling.py" in said["not_read"] and not list(tmp_path.iterdir())
+    confirmed = {check["claim"] for check in said["checks"] if check["outcome"] == "confirmed"}
+    commit = hub.ask("models/bench/student")["sha"]
+    assert f"bench/student: the default branch is commit {commit[:12]}" in confirmed
+    assert {"top-1 in percent", "model-index", "history", "commands that make it again"} <= confirmed
+    forge = """
+import re
+from huggingface_hub import HfApi, hf_hub_download
+text = open(hf_hub_download("bench/student", "README.md")).read()
+text = re.sub(r"gets [0-9.]+ %", "gets 97.00 %", text)
+HfApi().upload_file(repo_id="bench/student", path_or_fileobj=text.encode(), path_in_repo="README.md")
+"""
+    assert hub.python(forge).code == 0
+    done = hub.script("rd3_utils", "verify", "bench/student", cwd=tmp_path)
+    assert done.code == 1 and "97.00" in done.out, done.out
+    done = hub.script("rd3_utils", "verify", "bench/nothing", cwd=tmp_path)
+    assert done.code == 2 and done.err.count("error:") == 1 and "private" in done.err

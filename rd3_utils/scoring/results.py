@@ -123,6 +123,11 @@ def card_folder(path: Path) -> Path:
     return path.parents[2]
 
 
+def root_of(card: Path) -> Path:
+    """The folder of results that the folder `card` of a card lies in."""
+    return card.parents[2]
+
+
 def seeds_in(folder: Path | str) -> list[Path]:
     """The files of the Runs in `folder`, which is that of one arm."""
     return sorted(Path(folder).glob("seed*.json"))

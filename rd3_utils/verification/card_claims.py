@@ -12,13 +12,14 @@ from typing import Any
 
 import yaml
 
+from rd3_utils import bounded
+from rd3_utils.bounded import Refused, shown
 from rd3_utils.errors import UserError
 from rd3_utils.publishing import card as cards
 from rd3_utils.publishing import student_repo
 from rd3_utils.publishing.card import CardSubject
-from rd3_utils.scoring import bootstrap, runs, shapes
-from rd3_utils.scoring.shapes import Refused
-from rd3_utils.verification import commands, differences
+from rd3_utils.scoring import bootstrap
+from rd3_utils.verification import command_claims, differences
 from rd3_utils.verification.card_subject import NotRemade, StatedArms, stated_arms, subject_of
 from rd3_utils.verification.checks import Check, confirmed, contradicted, unchecked
 from rd3_utils.verification.differences import Difference
@@ -50,7 +51,9 @@ def of_card(card: CardFiles) -> Iterator[Check]:
     """The Checks of one card."""
     places = {name: f"{card.name.removesuffix('README.md')}{name}" for name in ("README.md", "report.json")}
     try:
-        stated = shapes.parse(runs.contents(card.folder / "report.json")) if (card.folder / "report.json").exists() else None
+        stated = (
+            bounded.parse(bounded.contents(card.folder / "report.json")) if (card.folder / "report.json").exists() else None
+        )
         arms = None if stated is None else stated_arms(stated)
     except Refused as refused:
         yield contradicted(places["report.json"], "a report of Runs", "read strictly", str(refused))
@@ -58,7 +61,8 @@ def of_card(card: CardFiles) -> Iterator[Check]:
     try:
         made = remade(card, stated, arms)
     except (NotRemade, Refused, UserError) as error:
-        yield unchecked(card.name, "numbers of the card", str(error))
+        place = card.name if (card.folder / "README.md").exists() else places["report.json"]
+        yield unchecked(place, "numbers of the card", str(error))
         return
     if made.further:
         why = f"{made.further} more belong to it: they came later, or were left out; its command writes the card anew"
@@ -87,7 +91,7 @@ def remade(card: CardFiles, stated: Any, arms: StatedArms | None) -> Remade:
 def of_report(place: str, stated: dict, made: Remade) -> Iterator[Check]:
     """The Checks of a report.json, key by key."""
     report, theirs = dict(made.report), dict(stated)
-    comparison, told = report.pop("comparison"), theirs.pop("comparison", {})
+    comparison, stated_comparison = report.pop("comparison"), theirs.pop("comparison", {})
     if made.lacking:
         theirs, report = comparable_parts(theirs, report)
     found_differences = list(differences.in_data(theirs, report))
@@ -96,7 +100,7 @@ def of_report(place: str, stated: dict, made: Remade) -> Iterator[Check]:
         yield unchecked(place, "intervals", "by another method than this version's; the version that made them can")
     arms = ", ".join(dict.fromkeys(arm for arms in made.report["arms"].values() for arm in arms))
     yield from of_differences(place, f"scores of {arms}", found_differences)
-    yield from of_comparison(place, told, comparison)
+    yield from of_comparison(place, stated_comparison, comparison)
 
 
 def comparable_parts(stated: dict, made: dict) -> tuple[dict, dict]:
@@ -141,7 +145,7 @@ def arithmetic(place: str, claim: str, stated: dict, made: dict | None, why: str
     data = sum(cells["distilled"][p] - cells["random"][p] for p in (a, b)) / 2
     for key, value in (("recipe", recipe), ("data", data)):
         if abs(stated[key] - value) > 1e-9:
-            return contradicted(place, f"{claim}: {key} {shapes.shown(stated[key])}", "computed from its cells", f"{value:.6g}")
+            return contradicted(place, f"{claim}: {key} {shown(stated[key])}", "computed from its cells", f"{value:.6g}")
     if made and made["protocols"] == stated["protocols"]:
         first = next(differences.in_data(stated, made), None)
         if first and first.kind == "number":
@@ -155,7 +159,7 @@ def arithmetic(place: str, claim: str, stated: dict, made: dict | None, why: str
 def of_readme(card: CardFiles, place: str, made: Remade) -> Iterator[Check]:
     """The Checks of a README.md: its front matter as data, its text line by line, its commands by what they say."""
     try:
-        text = runs.contents(card.folder / "README.md").decode()
+        text = bounded.contents(card.folder / "README.md").decode()
         front, body = split(text)
         data = plain_yaml(front) if front else {}
     except (Refused, UnicodeDecodeError) as error:
@@ -176,7 +180,8 @@ def of_readme(card: CardFiles, place: str, made: Remade) -> Iterator[Check]:
             Difference(d.at, "words", d.stated, d.made) if d.kind == "number" else d for d in found_differences
         ]
     yield from of_differences(place, f"{len(ours)} lines of text", found_differences)
-    yield from commands.of_commands(place, their_commands, our_commands)
+    if not made.lacking:
+        yield from command_claims.of_commands(place, their_commands, our_commands)
 
 
 def split(text: str) -> tuple[str, str]:
@@ -209,11 +214,11 @@ def of_front_matter(place: str, stated: Any, made: dict, remade: Remade) -> Iter
     else:
         found_differences = differences.in_data(stated["model-index"], made["model-index"])
         yield from of_differences(place, "model-index", found_differences)
-    tags = stated.get("tags") if isinstance(stated.get("tags"), list) else []
+    tags: list = stated["tags"] if isinstance(stated.get("tags"), list) else []
     strange = [tag for tag in tags if str(tag).startswith(OUR_TAGS) and tag not in made["tags"]]
     if strange:
         ours = ", ".join(tag for tag in made["tags"] if tag.startswith(OUR_TAGS))
-        yield contradicted(place, f"tag {shapes.shown(strange[0])}", HOW, ours)
+        yield contradicted(place, f"tag {shown(strange[0])}", HOW, ours)
 
 
 # --- .eval_results
@@ -224,7 +229,7 @@ def of_eval_results(card: CardFiles, name: str, made: Remade) -> Iterator[Check]
     place, head = f".eval_results/{name}", made.subject.head
     wanted_name, text = student_repo.eval_result(card.repo or "OWNER/REPO", made.report, head, made.subject.benchmark)
     try:
-        stated = plain_yaml(runs.contents(card.folder / ".eval_results" / name).decode())
+        stated = plain_yaml(bounded.contents(card.folder / ".eval_results" / name).decode())
     except (Refused, UnicodeDecodeError) as error:
         yield contradicted(place, "a score in percent", "read strictly", str(error)[:100])
         return

@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from rd3_utils import bounded
+from rd3_utils.bounded import Refused
 from rd3_utils.options import TrainOptions
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols.protocol import Protocol
@@ -13,7 +15,7 @@ from rd3_utils.publishing import card_runs, student_repo
 from rd3_utils.publishing.card import CardSubject
 from rd3_utils.scoring import runs as run_files
 from rd3_utils.scoring.runs import Run
-from rd3_utils.scoring.shapes import Refused, is_count, is_table, is_whole
+from rd3_utils.scoring.shapes import is_count, is_table, is_whole
 from rd3_utils.verification import vetting
 from rd3_utils.verification.evidence import CardFiles
 
@@ -27,13 +29,16 @@ class NotRemade(Exception):
 
 def stated_arms(report: Any) -> StatedArms:
     """The arms of a report.json; Refused where it states none, or one that cannot be."""
-    table = report.get("arms") if is_table(report) else None
+    table: Any = report.get("arms") if is_table(report) else None
     if not is_table(table) or not all(map(is_table, table.values())):
         raise Refused("it has no table of arms")
     arms = {}
     for student, mine in table.items():
         for arm, summary in mine.items():
             where = f"arms.{student}.{arm}"[:100]
+            n: Any
+            seeds: Any
+            draws: Any
             n, seeds, draws = (summary.get(key) if is_table(summary) else None for key in ("n", "seeds", "draws"))
             lists = isinstance(seeds, list) and isinstance(draws, list) and all(map(is_whole, [*seeds, *draws]))
             if not is_count(n) or not lists:
@@ -51,7 +56,14 @@ def subject_of(card: CardFiles, arms: StatedArms | None, is_cited: bool) -> tupl
     if not own or (card.head and not start):
         raise NotRemade("no whole Run of it is here; give the folder with its Runs")
     precisions = sorted({run.environment.precision for run in ([start] if start else own)})
-    tried = [in_precision(card, [run for run in own if run.environment.precision == p], arms, is_cited) for p in precisions]
+    tried, refused = [], ""
+    for precision in precisions:
+        try:
+            tried.append(in_precision(card, [run for run in own if run.environment.precision == precision], arms, is_cited))
+        except NotRemade as error:
+            refused = str(error)
+    if not tried:
+        raise NotRemade(refused)
     return min(tried, key=lambda one: len(one[1]))
 
 
@@ -116,7 +128,7 @@ def with_sources(run: Run) -> Protocol:
 def stated_repo(folder: Path) -> str:
     """The repo that a pushed card says it is in."""
     try:
-        match = LOADED_FROM.search(run_files.contents(folder / "README.md").decode())
+        match = LOADED_FROM.search(bounded.contents(folder / "README.md").decode())
     except (Refused, UnicodeDecodeError):
         match = None
     return match[1] if match else "OWNER/REPO"

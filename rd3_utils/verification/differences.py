@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any, Literal
 
-from rd3_utils.scoring.shapes import is_number, shown
+from rd3_utils.bounded import shown
+from rd3_utils.scoring.shapes import is_number
 
 NUMBER = re.compile(r"[^\s|,()]*\d[^\s|,()]*|(?<=\| )-(?= \|)")  # tokens with a digit, and the dash of an empty cell
 EQUAL = 1e-9  # relative, of numbers: sums may be taken in another order

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rd3_utils import bounded
+from rd3_utils.data import sources
 from rd3_utils.data.sources import Source
 from rd3_utils.errors import UserError
 from rd3_utils.learning import students
@@ -73,7 +74,9 @@ def gathered_evidence(source: Source) -> Evidence:
 
 
 def of_path(source: Source, path: Path) -> Evidence:
-    """The Evidence of a local file or folder."""
+    """The Evidence of a local file or folder; UserError where there is none."""
+    if not sources.exists(path):
+        raise UserError(f"there is no {path}; give a file or folder, or OWNER/REPO.")
     if path.is_file() and path.suffix == ".json":
         return Evidence(source, "Run", path.parent, runs=(run_file(path, path.name),))
     if (path / "index.json").is_file():
@@ -133,7 +136,7 @@ def cards_of(path: Path, files: tuple[RunFile, ...]) -> Iterator[CardFiles]:
     for folder, mine in by_folder.items():
         if not any((folder / name).is_file() for name in ("README.md", "report.json")):
             continue
-        root = folder.parents[2]
+        root = results.root_of(folder)
         if root not in pools:
             read = tuple(one.run for one in files if one.run and one.path.absolute().is_relative_to(root))
             inside = path.absolute() == root or root.is_relative_to(path.absolute())

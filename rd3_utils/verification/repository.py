@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from rd3_utils import hub, units
+from rd3_utils import hub, limits, units
 from rd3_utils.data.sources import Source
 from rd3_utils.errors import UserError
-from rd3_utils.scoring import shapes
 from rd3_utils.verification.checks import Check, confirmed, contradicted
 from rd3_utils.verification.evidence import Evidence, of_pushed
 
@@ -42,7 +41,7 @@ def student_repository(source: Source) -> Evidence | None:
     if "run.json" not in sizes:
         raise UserError(f"{source.name}@{commit[:8]} has no run.json: it is no student that was pushed from here.")
     wanted = [path for path in sorted(sizes) if SMALL.fullmatch(path) and ".." not in path.split("/")]
-    wanted = [path for path in wanted if sizes[path] <= shapes.MOST_JSON_BYTES][:MOST]
+    wanted = [path for path in wanted if sizes[path] <= limits.MOST_JSON_BYTES][:MOST]
     if sizes.get(WEIGHTS, MOST_WEIGHTS + 1) <= MOST_WEIGHTS:
         wanted.append(WEIGHTS)
     if "run.json" not in wanted:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from rd3_utils.bounded import Refused, shown
 from rd3_utils.learning import initialisation, training
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols.protocol import Protocol
@@ -16,7 +17,6 @@ from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import results
 from rd3_utils.scoring.results import Results
 from rd3_utils.scoring.runs import Run
-from rd3_utils.scoring.shapes import Refused
 from rd3_utils.verification import vetting
 from rd3_utils.verification.at_hand import AtHand
 from rd3_utils.verification.checks import Check, confirmed, contradicted, unchecked
@@ -34,7 +34,7 @@ def of_run(file: RunFile, at_hand: AtHand) -> Iterator[Check]:
         yield contradicted(name, WHOLE, "read strictly", file.refused)
         return
     if run.benchmark not in benchmarks.names():
-        why = f"this version has no benchmark {vetting.shown(run.benchmark)}; the one that has it can"
+        why = f"this version has no benchmark {shown(run.benchmark)}; the one that has it can"
         yield unchecked(name, "protocol, recipe, history and score", why)
         return
     yield confirmed(name, WHOLE, "read strictly")

@@ -7,6 +7,7 @@ from rd3_utils import units
 from rd3_utils.verification.checks import Check, Verification, grouped_alike
 
 MARKS = {"confirmed": "confirmed", "not checkable": "not checkable here", "contradicted": "CONTRADICTED"}
+AN = dict.fromkeys("aeio", "an")
 WIDEST, PIPED, NARROWEST = 140, 120, 60  # characters of a line
 
 
@@ -14,7 +15,7 @@ def text(verification: Verification) -> str:
     """The table of a Verification."""
     rows = [("claim", "how it was checked", "outcome")]
     rows += [row(check, count) for check, count in grouped_alike(verification.checks)]
-    lines = [f"{verification.source}: a {verification.kind}", "", *laid_out(rows)]
+    lines = [f"{verification.source}: {AN.get(verification.kind[0], 'a')} {verification.kind}", "", *laid_out(rows)]
     if verification.not_read:
         lines += ["", f"Not read: {', '.join(verification.not_read)}"]
     return "\n".join([*lines, "", last_line(verification)])
@@ -43,6 +44,6 @@ def laid_out(rows: list[tuple[str, str, str]]) -> list[str]:
 
 def last_line(verification: Verification) -> str:
     """How many claims came to what, the unchecked ones last, and in how many seconds."""
-    confirmed, contradicted, unchecked = map(verification.count, ("confirmed", "contradicted", "not checkable"))
-    counts = f"{confirmed} confirmed, {contradicted} contradicted, {unchecked} unchecked"
+    counts = f"{verification.count('confirmed')} confirmed, {verification.count('contradicted')} contradicted"
+    counts += f", {verification.count('not checkable')} unchecked"
     return f"{len(verification.checks)} claims: {counts}. {units.duration(verification.seconds)}."
