@@ -93,11 +93,12 @@ def of_path(source: Source, path: Path) -> Evidence:
     return Evidence(source, kind, path, runs=run_files, cards=cards, not_read=tuple(not_read(path)))
 
 
-def of_pushed(source: Source, path: Path, commit: str | None = None) -> Evidence:
-    """The Evidence of a pushed repo or a copy of one, in the folder `path`."""
+def of_pushed(source: Source, path: Path, commit: str | None = None, kept: tuple[str, ...] | None = None) -> Evidence:
+    """The Evidence of a pushed repo or a copy of one, in the folder `path`; its Runs are `kept`, else those below runs/."""
     network = path if students.is_saved(path) else None
     head = run_file(path / "run.json", "run.json", network)
-    others = tuple(run_file(file, file.relative_to(path).as_posix()) for file in run_paths(path / "runs"))
+    below = run_paths(path / "runs") if kept is None else (path / name for name in kept)
+    others = tuple(run_file(file, file.relative_to(path).as_posix()) for file in below)
     pool = tuple(one.run for one in others if one.run)
     card = CardFiles("README.md", path, others, head, pool, path / "runs", source.repo)
     has_card = (path / "README.md").is_file() or (path / "report.json").is_file()

@@ -47,7 +47,8 @@ def student_repository(source: Source) -> Evidence | None:
     if "run.json" not in wanted:
         raise UserError(f"run.json of {source.name}@{commit[:8]} has {units.size(sizes['run.json'])}, a Run has less.")
     copies = dict(zip(wanted, hub.copies(source.name, commit, wanted)))
-    evident = of_pushed(source, copies["run.json"].parent, commit)
+    kept = tuple(path for path in wanted if path.startswith("runs/"))
+    evident = of_pushed(source, copies["run.json"].parent, commit, kept)
     return replace(evident, fetched=tuple(copies.values()), not_read=named(sizes, wanted))
 
 
