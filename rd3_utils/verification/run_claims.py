@@ -4,12 +4,11 @@ One Check for each kind of claim, so that a reader sees which one does not hold.
 """
 
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from rd3_utils.bounded import Refused, shown
-from rd3_utils.learning import initialisation, training
+from rd3_utils.learning import initialisation
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols.protocol import Protocol
 from rd3_utils.protocols.recipe import Recipe
@@ -18,12 +17,12 @@ from rd3_utils.scoring import results
 from rd3_utils.scoring.results import Results
 from rd3_utils.scoring.runs import Run
 from rd3_utils.verification import vetting
+from rd3_utils.verification.as_trained import as_trained, check_as_trained, check_rates
 from rd3_utils.verification.at_hand import AtHand
 from rd3_utils.verification.checks import Check, confirmed, contradicted, unchecked
 from rd3_utils.verification.evidence import RunFile
 
 WHOLE = "a Run, whole"
-RATES = 1e-9  # relative: a cosine may differ in its last bit from machine to machine
 BELOW = 6  # parts of the path of a Run below its folder of results
 
 
@@ -74,18 +73,14 @@ def recipe_of(run: Run, protocol: Protocol) -> Recipe:
     recipe = vetting.check_run_recipe(run, protocol, bench)
     vetting.check_network(run)
     vetting.check_labels(run, recipe)
+    check_as_trained(run, as_trained(run, protocol, recipe, bench))
     return recipe
 
 
 def check_history(run: Run, recipe: Recipe) -> None:
     """Refused unless the history has every epoch once, each with the learning rate of its last step."""
     vetting.check_history(run, recipe)
-    for entry in run.history:
-        rate = training.learning_rate(recipe, (entry["epoch"] + 1) * recipe.steps_per_epoch - 1)
-        if not math.isclose(rate, entry["learning_rate"], rel_tol=RATES, abs_tol=1e-15):
-            raise Refused(
-                f"epoch {entry['epoch']} states learning rate {entry['learning_rate']:.9g}, its recipe has {rate:.9g}"
-            )
+    check_rates(run, recipe)
 
 
 def of_score(file: RunFile, run: Run) -> Check:

@@ -38,11 +38,11 @@ def vetted(data: bytes) -> tuple[Run, Protocol]:
     check_run_images(run, bench)
     recipe = check_run_recipe(run, protocol, bench)
     check_network(run)
+    check_ranked(run)
     check_labels(run, recipe)
     check_score(run, bench)
     check_history(run, recipe)
     check_rates(run, recipe)
-    check_ranked(run)
     check_as_trained(run, as_trained(run, protocol, recipe, bench))
     light = dataclasses.replace(run.protocol, knobs={})
     return dataclasses.replace(run, protocol=light, history=[], recipe=shared(json.dumps(run.recipe, sort_keys=True))), protocol
