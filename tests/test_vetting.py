@@ -16,6 +16,7 @@ from rd3_utils.verification import as_trained, vetting
 
 MEASURED = PROJECT / "measured"
 RESNET = "cifar10/rd3-v1-974086290837/{}/resnet18_cifar-bf16/{}/seed0.json"
+HARD = "cifar10/hard-label-v1-dd5df7a75b44/random-ipc1-seed0@6eeded57/resnet18_cifar-bf16/random-hard/seed0.json"
 HEX = re.compile(r"[0-9a-f]{12,64}")
 OTHER = {  # a value that means something, where a number or letters more would mean nothing
     "benchmark": "digits", "arm": "distilled-hard", "student": "convnet3", "views": "each", "schema": 1,
@@ -110,7 +111,7 @@ def tried():
     """{field: what became of the Runs in which it alone had another value}: reasons, None where the Run was taken."""
     known = {}
     runs = [measured("distilled-soft"), measured("random-soft")]
-    for run in [*runs, *map(from_elsewhere, runs)]:
+    for run in [*runs, *map(from_elsewhere, runs), json.loads((MEASURED / HARD).read_text())]:
         assert refused(run) is None
         for path, value in leaves(run):
             name = name_of(path)
