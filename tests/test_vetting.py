@@ -36,6 +36,7 @@ def measured(arm):
 def from_elsewhere(run):
     """The same with labels by a teacher that nobody has, from a store on the Hub, of images there if they are distilled."""
     run = copy.deepcopy(run)
+    run["weights"] = {"sha256": "7" * 64}
     run["test"] |= {"source": "uoft-cs/cifar10", "commit": "6" * 40}
     if run["arm"].startswith("random"):
         run["images"]["commit"] = "6" * 40

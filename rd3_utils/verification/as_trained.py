@@ -39,9 +39,11 @@ SHARD_HEADER = 2_000  # bytes of a shard beside its tensors and what its header 
 TEACHER_TOP1 = 0.001  # the top-1 of a teacher that comes with the project is this near to the known one, whatever the device
 STATED = {  # what nothing in a Run tells: shown as stated by its publisher, until verify has what it takes
     "schema": "which form the file has: the same facts in both",
+    "arm": "random or distilled, of a selection of real images: one training, shown as random real images either way",
     "seed": "of the student: only training it again shows that it was this one",
     "views": "with views of its own seed a student is the same to the bit as with shared ones of that seed",
     "top1, top5": "shares of the test images: verify scores kept weights again",
+    "weights": "SHA-256 of what was scored: verify compares it with weights that were kept",
     "history.loss, history.test_top1": "numbers that only a training shows",
     "seconds": "of the training",
     "environment": "processes, threads, devices, precision, versions and commit of the code",
