@@ -86,6 +86,14 @@ def second(digits, train, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def original(tmp_path_factory):
+    """The folder of what forging.py changes: labels, results, a pushed repo, an image set."""
+    from forging import made_once
+
+    return made_once(tmp_path_factory.mktemp("forgeries"))
+
+
+@pytest.fixture(scope="session")
 def ten(select):
     """Ten random digits, one of each class."""
     return select("random:ipc=1,seed=0")

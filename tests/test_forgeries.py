@@ -30,7 +30,6 @@ from forging import (
     changed,
     edit,
     logits,
-    made_once,
     read,
     refused,
     released_board,
@@ -830,11 +829,6 @@ OTHERS = forgeries(
 )  # fmt: skip
 ALL = [*STORES, *RUNS, *NETWORKS, *CARDS, *IMAGES, *DATA, *OTHERS]
 FORGERIES = [one for one in ALL if one.words]
-
-
-@pytest.fixture(scope="session")
-def original(tmp_path_factory):
-    return made_once(tmp_path_factory.mktemp("forgeries"))
 
 
 @pytest.fixture

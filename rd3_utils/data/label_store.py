@@ -30,7 +30,7 @@ from rd3_utils.data.soft_labels import (
     view_tensors,
 )
 from rd3_utils.data.views import Views, draw
-from rd3_utils.errors import UserError
+from rd3_utils.errors import UserError, shortened
 from rd3_utils.hub import file_sha256
 from rd3_utils.protocols.knobs import stated
 from rd3_utils.protocols.recipe import Recipe
@@ -345,7 +345,9 @@ def intact(where: Path, index: dict) -> bool:
 
 def check_same(where: object, fact: str, stated: Any, wanted: Any, same: bool | None = None) -> None:
     if not (stated == wanted if same is None else same):
-        raise UserError(f"the soft labels in {where} are for {fact} {stated}, this run has {wanted}; make labels for it.")
+        raise UserError(
+            f"the soft labels in {where} are for {fact} {shortened(str(stated), 500)}, this run has {wanted}; make labels for it."
+        )
 
 
 def described(index: dict, epochs: int) -> dict:

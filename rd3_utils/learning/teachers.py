@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from rd3_utils import command_lines, hub, limits
+from rd3_utils.bounded import shown
 from rd3_utils.data import embedded, sources
 from rd3_utils.data.images import ImageSet
 from rd3_utils.data.sources import NetworkSource
@@ -37,7 +38,16 @@ from rd3_utils.protocols.benchmark import Benchmark
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
 
-MISLOADED = (RuntimeError, OSError, ValueError, KeyError, TypeError, AssertionError, SafetensorError)  # what timm raises
+MISLOADED = (
+    RuntimeError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    SafetensorError,
+)  # what timm raises
 IMAGENET = "imagenet-1k"  # the benchmark whose classes a network of 1000 unnamed outputs is taken to know
 
 
@@ -81,7 +91,7 @@ def load(source: str, benchmark: Benchmark) -> Teacher:
         network, commit = from_timm(where, benchmark)
         config = cast(dict, network.pretrained_cfg)
         architecture, names = config["architecture"], config.get("label_names")
-        mean, std = tuple(config["mean"]), tuple(config["std"])
+        mean, std = (channels(config.get(key), key, where) for key in ("mean", "std"))
     source = where.text
     network.eval().requires_grad_(False)
     training.check_finite(network, f"teacher {source}")
@@ -89,6 +99,15 @@ def load(source: str, benchmark: Benchmark) -> Teacher:
     columns = columns_of(names, outputs, source, benchmark)
     sha256 = weights_sha256(network)
     return Teacher(network, source, commit, architecture, sha256, mean, std, outputs=outputs, columns=columns)
+
+
+def channels(values: Any, key: str, source: NetworkSource) -> tuple:
+    """The `mean` or `std` of a config.json; UserError unless it is three numbers that images can be normalised with."""
+    least = -1e6 if key == "mean" else 1e-6
+    plain = isinstance(values, (list, tuple)) and all(type(value) in (int, float) for value in values)
+    if not plain or len(values) != 3 or not all(least <= value <= 1e6 for value in values):
+        raise UserError(f"teacher {source}: {key} in its config.json is {shown(values)}, wanted three numbers.")
+    return tuple(values)
 
 
 def is_default(described: Any, benchmark: Benchmark) -> bool:
@@ -173,7 +192,7 @@ def columns_of(names: list | tuple | dict | None, outputs: int, source: str, ben
     if not names and outputs == len(imagenet) and set(benchmark.classes) <= set(imagenet):
         names = imagenet
     if names is not None and not isinstance(names, (list, tuple, dict)):
-        raise UserError(f"teacher {source}: label_names in its config.json are {names!r}, wanted a list of class names.")
+        raise UserError(f"teacher {source}: label_names in its config.json are {shown(names)}, wanted a list of class names.")
     if not names:
         if outputs != len(benchmark.classes):
             raise UserError(
@@ -182,6 +201,9 @@ def columns_of(names: list | tuple | dict | None, outputs: int, source: str, ben
             )
         return None
     names = [names.get(str(k)) for k in range(outputs)] if isinstance(names, dict) else list(names)
+    if not all(isinstance(name, str) for name in names):
+        strange = next(name for name in names if not isinstance(name, str))
+        raise UserError(f"teacher {source}: label_names in its config.json hold {shown(strange)}, wanted class names.")
     if set(names) <= {*imagenet, *whole.titles} and set(benchmark.classes) <= set(imagenet):
         ids = dict(zip(whole.titles, imagenet))  # a smaller benchmark's titles may be shorter, or another class's there
         names = [ids.get(name, name) for name in names]

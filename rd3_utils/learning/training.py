@@ -363,10 +363,10 @@ def read_checkpoint(path: Path) -> dict | None:
     return state
 
 
-def settings_of(optimizer: Optimizer) -> list[dict]:
-    """What a recipe says of an optimizer, in every group of parameters; the learning rate is set at every step."""
+def settings_of(optimizer: Optimizer) -> str:
+    """What a recipe says of an optimizer, in every group of parameters, as text; the learning rate is set at every step."""
     groups = optimizer.param_groups
-    return [{key: value for key, value in group.items() if key not in ("params", "lr", "initial_lr")} for group in groups]
+    return repr([{key: group[key] for key in sorted(group.keys() - {"params", "lr", "initial_lr"})} for group in groups])
 
 
 def is_checkpoint(state: Any) -> bool:
