@@ -263,7 +263,7 @@ def load_store(
 
 def damaged(where: object, reason: str) -> UserError:
     """The refusal of an index that says what none may say."""
-    return UserError(f"index.json of {where} is damaged ({reason}); make the labels again.")
+    return UserError(f"index.json of {where} is damaged ({shortened(reason, 500)}); make the labels again.")
 
 
 def check_use(where: object, index: dict, images: ImageSet, recipe: Recipe, views_seed: int, teachers_id: str | None) -> None:
@@ -345,9 +345,8 @@ def intact(where: Path, index: dict) -> bool:
 
 def check_same(where: object, fact: str, stated: Any, wanted: Any, same: bool | None = None) -> None:
     if not (stated == wanted if same is None else same):
-        raise UserError(
-            f"the soft labels in {where} are for {fact} {shortened(str(stated), 500)}, this run has {wanted}; make labels for it."
-        )
+        mine = shortened(str(stated), 500)
+        raise UserError(f"the soft labels in {where} are for {fact} {mine}, this run has {wanted}; make labels for it.")
 
 
 def described(index: dict, epochs: int) -> dict:

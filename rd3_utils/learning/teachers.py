@@ -28,7 +28,7 @@ from rd3_utils.bounded import shown
 from rd3_utils.data import embedded, sources
 from rd3_utils.data.images import ImageSet
 from rd3_utils.data.sources import NetworkSource
-from rd3_utils.errors import UserError, unknown
+from rd3_utils.errors import UserError, shortened, unknown
 from rd3_utils.learning import evaluation, students, training
 from rd3_utils.learning.weights import RUN, check_stated_weights, weights_sha256
 from rd3_utils.options import TrainOptions
@@ -201,9 +201,9 @@ def columns_of(names: list | tuple | dict | None, outputs: int, source: str, ben
             )
         return None
     names = [names.get(str(k)) for k in range(outputs)] if isinstance(names, dict) else list(names)
-    if not all(isinstance(name, str) for name in names):
-        strange = next(name for name in names if not isinstance(name, str))
-        raise UserError(f"teacher {source}: label_names in its config.json hold {shown(strange)}, wanted class names.")
+    strange = [name for name in names if not isinstance(name, str | None)]
+    if strange:
+        raise UserError(f"teacher {source}: label_names in its config.json hold {shown(strange[0])}, wanted class names.")
     if set(names) <= {*imagenet, *whole.titles} and set(benchmark.classes) <= set(imagenet):
         ids = dict(zip(whole.titles, imagenet))  # a smaller benchmark's titles may be shorter, or another class's there
         names = [ids.get(name, name) for name in names]
@@ -214,8 +214,9 @@ def columns_of(names: list | tuple | dict | None, outputs: int, source: str, ben
             columns = tuple(map(names.index, wanted))
             return None if columns == tuple(range(outputs)) else columns
     lacking = next(name for name in benchmark.classes if names.count(name) != 1)
+    known = ", ".join(shortened(str(name)) for name in names[:3])
     raise UserError(
-        f"teacher {source} knows classes {', '.join(map(str, names[:3]))} ... ({outputs}), {benchmark.name} has "
+        f"teacher {source} knows classes {known} ... ({outputs}), {benchmark.name} has "
         f"{', '.join(benchmark.classes[:3])} ... ({len(benchmark.classes)}), of which '{lacking}' is not one of the "
         "teacher's; give a teacher of this benchmark."
     )

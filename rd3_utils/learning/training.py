@@ -341,7 +341,7 @@ def check_epochs_done(history: Any, epochs: Any, path: Path | str) -> None:
     """UserError unless a `history` has the entries of the first `epochs`: a training that resumes adds those of the others."""
     entries = history if isinstance(history, list) else []
     done = [entry.get("epoch") if isinstance(entry, dict) else None for entry in entries]
-    if type(epochs) is not int or done != list(range(epochs)):
+    if type(epochs) is not int or epochs != len(done) or done != list(range(len(done))):
         raise UserError(
             f"{path}, of a training that was stopped, says that {str(epochs)[:20]} epochs are done, its history has "
             f"{len(done)}; remove that file, and the same command starts this training again."

@@ -106,7 +106,7 @@ def read(path: Path) -> Benchmark:
         raise UserError(
             f"{where}: its name is '{benchmark.name}', wanted letters, digits, dots and dashes: folders are called so."
         )
-    strange = sorted(set(benchmark.data.renames.values()) - set(benchmark.classes))
+    strange = sorted({str(name) for name in benchmark.data.renames.values()} - set(benchmark.classes))
     if strange:
         raise UserError(f"{where} [data.renames]: '{strange[0]}' is none of its classes.")
     if benchmark.titles and len(set(benchmark.titles)) != len(benchmark.classes):
