@@ -9,6 +9,8 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(PROJECT), str(PROJECT / "tests")]
 
+from rd3_utils.verification import as_trained
+
 INTRO = """# Ways to cheat, and how each is noticed
 
 Every row is tried by `tests/test_forgeries.py`: somebody edits files, renews the hashes in them, and a test looks at who
@@ -31,7 +33,8 @@ what was left out: seeds and draws that were tried and thrown away, or what was 
 
 ## What only its publisher knows
 
-Of a Run whose network, images and teacher are at hand, this remains *stated*:
+Of a Run this is *stated*: nothing in the file tells it, and a board ranks it all the same. `verify` finds some of it out, where
+it has the real data, the network and the teacher.
 
 """
 FURTHER = """## Further ones
@@ -52,7 +55,8 @@ def page() -> str:
     """The page as Markdown."""
     import test_forgeries as tried
 
-    parts = [INTRO.rstrip(), table([["of a Run", "why"], *tried.STATED_OF_RUNS])]
+    stated = [[", ".join(f"`{field}`" for field in fields.split(", ")), why] for fields, why in as_trained.STATED.items()]
+    parts = [INTRO.rstrip(), table([["of a Run", "why"], *stated])]
     counts = {mark: sum(row.caught == caught for row in tried.FORGERIES) for caught, mark in MARKS.items()}
     counted = ", ".join(f"{count} {mark}" for mark, count in counts.items())
     parts.append(f"## {len(tried.FORGERIES)} forgeries\n\n{counted}. Somebody ...")

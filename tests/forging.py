@@ -144,23 +144,21 @@ class Workshop:
         write(self.folder / "forged-set/distilled.json", {**about, "fingerprint": forged.fingerprint})
         return self.folder / "forged-set"
 
+    def once(self, name, make):
+        """A copy of what make(another Workshop) leaves there, which is made once for all tests."""
+        kept = self.original / name
+        if not kept.exists():
+            kept.mkdir()
+            make(Workshop(self.original, kept))
+        shutil.copytree(kept, self.folder, dirs_exist_ok=True)
+
     def stopped(self, change):
-        """Stop the training of seed 0 after ten epochs, and write its checkpoint anew after `change(state)`."""
-
-        def stop(mean, epoch, whose):
-            if epoch == 10:
-                raise UserError("stopped")
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(fitting, "CHECKPOINT_SECONDS", -1)
-            patch.setattr(training, "check_loss_value", stop)
-            self.part("soft_labels")
-            assert self.train("--distilled", "digits-dm-ipc10").said.endswith("stopped\n")
+        """The training of seed 0, stopped after ten epochs; its checkpoint is written anew after `change(state)`."""
+        self.once("stopped", stop_training)
         (path,) = self.folder.glob("results/**/*.checkpoint")
         state = torch.load(path, weights_only=True)
         change(state)
         torch.save(state, path)
-        return path
 
     def run(self, seed=0, side="distilled"):
         """The path of a Run."""
@@ -229,6 +227,20 @@ class Workshop:
         return Answer(kind, "\n".join([*lines, *(f"Not read: {name}" for name in made.not_read)]))
 
 
+def stop_training(shop):
+    """Leave the checkpoint of the tenth epoch."""
+
+    def stop(mean, epoch, whose):
+        if epoch == 10:
+            raise UserError("stopped")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting, "CHECKPOINT_SECONDS", -1)
+        patch.setattr(training, "check_loss_value", stop)
+        shop.part("soft_labels")
+        assert shop.train("--distilled", "digits-dm-ipc10").said.endswith("stopped\n")
+
+
 # --- how files are forged
 
 
@@ -248,6 +260,16 @@ def run_verified(side="distilled", seed=0, **fields):
     def forge(shop):
         edit(shop.run(seed, side), **fields)
         return shop.verify(shop.results)
+
+    return forge
+
+
+def run_alone(side="distilled", seed=0, **fields):
+    """A forger that changes a Run and lets that file be verified, without the card above it."""
+
+    def forge(shop):
+        edit(shop.run(seed, side), **fields)
+        return shop.verify(shop.run(seed, side))
 
     return forge
 

@@ -33,6 +33,7 @@ from forging import (
     read,
     refused,
     released_board,
+    run_alone,
     run_board,
     run_verified,
     set_trained,
@@ -46,12 +47,12 @@ from rd3_utils import launch
 from rd3_utils.data import decoded, tables
 from rd3_utils.data import images as image_sets
 from rd3_utils.data.embedded import EMBEDDED
-from rd3_utils.learning import students, teachers
+from rd3_utils.learning import students, weights
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols import protocol as protocols
 from rd3_utils.protocols.recipe import digest
 from rd3_utils.transfer import records
-from rd3_utils.verification import vetting
+from rd3_utils.verification import as_trained, vetting
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Forgery:
     kind: str
     text: str
     caught: str  # READING | VERIFY | STATED
-    words: str  # "": waits for what notices it
+    words: str
     by: Callable[[Workshop], Answer]
     slow: bool = False
 
@@ -165,7 +166,7 @@ def with_other_knobs(run):
 def seed_copied(shop):
     best, worst = sorted((shop.run(0), shop.run(1)), key=lambda path: -read(path)["top1"])
     write(worst, {**read(best), "seed": read(worst)["seed"]})
-    return shop.board()
+    return shop.verify(shop.results)
 
 
 def renamed(shop):
@@ -186,14 +187,6 @@ def linked(shop):
 def twice(shop):
     shop.run(0).write_text(shop.run(0).read_text().rstrip().removesuffix("}") + ', "top1": 0.9}')
     return shop.board()
-
-
-def moved_to_other_images(shop):
-    other = shop.arm().parents[1].with_name("mine@12345678") / "convnet3/distilled-soft"
-    shutil.copytree(shop.arm(), other)
-    shutil.rmtree(shop.arm())
-    edit(other / "seed0.json", images__name="mine")
-    return shop.verify(other)
 
 
 def chosen_seeds(shop):
@@ -247,35 +240,36 @@ def other_split(shop):
 
 def older(shop):
     write(shop.run(), schema_1(read(shop.run())))
-    return shop.verify(shop.results)
+    return shop.verify(shop.run())
 
 
-def of_cited_search(shop):
-    """A Run that searched its learning rate, and says that another rate of the grid won."""
-    words = "--protocol", "hard-label-v1", "--distilled", "digits-dm-ipc1", "--student", "convnet1"
-    grid = "--set", "training.epochs=2", "--set", "training.learning_rates=[0.01, 0.0001]", "--set", "training.batch_size=10"
-    assert shop.train(*words, *grid).caught == SILENCE
+GRID = "--set", "training.learning_rates=[0.01, 0.0001]", "--set", "training.batch_size=10", "--set", "training.epochs=2"
+SEARCH = "--protocol", "hard-label-v1", "--distilled", "digits-dm-ipc1", "--student", "convnet1", *GRID
+
+
+def searched(shop):
+    """(path, learning-rate search) of a Run that searched one."""
+    shop.once("searched", lambda one: one.train(*SEARCH))
     path = next(shop.folder.glob("results/**/seed0.json"))
-    search = read(path)["learning_rate_search"]
-    return path, search, [*words, *grid]
+    return path, read(path)["learning_rate_search"]
 
 
 def searched_otherwise(shop):
-    path, search, _ = of_cited_search(shop)
+    path, search = searched(shop)
     rates = {one["learning_rate"] for one in search["candidates"]} - {search["learning_rate"]}
     edit(path, learning_rate_search__learning_rate=rates.pop())
     return shop.board(shop.folder / "results")
 
 
 def searched_on_test(shop):
-    path, search, _ = of_cited_search(shop)
+    path, search = searched(shop)
     edit(path, learning_rate_search__images__fingerprint=read(path)["test"]["fingerprint"])
     return shop.board(shop.folder / "results")
 
 
 def kept_search(shop):
     """The kept search says that the other rate scored best, and the student is trained again with it."""
-    path, search, words = of_cited_search(shop)
+    path, search = searched(shop)
     scores = [0.1 if one["learning_rate"] == search["learning_rate"] else 0.9 for one in search["candidates"]]
     n = search["images"]["images"]
     candidates = [{**one, "top1": round(score * n) / n} for one, score in zip(search["candidates"], scores)]
@@ -283,7 +277,7 @@ def kept_search(shop):
     file = next(path.parent.glob("learning-rate-search-*.json"))
     write(file, {**read(file), "candidates": candidates, "learning_rate": other})
     path.unlink()
-    assert shop.train(*words).caught == SILENCE and read(path)["learning_rate_search"]["learning_rate"] == other
+    assert shop.train(*SEARCH).caught == SILENCE and read(path)["learning_rate_search"]["learning_rate"] == other
     return shop.verify(shop.folder / "results")
 
 
@@ -311,7 +305,8 @@ RUNS = forgeries(
     ("writes more optimizer steps into the recipe alone", READING, "its recipe has 'steps'", run_board(recipe__steps=9999)),
     ("says fewer images per class than there were", READING, "100 images, but 1 per class", run_board(images__ipc=1)),
     ("passes distilled images off as random ones", READING, "wanted a selection", run_board(arm="random-soft")),
-    ("passes a training on all images off as a distilled arm", READING, "", run_board(images__source="full")),
+    ("passes a training on all images off as a distilled arm", READING, "training makes it 'full'",
+     run_board(images__source="full")),
     ("takes away the mark that the test split was watched, but not the scores", READING, "monitored_test says", watched),
     ("says that a ResNet-18 reached what a ConvNet did", READING, "its protocol makes it 1.0",
      run_board(student="resnet18_cifar")),
@@ -333,35 +328,45 @@ RUNS = forgeries(
      run_board(views="each", views_seed=3)),
     ("says another rate of a learning-rate search than the one that scored best", READING, "scored best", searched_otherwise),
     ("searches the learning rate on the test split", READING, "not scored on held-out train images", searched_on_test),
-    ("copies the best seed over the worst, with its own number", READING, "", seed_copied),
-    ("raises top-1 while the network beside it scores less", VERIFY, "", run_verified(top1=0.97, top5=1.0)),
-    ("says another learning rate of an epoch", VERIFY, "", run_verified(history__3__learning_rate=0.5)),
-    ("says another number of parameters", VERIFY, "", run_verified(network__parameters=1000)),
-    ("says dropout where the recipe has none", VERIFY, "", run_verified(network__dropout=0.5)),
-    ("says another digest of the views", VERIFY, "", run_verified(labels__views_digest="0" * 12)),
-    ("says another seed of the labels' views than the student's", VERIFY, "", run_verified(labels__views_seed=7)),
-    ("says fewer epochs of labels", VERIFY, "", run_verified(labels__epochs=3)),
-    ("says that labels take fewer bytes", VERIFY, "", run_verified(labels__bytes=10)),
-    ("names another teacher in `teachers_id` than in `teachers`", VERIFY, "", run_verified(labels__teachers_id="0" * 64)),
-    ("says a higher top-1 of the teacher", VERIFY, "", run_verified(teachers__0__top1=1.0)),
-    ("says that the teacher recognises more of the images", VERIFY, "", run_verified(labels__recognised=1.0)),
+    ("copies the best seed over the worst, with its own number", VERIFY, "the losses of another student to the last digit",
+     seed_copied),
+    ("raises top-1 while the network beside it scores less", VERIFY,
+     "scored again on digits-test, 500 images, in fp32: top-1 58.", run_verified(top1=0.97, top5=1.0)),
+    ("says another learning rate of an epoch", READING, "learning rate of epoch 3 of its history is 0.5",
+     run_board(history__3__learning_rate=0.5)),
+    ("says another number of parameters", READING, "training makes it 300810", run_board(network__parameters=1000)),
+    ("says dropout where the recipe has none", READING, "network.dropout is 0.5, training makes it 0.0",
+     run_board(network__dropout=0.5)),
+    ("says another digest of the views", READING, "labels.views_digest is '000000000000'",
+     run_board(labels__views_digest="0" * 12)),
+    ("says another seed of the labels' views than the student's", READING, "labels.views_seed is 7, training makes it 0",
+     run_board(labels__views_seed=7)),
+    ("says fewer epochs of labels", READING, "labels.epochs is 3, training makes it 20", run_board(labels__epochs=3)),
+    ("says that labels take fewer bytes", READING, "labels.bytes is 10, training makes it", run_board(labels__bytes=10)),
+    ("names another teacher in `teachers_id` than in `teachers`", READING, "labels.teachers_id is",
+     run_board(labels__teachers_id="0" * 64)),
+    ("says a higher top-1 of the teacher that comes with the project", READING, "top1 is 1.0, training makes it 0.99",
+     run_board(teachers__0__top1=1.0)),
     ("says that a set shares less with the test split than it does", VERIFY, "none is a test image or nearly one",
      run_verified(images__checks__near_test_images=7)),
     ("names the images of a public set and has others", VERIFY, "read again: fingerprint",
      run_verified(images__fingerprint="0" * 64)),
     ("gives random images that the seed does not draw", VERIFY, "drawn again from the train split: fingerprint",
      run_verified("random", images__fingerprint="0" * 64)),
-    ("renames the image set, to pass for a method", VERIFY, "", moved_to_other_images),
-    ("raises top-1 of a seed whose network was not kept", STATED, "", run_verified(seed=1, top1=0.97, top5=1.0)),
-    ("lowers top-1 of random images, to win by more", STATED, "", run_verified("random", seed=1, top1=0.1, top5=0.6)),
+    ("raises top-1 of a seed whose network was not kept", STATED, "the weights are not kept beside it", run_alone(seed=1,
+     top1=0.97, top5=1.0)),
+    ("lowers top-1 of random images, to win by more", STATED, "the weights are not kept beside it", run_alone("random",
+     seed=1, top1=0.1, top5=0.6)),
     ("keeps the best three of ten seeds", STATED, "3, 7, 9", chosen_seeds),
     ("keeps the worst draw of random images", STATED, "--arms random-soft --draw 2", chosen_draws),
-    ("says less, as older versions did: no network, no kind of views, no look at the test split", STATED, "", older),
-    ("takes away that the test split was watched, with the scores", STATED, "", run_verified(monitored_test=False)),
-    ("says fewer seconds", STATED, "", run_verified(seconds=0.01)),
-    ("says that the code was as published", STATED, "", run_verified(environment__git="0" * 40)),
-    ("invents a falling loss", STATED, "", run_verified(history__5__loss=0.00001)),
-    ("edits a kept learning-rate search so that another rate wins", STATED, "", kept_search),
+    ("says less, as older versions did: no network, no kind of views, no look at the test split", STATED,
+     "trained under this protocol", older),
+    ("takes away that the test split was watched, with the scores", STATED, "trained under this protocol",
+     run_alone(monitored_test=False)),
+    ("says fewer seconds", STATED, "its losses, seconds and devices", run_alone(seconds=0.01)),
+    ("says that the code was as published", STATED, "trained under this protocol", run_alone(environment__git="0" * 40)),
+    ("invents a falling loss", STATED, "its losses, seconds and devices", run_alone(history__5__loss=0.00001)),
+    ("edits a kept learning-rate search so that another rate wins", STATED, "trained under this protocol", kept_search),
 )  # fmt: skip
 
 
@@ -391,18 +396,13 @@ def teacher_verified(shop):
     return shop.verify(shop.results)
 
 
-def teacher_retrained(shop):
+def teacher_signed(shop, **options):
+    """The same, with the SHA-256 of the weights in the Run renewed."""
     teacher_as_student(shop)
-    return shop.verify(shop.run(), retrain="first")
-
-
-def teacher_signed(shop):
-    """The same, with all that a Run says of its weights renewed."""
-    teacher_as_student(shop)
-    run, network = read(shop.run()), students.load(kept_network(shop)) if hasattr(students, "load") else None
-    if "weights" in run and network is not None:
-        edit(shop.run(), weights=teachers.weights_sha256(network))
-    return shop.verify(shop.results)
+    network = students.create("convnet3", benchmarks.load("digits"), 0)
+    network.load_state_dict(load_file(kept_network(shop) / "model.safetensors"))
+    edit(shop.run(), weights__sha256=weights.weights_sha256(network))
+    return shop.verify(shop.run(), **options)
 
 
 def other_architecture(shop):
@@ -430,19 +430,21 @@ def pickled(shop):
 
 NETWORKS = forgeries(
     "Networks",
-    ("replaces the weights by random ones and leaves the Run", VERIFY, "",
+    ("replaces the weights by random ones and leaves the Run", VERIFY, "the weights have SHA-256",
      lambda shop: network_of(shop, lambda t: {k: torch.randn_like(v) for k, v in t.items()})),
-    ("puts no numbers into the weights", VERIFY, "",
+    ("puts no numbers into the weights", VERIFY, "scored again",
      lambda shop: network_of(shop, lambda t: {k: v * float("nan") for k, v in t.items()})),
-    ("changes one weight a little, and no answer with it", VERIFY, "",
+    ("changes one weight a little, and no answer with it", VERIFY, "the weights have SHA-256",
      lambda shop: network_of(shop, lambda t: {k: v + 1e-6 * (v == v.flatten()[0]) for k, v in t.items()})),
-    ("puts the teacher's weights in the student's place, and raises top-1", VERIFY, "", teacher_verified),
-    ("does so and signs the weights anew, and `--retrain` trains it again", VERIFY, "", teacher_retrained),
-    ("does so and signs the weights anew, and nobody trains it again", STATED, "", teacher_signed),
-    ("says another architecture in config.json", VERIFY, "", other_architecture),
-    ("names the classes in another order in config.json", VERIFY, "", other_classes),
-    ("says another normalisation of the pixels in config.json", VERIFY, "", other_normalisation),
-    ("gives a pickle in the place of the weights", STATED, "", pickled),
+    ("puts the teacher's weights in the student's place, and raises top-1", VERIFY, "the weights have SHA-256",
+     teacher_verified),
+    ("puts the teacher's weights there, and signs them in the Run; only `--retrain` would tell", STATED,
+     "trained under this protocol", teacher_signed),
+    ("says another architecture in config.json", VERIFY, "config.json is that of a convnet3", other_architecture),
+    ("names the classes in another order in config.json", VERIFY, "config.json is that of a convnet3", other_classes),
+    ("says another normalisation of the pixels in config.json", VERIFY, "config.json is that of a convnet3",
+     other_normalisation),
+    ("gives a pickle in the place of the weights", VERIFY, "these weights score", pickled),
 )  # fmt: skip
 
 
@@ -492,24 +494,9 @@ def repo_run(name="run.json", **fields):
     return forge
 
 
-def added(name, data=b"import os"):
-    def forge(shop):
-        (shop.repo / name).parent.mkdir(exist_ok=True, parents=True)
-        (shop.repo / name).write_bytes(data)
-        return shop.verify(shop.repo)
-
-    return forge
-
-
 def worst_seed_deleted(shop):
     min((shop.run(0), shop.run(1)), key=lambda path: read(path)["top1"]).unlink()
     return shop.verify(shop.results)
-
-
-def all_runs_deleted(shop):
-    for path in shop.repo.glob("runs/**/*random*/**/seed*.json"):
-        path.unlink()
-    return shop.verify(shop.repo)
 
 
 def more_runs(shop):
@@ -520,34 +507,38 @@ def more_runs(shop):
 
 CARDS = forgeries(
     "Cards and repos",
-    ("raises the number in the title of the card", VERIFY, "", card_text(r"(# digits-dm-ipc10 .*: )[\d.]+ %", r"\g<1>97.30 %")),
-    ("raises a number in the table of the card", VERIFY, "", card_text(r"\| distilled-soft \| [\d.]+",
+    ("raises the number in the title of the card", VERIFY, "97.30 % top-1", card_text(r"(# digits-dm-ipc10 .*: )[\d.]+ %",
+     r"\g<1>97.30 %")),
+    ("raises a number in the table of the card", VERIFY, "| 97.30 |", card_text(r"\| distilled-soft \| [\d.]+",
      "| distilled-soft | 97.30")),
-    ("lowers the random images' number in the table of the card", VERIFY, "", card_text(r"\| random-soft \| [\d.]+",
+    ("lowers the random images' number in the table of the card", VERIFY, "| 9.30 |", card_text(r"\| random-soft \| [\d.]+",
      "| random-soft | 9.30")),
-    ("raises the number in the front matter, which the Hub shows", VERIFY, "", card_text(r"value: [\d.]+", "value: 0.973")),
-    ("takes the warning that the protocol is custom off the card", VERIFY, "",
+    ("raises the number in the front matter, which the Hub shows", VERIFY, "value 0.973", card_text(r"value: [\d.]+",
+     "value: 0.973")),
+    ("takes the warning that the protocol is custom off the card", STATED, "lacks > **The protocol is custom",
      card_text(r"\n> \*\*The protocol is custom.*\n", "\n")),
-    ("calls a custom protocol by its released name in the tags", VERIFY, "", card_text("protocol-custom-rd3-v1",
+    ("calls a custom protocol by its released name in the tags", VERIFY, "tag 'protocol-rd3-v1'",
+     card_text("protocol-custom-rd3-v1",
      "protocol-rd3-v1")),
-    ("adds a sentence of praise to the card", VERIFY, "", card_text("## Scores", "State of the art.\n\n## Scores")),
-    ("raises the mean in report.json", VERIFY, "", report_numbers(**{"arms__convnet3__distilled-soft__mean": 0.973})),
-    ("says more students in report.json", VERIFY, "", report_numbers(**{"arms__convnet3__distilled-soft__n": 30})),
-    ("deletes the worst seed after the card was written", VERIFY, "", worst_seed_deleted),
-    ("adds a Run below the card after it was written", VERIFY, "", more_runs),
-    ("paints another picture of the scores", STATED, "", lambda shop: (
-        next(shop.repo.glob("plots/scores.png")).write_bytes(b"\x89PNG other"), shop.verify(shop.repo))[1]),
-    ("raises the number in .eval_results, which leaderboards of the Hub read", VERIFY, "", repo_text(".eval_results/*.yaml",
+    ("adds a sentence of praise to the card", STATED, "not made from Runs: State of the art", card_text("## Scores",
+     "State of the art.\n\n## Scores")),
+    ("raises the mean in report.json", VERIFY, "distilled-soft.mean 0.973",
+     report_numbers(**{"arms__convnet3__distilled-soft__mean": 0.973})),
+    ("says more students in report.json", VERIFY, "states 30 students",
+     report_numbers(**{"arms__convnet3__distilled-soft__n": 30})),
+    ("deletes the worst seed after the card was written", VERIFY, "metrics[0].value", worst_seed_deleted),
+    ("adds a better Run below the card, made of the one of another seed", VERIFY,
+     "the losses of another student to the last digit", more_runs),
+    ("raises the number in .eval_results, which leaderboards of the Hub read", VERIFY, "value 97.3",
+     repo_text(".eval_results/*.yaml",
      r"value: [\d.]+", "value: 97.3")),
-    ("says more students in the notes of .eval_results", VERIFY, "", repo_text(".eval_results/*.yaml", r"of 2 students",
+    ("says more students in the notes of .eval_results", VERIFY, "of 9 students", repo_text(".eval_results/*.yaml",
+     r"of 2 students",
      "of 9 students")),
-    ("raises top-1 in run.json of a repo", VERIFY, "", repo_run(top1=0.97, top5=1.0)),
-    ("raises top-1 in both copies of the Run in a repo", VERIFY, "", lambda shop: (
+    ("raises top-1 in run.json of a repo", VERIFY, "scored again on digits-test", repo_run(top1=0.97, top5=1.0)),
+    ("raises top-1 in both copies of the Run in a repo", VERIFY, "scored again on digits-test", lambda shop: (
         edit(next(shop.repo.glob("runs/**/distilled-soft/seed0.json")), top1=0.97, top5=1.0), repo_run(top1=0.97,
         top5=1.0)(shop))[1]),
-    ("deletes the Runs of random images from a repo, whose card speaks of them", VERIFY, "", all_runs_deleted),
-    ("adds a program to a repo", STATED, "", added("modeling.py")),
-    ("adds weights as a pickle to a repo", STATED, "", added("pytorch_model.bin", b"\x80\x02.")),
 )  # fmt: skip
 
 
@@ -590,6 +581,10 @@ def set_verified(change):
     return forge
 
 
+def swapped_verified(shop):
+    return shop.verify(shop.save_set(swapped_classes), teacher=("default",))
+
+
 def about(**fields):
     """A forger of distilled.json of an image set."""
 
@@ -621,7 +616,7 @@ IMAGES = forgeries(
      "making the set again, with the settings there, would tell", set_verified(shifted_test_image)),
     ("gives an image twice, to weigh it more", STATED, "pixels of an earlier one", set_trained(repeated)),
     ("gives one image to two classes", STATED, "one of another class", set_trained(in_two_classes)),
-    ("swaps two classes of a rival's set", VERIFY, "", set_verified(swapped_classes)),
+    ("swaps two classes of a rival's set", VERIFY, "are taken for 8 in 10 of 10", swapped_verified),
     ("changes pixels after distilled.json was written", VERIFY, "of the pixels, labels and class names that were read",
      pixels_changed),
     ("says another number of images per class in distilled.json", VERIFY, "counted: ipc 10", about(ipc=1)),
@@ -734,15 +729,18 @@ def verified(shop):
     return shop.verify(next(shop.folder.glob("results/**/seed0.json")))
 
 
-def retrained(shop):
-    return shop.verify(next(shop.folder.glob("results/**/seed0.json")), retrain="first")
+def all_epochs(shop):
+    """A history of 19 epochs, with true learning rates, beside weights that come from elsewhere: one epoch is left to train."""
 
+    honest = Workshop(shop.original, shop.folder / "honest")
+    honest.folder.mkdir()
+    rates = read(honest.run())["history"]
 
-def all_epochs(state):
-    """A history of 19 epochs beside weights that come from elsewhere: one epoch is left to train."""
-    of_teacher(state)
-    last = state["history"][-1]
-    state |= {"epoch": 19, "history": [*state["history"], *({**last, "epoch": i} for i in range(10, 19))]}
+    def forge(state):
+        of_teacher(state)
+        state |= {"epoch": 19, "history": [*state["history"], *({**rates[i], "loss": 0.001} for i in range(10, 19))]}
+
+    return resumed(forge, verified)(shop)
 
 
 def other_labels(state):
@@ -768,16 +766,6 @@ def carried(shop, **fields):
     where = shop.folder / "results/transfer/digits/full-0"
     write(where / "convnet3.json", {"schema": 1, "name": "x", "network": {}, **fields})
     return refused(lambda: records.records_of(where))
-
-
-def transfer_edited(shop):
-    write(shop.results / "transfer/digits/full-123456789012/convnet3.json", {"schema": 1, "top1": {"linear_probe": 0.99}})
-    return shop.verify(shop.results)
-
-
-def study_edited(shop):
-    write(shop.results / "study/mine/report.json", {"best": "mine"})
-    return shop.verify(shop.results)
 
 
 def embedded_teacher(**fields):
@@ -809,15 +797,13 @@ OTHERS = forgeries(
     ("says in a checkpoint that it learned from other labels", READING, "learned from other labels", resumed(other_labels)),
     ("puts no numbers into the weights of a checkpoint", READING, "no finite numbers", resumed(no_numbers)),
     ("adds a key to a checkpoint", READING, "starts again from its first epoch", resumed(lambda state: state.update(more=1))),
-    ("puts better weights into a checkpoint, and `--retrain` trains the student again", VERIFY, "", resumed(of_teacher,
-     retrained)),
-    ("puts better weights into a checkpoint, and nobody trains the student again", STATED, "", resumed(of_teacher, verified)),
-    ("puts better weights and an invented history into a checkpoint", STATED, "", resumed(all_epochs, verified)),
-    ("replaces test images in the cache of decoded ones", VERIFY, "", cached),
+    ("puts better weights into a checkpoint; only `--retrain` would tell", STATED, "trained under this protocol",
+     resumed(of_teacher, verified)),
+    ("puts better weights and an invented history into a checkpoint", STATED, "trained under this protocol", all_epochs),
+    ("replaces test images in the cache of decoded ones, and keeps no network", STATED, "the weights are not kept beside it",
+     cached),
     ("writes a record of transfer that lacks what it was measured with", READING, "is no record of transfer", carried),
-    ("edits a record of transfer", STATED, "", transfer_edited),
-    ("edits the report of a study", STATED, "", study_edited),
-    ("raises top-1 in the Run of a teacher", VERIFY, "", embedded_teacher(top1=0.998)),
+    ("raises top-1 in the Run of a teacher", VERIFY, "scored again on digits-test", embedded_teacher(top1=0.998)),
     ("has a compiler change what is computed", READING, "ACCELERATE_DYNAMO_BACKEND is inductor",
      launched(ACCELERATE_DYNAMO_BACKEND="inductor")),
     ("has a launch divide the loss", READING, "ACCELERATE_GRADIENT_ACCUMULATION_STEPS is 4",
@@ -827,8 +813,7 @@ OTHERS = forgeries(
     ("has a GPU round to TF32", READING, "NVIDIA_TF32_OVERRIDE is 1", launched(NVIDIA_TF32_OVERRIDE="1")),
     ("hides a compiler in a launch file", READING, "dynamo_backend is INDUCTOR", config_file),
 )  # fmt: skip
-ALL = [*STORES, *RUNS, *NETWORKS, *CARDS, *IMAGES, *DATA, *OTHERS]
-FORGERIES = [one for one in ALL if one.words]
+FORGERIES = [*STORES, *RUNS, *NETWORKS, *CARDS, *IMAGES, *DATA, *OTHERS]
 
 
 @pytest.fixture
@@ -857,13 +842,18 @@ def test_what_nobody_forged_is_read_ranked_and_confirmed(shop):
 
 # --- generated ones: any place, any value, from a fixed seed
 
-STATED_OF_RUNS = [  # what of a Run nobody but its publisher knows, and why; keys as a pattern of paths
-    ["`history.*.loss`", "losses of other machines differ in the last digits; `--retrain` makes them again"],
-    ["`seconds`, `environment`", "where and how fast it was trained"],
-    ["`monitored_test`", "whether somebody looked at the test split meanwhile; the last epoch is scored all the same"],
-    ["`labels.device`", "on what kind of device the labels were made"],
-]
-LEFT = re.compile(r"history\.\d+\.loss|seconds|environment\..*|monitored_test|labels\.device|corrected.*")
+CHECKED = {  # what no Run tells of itself, and `verify` finds out with the real data and the network at hand
+    "top1", "top5", "images.fingerprint", "images.train.fingerprint", "images.checks", "test.fingerprint", "seed",
+}  # fmt: skip
+LEFT = {field for fields in as_trained.STATED for field in fields.split(", ")} - CHECKED | {
+    "protocol.name"
+}  # called so on boards
+
+
+def is_left(path):
+    """Whether a path in a Run is of what only its publisher knows."""
+    words = [str(part) for part in path if not isinstance(part, int)]
+    return any(".".join(words[:n]) in LEFT for n in range(1, len(words) + 1))
 
 
 def leaves(table, path=()):
@@ -898,7 +888,7 @@ def another(value, chance):
 def unnoticed(shop, count, seed):
     """[(path, value)] of `count` changes of single values in a Run that neither a board nor `verify` notices."""
     chance, honest, silent = random.Random(seed), read(shop.run()), []
-    paths = [path for path in leaves(honest) if not LEFT.fullmatch(".".join(map(str, path)))]
+    paths = [path for path in leaves(honest) if not is_left(path)]
     for _ in range(count):
         key = chance.choice(sorted({path[0] for path in paths}))
         path = chance.choice([path for path in paths if path[0] == key])
@@ -912,13 +902,11 @@ def unnoticed(shop, count, seed):
     return silent
 
 
-@pytest.mark.xfail(reason="waits for verify of Runs, cards and weights")
 @pytest.mark.parametrize("seed, count", [(0, 60), pytest.param(1, 600, marks=pytest.mark.slow)])
 def test_no_value_of_a_run_is_changed_in_silence(shop, seed, count):
     assert unnoticed(shop, count, seed) == []
 
 
-@pytest.mark.xfail(reason="waits for verify of Runs, cards and weights")
 @pytest.mark.parametrize("seed, count", [(0, 6), pytest.param(1, 60, marks=pytest.mark.slow)])
 def test_no_number_of_a_card_is_changed_in_silence(shop, seed, count):
     chance, path = random.Random(seed), shop.card / "README.md"
@@ -934,7 +922,7 @@ def test_no_number_of_a_card_is_changed_in_silence(shop, seed, count):
     assert silent == []
 
 
-@pytest.mark.parametrize("seed, count", [(0, 5), pytest.param(1, 60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seed, count", [(0, 3), pytest.param(1, 60, marks=pytest.mark.slow)])
 def test_no_number_of_a_label_store_is_changed_in_silence(shop, seed, count):
     """One number of one view is another one: a training that reads that epoch stops."""
     chance, silent = random.Random(seed), []

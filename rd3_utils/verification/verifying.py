@@ -13,6 +13,7 @@ from rd3_utils.verification import (
     repository,
     retraining,
     run_claims,
+    twins,
     weight_claims,
 )
 from rd3_utils.verification.at_hand import AtHand
@@ -35,6 +36,7 @@ def all_checks(evident: Evidence, at_hand: AtHand) -> Iterator[Check]:
     yield from repository.of_files(evident)
     for file in evident.runs:
         yield from run_claims.of_run(file, at_hand)
+    yield from twins.of_twins(evident.runs)
     for card in evident.cards:
         yield from card_claims.of_card(card)
     yield from image_claims.of_images(evident, at_hand)
