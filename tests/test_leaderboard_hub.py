@@ -167,3 +167,25 @@ def test_the_network_of_a_repo_is_scored_again_and_a_forged_run_of_it_stands_apa
     assert ">1 of 1</td>" in (hub.home / "again/index.html").read_text()
     apart = (hub.home / "again/not-ranked.html").read_text()
     assert "states top-1 99.40 %" in apart and "score top-1 99.00 %" in apart
+
+
+FLIPPED = """
+from huggingface_hub import HfApi
+from rd3_utils.errors import UserError
+from rd3_utils.learning import teachers
+from rd3_utils.protocols import benchmark
+HfApi().create_repo("bench/flipped")
+HfApi().upload_folder(repo_id="bench/flipped", folder_path={folder!r})
+try:
+    teachers.load("hf-hub:bench/flipped", benchmark.load("digits"))
+except UserError as error:
+    print(error)
+"""
+
+
+def test_a_teacher_from_the_hub_has_the_weights_that_its_run_states(hub, tmp_path):  # noqa: F811
+    folder = shutil.copytree(TEACHER, tmp_path / "flipped")
+    run = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**run, "weights": {"sha256": "0" * 64}}))
+    done = hub.python(FLIPPED.format(folder=str(folder)))
+    assert done.code == 0 and "its Run run.json states '000000000000'" in done.out, done.out + done.err

@@ -106,5 +106,5 @@ def of_score(place: str, run: Run, again: Rescored, how: str) -> Check:
     stated = [round(share * again.images) for share in (run.top1, run.top5)]
     apart = abs(stated[0] - again.first.right), abs(stated[1] - again.five.right)
     near = f"{again.first.near} and {again.five.near} near ties"
-    remark = f"to the image ({near})" if not any(apart) else f"{apart[0]} and {apart[1]} images apart ({near}): {here}"
+    remark = f"to the image ({near})" if not any(apart) else f"{apart[0]} and {apart[1]} images apart: {here}"
     return confirmed(place, claim, how, remark, score=True)
