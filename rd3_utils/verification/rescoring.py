@@ -7,9 +7,9 @@ Two machines, two numbers of threads or two releases of torch round differently,
 was made. So an image whose true class leads or trails by less than a tolerance may be right on one machine and wrong on
 another: such near ties are counted, and a Run is as these weights score if its right answers differ by no more than them.
 The tolerance is a share of the range of an image's logits, TOLERANCES. On CIFAR-10's test images (embedded teacher: all;
-a ConvNet-3 of shaken weights: 1,000) other batches, threads, memory formats and kernels, and float64, moved no lead by more than
-1.1e-5 in float32: at 1e-4 none of the teacher's images is a near tie. Bfloat16 moved them by up to 1.5e-2, 99 of 100 by at most
-6e-3, flipped 13 images of 10,000 and the count by 5, and between a GPU and a CPU by 7; near ties at 1e-2 are 143.
+a ConvNet-3 of shaken weights: 1,000) other batches, threads, memory formats and kernels, and float64, moved no lead by more
+than 1.1e-5 in float32: at 1e-4 none of the teacher's images is a near tie. Bfloat16 moved them by up to 1.5e-2, 99 of 100
+by at most 6e-3, flipped 13 images of 10,000 and the count by 5, and between a GPU and a CPU by 7; near ties at 1e-2 are 143.
 """
 
 from collections.abc import Iterator
