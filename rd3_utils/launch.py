@@ -1,5 +1,6 @@
 """How both scripts start: one Accelerator that is right for this machine, reproducible settings, one-line errors."""
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -115,9 +116,20 @@ def environment(accelerator: Accelerator) -> dict:
         "precision": precision(accelerator),
         "devices": f"{accelerator.num_processes} x {accelerator.device.type} ({device})",
         "threads": torch.get_num_threads(),
+        "processor": processor(),
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
         "git": git_commit(),
     }
+
+
+def processor() -> str | None:
+    """The model of the CPU, which decides the last digits; None where the system does not say it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name" and value.strip().isprintable():
+                return value.strip()[:100] or None
+    return platform.processor() or None
 
 
 def git_commit() -> str | None:

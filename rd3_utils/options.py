@@ -95,8 +95,8 @@ class VerifyOptions:
 
     source: str
     data_dir: tuple[str, ...] = ()  # [NAME=]DIR
-    distilled: str | None = None  # the images of a label store; without it, those of the name that an index states
-    teacher: tuple[str, ...] = ()  # of label stores; without one, those that an index names
+    distilled: str | None = None  # the images of a label store or of --retrain; without it, those that an index or a Run names
+    teacher: tuple[str, ...] = ()  # of label stores and of --retrain; without one, those that an index or a Run names
     check_labels: int = 1  # forward batches of each shard that a teacher labels again
     retrain: int | str | None = None  # a seed, or "first"
     strict: bool = False

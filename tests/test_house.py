@@ -42,6 +42,7 @@ GROUND = {
     "limits",
     "options",
     "pushing",
+    "subprocesses",
     "text",
     "tracking",
     "units",
@@ -218,8 +219,8 @@ def test_only_hub_and_pushing_ask_the_hub_what_it_has():
         assert path.name in ("hub.py", "pushing.py") or not asks, path
 
 
-# what is pushed next, or read back at once, is made in a folder of the system's and needs no rename
-STAGED = {"dataset_repo.py", "student_repo.py", "students.py"}
+# what is pushed, compared or read back at once is made in a folder of the system's and needs no rename
+STAGED = {"dataset_repo.py", "student_repo.py", "students.py", "rerun.py"}
 
 
 def test_only_files_py_writes_under_a_temporary_name_and_renames():

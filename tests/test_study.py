@@ -350,7 +350,8 @@ here = Path(sys.argv[1])
 def job(i):
     command = ["sh", "-c", sys.argv[2].replace("NUMBER", str(i))]
     return jobs.Job(f"job {i}", command, (here / f"{i}.result").is_file, here / f"{i}.claim", here / f"{i}.log")
-with jobs.interruptible():
+from rd3_utils import subprocesses
+with subprocesses.interruptible():
     jobs.run([job(i) for i in range(int(sys.argv[3]))], [{}] * 2, here / "lock", lambda j: print(j.name, j.state, j.mine))
 """.replace("JOBS", repr(jobs.__file__))
 
@@ -463,9 +464,9 @@ def test_a_claim_holds_while_its_process_lives_and_is_fresh_on_another_host(tmp_
 def test_workers_share_the_cores(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     config = devices.read_config(PROJECT / "accelerate_configs/cpu.yaml")
-    monkeypatch.setattr(devices, "cores", lambda: 2)
+    monkeypatch.setattr(devices.subprocesses, "cores", lambda: 2)
     assert [place["OMP_NUM_THREADS"] for place in devices.places(2, config)] == ["1", "1"]
-    monkeypatch.setattr(devices, "cores", lambda: 16)
+    monkeypatch.setattr(devices.subprocesses, "cores", lambda: 16)
     assert [place["OMP_NUM_THREADS"] for place in devices.places(3, config)] == ["5"] * 3
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert [place["OMP_NUM_THREADS"] for place in devices.places(1, config)] == ["3"]
@@ -476,7 +477,7 @@ def test_workers_share_the_cores(monkeypatch):
 def test_every_worker_on_gpus_gets_one_of_its_own_and_a_share_of_the_cores(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.setattr(devices, "cores", lambda: 16)
+    monkeypatch.setattr(devices.subprocesses, "cores", lambda: 16)
     for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     config = devices.read_config(PROJECT / "accelerate_configs/single_gpu_bf16.yaml")

@@ -15,10 +15,10 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="a results folder, a card's or student's folder, a Run, a label "
                         "store, an image set, or OWNER/REPO[@REVISION]")  # fmt: skip
     shared.add_data_dirs(parser)
-    parser.add_argument("--distilled", metavar="SOURCE", help="images of a label store (default: those of the name that it "
-                        "states)")  # fmt: skip
+    parser.add_argument("--distilled", metavar="SOURCE", help="images of a label store or of --retrain (default: those "
+                        "of the name that it states)")  # fmt: skip
     parser.add_argument("--teacher", action="append", default=[], metavar="SOURCE", help="teacher of a label store "
-                        "(default: those that it names)")  # fmt: skip
+                        "or of --retrain (default: those that it names)")  # fmt: skip
     parser.add_argument("--check-labels", type=shared.positive, default=1, metavar="N", help="forward batches of each shard "
                         "that the teachers label again (default: %(default)s)")  # fmt: skip
     parser.add_argument("--retrain", nargs="?", const="first", type=seed_or_first, metavar="SEED", help="run the command of a "
@@ -39,6 +39,10 @@ def run(options: Namespace) -> None:
 
     wanted = VerifyOptions(options.source, tuple(options.data_dir), options.distilled, tuple(options.teacher),
                            options.check_labels, options.retrain, options.strict, options.json, options.workers)  # fmt: skip
-    verification = verifying.verify(wanted)
+    try:
+        verification = verifying.verify(wanted)
+    except KeyboardInterrupt:
+        print("stopped: nothing is left behind.", file=sys.stderr, flush=True)
+        sys.exit(130)
     print(verification.as_json() if wanted.json else table.text(verification))
     sys.exit(verification.exit_code(wanted.strict))

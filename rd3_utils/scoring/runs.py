@@ -189,6 +189,7 @@ class Environment:
     threads: int = stated(is_count, "a number of threads")
     versions: dict = stated(is_texts, "a table of texts")
     git: str | None = stated(or_none(is_text), "a text or null")
+    processor: str | None = stated(or_none(is_text), "a text or null", default=None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 
-from rd3_utils import launch
+from rd3_utils import launch, subprocesses
 from rd3_utils.errors import UserError
 
 # glibc's malloc(3): keep freed memory, where each step would return its large buffers to the kernel and ask again; the bits
@@ -47,7 +47,7 @@ def places(workers: int, config: ClusterConfig) -> list[dict[str, str]]:
     processes = config.num_processes or 1
     if workers > 1 and processes > 1:
         raise UserError(f"--workers {workers} with {processes} processes each; give a --config of one process, or one worker.")
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // (workers * processes)))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, subprocesses.cores() // (workers * processes)))
     if config.use_cpu or not torch.cuda.is_available():
         stated = any(name.startswith(("MALLOC_MMAP", "MALLOC_TRIM", "GLIBC_TUNABLES")) for name in os.environ)
         memory = {} if stated else KEEP_MEMORY
@@ -62,8 +62,3 @@ def visible(count: int) -> list[str]:
     """Names of the GPUs that this process may use."""
     stated = os.environ.get("CUDA_VISIBLE_DEVICES")
     return stated.split(",") if stated else [str(i) for i in range(count)]
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,24 +8,21 @@ commands of a killed study go on to their end: until then their claim holds, thr
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 from filelock import FileLock
 
-from rd3_utils import bounded, files
+from rd3_utils import bounded, files, subprocesses
 
 HEARTBEAT = 15  # seconds between two touches of a claim
 STALE = 300  # seconds without a touch after which a claim of another host is nobody's
 POLL = 0.2  # seconds between two looks at the commands
 AGAIN = 2  # seconds after which a job that another command holds is looked at again
-GRACE = 10  # seconds that a command has to end when it is asked to
 
 
 @dataclass(eq=False)
@@ -82,7 +79,7 @@ def run(
                         continue
                     if not free:
                         break
-                    with deferred():  # or an interrupt could lose a process that was just started
+                    with subprocesses.deferred():  # or an interrupt could lose a process that was just started
                         if not take(job.claim, lock):
                             if job not in later:
                                 waiting(job)
@@ -100,7 +97,7 @@ def run(
                     running[job] = process, place, started, time.time()
             time.sleep(POLL)
     finally:
-        stop_processes([process for process, *_ in running.values()])
+        subprocesses.stop_processes([process for process, *_ in running.values()])
         for job in running:
             release(job.claim)
 
@@ -127,56 +124,9 @@ def end_job(job: Job, code: int, finished: Callable[[Job], None]) -> None:
     """Say how `job` ended: its result counts, not the exit code alone."""
     job.state = "done" if job.done() else "failed"
     if job.state == "failed":
-        job.error = last_line(job.log) or f"exit code {code}"
+        job.error = subprocesses.last_line(job.log) or f"exit code {code}"
     release(job.claim)
     finished(job)
-
-
-def stop_processes(processes: list[subprocess.Popen]) -> None:
-    """End the groups of `processes`: asked first, killed after GRACE seconds."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        for process in processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
-        deadline = time.time() + GRACE
-        while time.time() < deadline and any(process.poll() is None or members(process.pid) for process in processes):
-            time.sleep(0.05)
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGTERM becomes KeyboardInterrupt, so that both end the same way."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def deferred() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until this is over."""
-    caught: list[int] = []
-    before = {number: signal.signal(number, lambda *_: caught.append(1)) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if caught:
-        raise KeyboardInterrupt
-
-
-def last_line(log: Path) -> str:
-    """The line of a log that says what went wrong: the last of ours, else the last one."""
-    text = log.read_text(errors="replace").rpartition("\n$ ")[2].replace("\r", "\n")
-    lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
-    ours = [line for line in lines if line.startswith("error: ")]
-    return (ours or lines or [""])[-1]
 
 
 def take(claim: Path, lock: Path) -> bool:
@@ -240,7 +190,7 @@ def held(claim: Path) -> bool:
         return True
     group = says["group"]
     renumbered = group and born(group) not in (None, says["group_born"])
-    return bool(group and not renumbered and members(group))
+    return bool(group and not renumbered and subprocesses.members(group))
 
 
 def born(pid: int) -> str | None:
@@ -257,19 +207,3 @@ def born(pid: int) -> str | None:
         return "runs"
     except OSError:
         return None
-
-
-def members(group: int) -> bool:
-    """Whether a process of process group `group` still runs."""
-    if not Path("/proc/self/stat").exists():
-        try:
-            os.killpg(group, 0)
-            return True
-        except OSError:
-            return False
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = stat.read_text().rpartition(")")[2].split()
-            if fields[0] not in "ZX" and int(fields[2]) == group:
-                return True
-    return False

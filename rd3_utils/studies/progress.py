@@ -6,6 +6,7 @@ from pathlib import Path
 
 from accelerate.commands.config.config_args import ClusterConfig
 
+from rd3_utils import subprocesses
 from rd3_utils.errors import UserError
 from rd3_utils.scoring import runs as run_files
 from rd3_utils.scoring.report import percent
@@ -52,7 +53,7 @@ def conduct(plan: StudyPlan, chosen: list[Cell], workers: int, config: ClusterCo
     """
     environments, lock = devices.places(workers, config), plan.results.study_lock()
     plan.folder.mkdir(parents=True, exist_ok=True)
-    with work.interruptible():
+    with subprocesses.interruptible():
         missing, failed = [one for one in plan.place(False, chosen) if one.run is None], 0
         bad: set[Path] = set()
         to_make = commands.make_jobs(plan, missing)

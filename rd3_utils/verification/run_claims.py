@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from rd3_utils.bounded import Refused, shown
-from rd3_utils.learning import initialisation
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols.protocol import Protocol
 from rd3_utils.protocols.recipe import Recipe
@@ -54,7 +53,6 @@ def of_run(file: RunFile, at_hand: AtHand) -> Iterator[Check]:
             yield unchecked(name, claim, "it rests on what is contradicted")
     yield of_score(file, run)
     yield from of_place(file, run)
-    yield from never_recomputed(file, run, at_hand)
 
 
 def of_protocol(run: Run) -> tuple[str, str]:
@@ -107,15 +105,3 @@ def of_place(file: RunFile, run: Run) -> Iterator[Check]:
         yield confirmed(file.name, "lies where it belongs", how)
     else:
         yield contradicted(file.name, "lies where it belongs", how, f"belongs at {'/'.join(belongs)}: a copy of another Run?")
-
-
-def never_recomputed(file: RunFile, run: Run, at_hand: AtHand) -> Iterator[Check]:
-    """What no file shows: that the student was trained so, in these seconds, on these devices, with these losses."""
-    assert run.network is not None
-    today = initialisation.version(run.student)
-    claim = "trained under this protocol; its losses, seconds and devices"
-    if run.network.initialisation != today:
-        why = f"this version draws {run.student} anew (rule {today}, the Run {run.network.initialisation}); an older one can"
-        yield unchecked(file.name, claim, why)
-    elif at_hand.options.retrain is None:
-        yield unchecked(file.name, claim, "only training it again shows that: --retrain")

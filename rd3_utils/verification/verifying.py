@@ -26,6 +26,7 @@ def verify(options: VerifyOptions) -> Verification:
     started = time.monotonic()
     source = sources.parse(options.source)
     evident = repository.gathered_repository(source) if source.kind == "repo" else evidence.gathered_evidence(source)
+    retraining.check_seed(evident, options.retrain)
     checks = tuple(all_checks(evident, AtHand(options)))
     at = f" at {evident.commit}" if evident.commit else ""
     return Verification(f"{source}{at}", evident.kind, checks, evident.not_read, time.monotonic() - started)

@@ -28,8 +28,11 @@ from rd3_utils.verification.as_trained import as_trained, check_as_trained, chec
 MOST_KNOBS = 50_000  # characters of a protocol's knobs as JSON; ours have at most 4,000
 
 
-def vetted(data: bytes) -> tuple[Run, Protocol]:
-    """(Run, Protocol) of the bytes `data`, the Run without what only proves it (history, knobs); Refused says why not."""
+def vetted(data: bytes, ranked: bool = True) -> tuple[Run, Protocol]:
+    """(Run, Protocol) of the bytes `data`, the Run without what only proves it (history, knobs); Refused says why not.
+
+    One that is not to be `ranked` may also be of those that are compared with no other.
+    """
     run = runs.of(bounded.parse(data))
     if run.benchmark not in benchmarks.names():
         raise Refused(f"benchmark {shown(run.benchmark)} is none of ours")
@@ -38,7 +41,8 @@ def vetted(data: bytes) -> tuple[Run, Protocol]:
     check_run_images(run, bench)
     recipe = check_run_recipe(run, protocol, bench)
     check_network(run)
-    check_ranked(run)
+    if ranked:
+        check_ranked(run)
     check_labels(run, recipe)
     check_score(run, bench)
     check_history(run, recipe)
