@@ -25,7 +25,7 @@ from rd3_utils.verification.at_hand import AtHand, NotAtHand
 from rd3_utils.verification.checks import Check, confirmed, contradicted, unchecked
 from rd3_utils.verification.evidence import Evidence, RunFile, run_file
 
-CLAIM = "trained under this protocol, with these losses"
+TRAINED = "trained under this protocol"
 LEVEL = 0.99  # of an interval
 WIDEST = 0.05  # half an interval; a wider one would hold nearly any score
 ROUNDING = 1e-3  # relative: labels that are made again on another device begin to differ by less
@@ -69,7 +69,11 @@ def of_retraining(evident: Evidence, at_hand: AtHand) -> Iterator[Check]:
         else "--retrain SEED, or its file as SOURCE, trains another"
     )
     for older, alike in runs.grouped(files.values(), lambda file: older_start(file.run)).items():
-        yield unchecked(f"{len(alike)} Runs" if len(alike) > 1 else alike[0].name, CLAIM, older or how)
+        yield unchecked(
+            f"{len(alike)} Runs" if len(alike) > 1 else alike[0].name,
+            f"{TRAINED}; its losses, seconds and devices",
+            older or how,
+        )
 
 
 def older_start(run: Run) -> str:
@@ -130,7 +134,7 @@ def retrained(file: RunFile, arm: TrainedArm, at_hand: AtHand) -> Check:
     """The Check of one Run that is trained again here."""
     run = file.run
     assert run is not None  # of an arm
-    claim = f"{CLAIM}; top-1 {percent(run.top1)} %, seed {run.seed}"
+    claim = f"{TRAINED}, with these losses; top-1 {percent(run.top1)} %, seed {run.seed}"
     if older := older_start(run):
         return unchecked(file.name, claim, older)
     try:
@@ -167,7 +171,7 @@ def compared(place: str, claim: str, run: Run, made: Run, arm: list[Run], second
     differs = first_difference(run, made) or ("" if elsewhere else other_weights(run, made))
     if not differs:
         weights = "weights, " if run.weights and run.weights == made.weights else ""
-        remark = f"{weights}top-1, top-5 and {len(run.history)} losses are the same"
+        remark = f"{weights}top-1, top-5 and {len(run.history)} losses are the same; its seconds stay as stated"
         return confirmed(place, claim, f"{how}: to the bit", remark, score=True)
     if history(run) == history(made):
         text = f"{differs}, though all {len(run.history)} losses are the same to the bit"
