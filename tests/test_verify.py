@@ -22,6 +22,7 @@ def verified(source):
     """The Verification of `source` by its Runs and cards alone."""
     evident, at_hand = evidence.gathered_evidence(parse(str(source))), AtHand(VerifyOptions(str(source)))
     checks = [check for file in evident.runs for check in run_claims.of_run(file, at_hand)]
+    checks += run_claims.of_head(evident)
     checks += [check for card in evident.cards for check in card_claims.of_card(card)]
     return Verification(str(source), evident.kind, tuple(checks), evident.not_read, 1.0)
 
@@ -214,6 +215,7 @@ def test_each_file_of_a_pushed_repo_that_was_changed_is_named(pushed, tmp_path):
         (result, lambda: change(result, r"value: [\d.]+", "value: 97.0")),
         (run, lambda: edit(run, images_scored=400)),
         (tmp_path / "repo/run.json", lambda: edit(tmp_path / "repo/run.json", top1=0.97)),
+        (tmp_path / "repo/run.json", lambda: edit(tmp_path / "repo/run.json", seconds=0.5)),
         (
             tmp_path / "repo/README.md",
             lambda: change(tmp_path / "repo/README.md", r"score: top-1 [\d.]+", "score: top-1 97.00"),

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from rd3_utils import bounded
 from rd3_utils.bounded import Refused, shown
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols.protocol import Protocol
@@ -19,7 +20,7 @@ from rd3_utils.verification import vetting
 from rd3_utils.verification.as_trained import as_trained, check_as_trained, check_rates
 from rd3_utils.verification.at_hand import AtHand
 from rd3_utils.verification.checks import Check, confirmed, contradicted, unchecked
-from rd3_utils.verification.evidence import RunFile
+from rd3_utils.verification.evidence import Evidence, RunFile
 
 WHOLE = "a Run, whole"
 BELOW = 6  # parts of the path of a Run below its folder of results
@@ -105,3 +106,21 @@ def of_place(file: RunFile, run: Run) -> Iterator[Check]:
         yield confirmed(file.name, "lies where it belongs", how)
     else:
         yield contradicted(file.name, "lies where it belongs", how, f"belongs at {'/'.join(belongs)}: a copy of another Run?")
+
+
+def of_head(evident: Evidence) -> Iterator[Check]:
+    """Whether run.json of a pushed repo, whose network the repo holds, is to the byte the Run below runs/ that it says it is."""
+    head = evident.runs[0] if evident.kind == "pushed repo" else None
+    if head is None or head.run is None or evident.root is None:
+        return
+    place = Path("runs") / Results("").path_of(head.run)
+    claim, how = f"the Run at {place.as_posix()}", "compared byte by byte"
+    copy = next((file for file in evident.runs[1:] if Path(file.name) == place), None)
+    if copy is None:
+        yield contradicted(head.name, claim, how, "there is no such file")
+    elif bounded.contents(copy.path) == bounded.contents(head.path):
+        yield confirmed(head.name, claim, how)
+    else:
+        same = copy.run is not None and (copy.run.top1, copy.run.top5) == (head.run.top1, head.run.top5)
+        score = "" if same or copy.run is None else f": top-1 {copy.run.top1:.4f} there, {head.run.top1:.4f} here"
+        yield contradicted(head.name, claim, how, f"they differ{score}")

@@ -38,6 +38,7 @@ def all_checks(evident: Evidence, at_hand: AtHand) -> Iterator[Check]:
     for file in evident.runs:
         yield from run_claims.of_run(file, at_hand)
     yield from twins.of_twins(evident.runs)
+    yield from run_claims.of_head(evident)
     for card in evident.cards:
         yield from card_claims.of_card(card)
     yield from image_claims.of_images(evident, at_hand)
