@@ -11,7 +11,7 @@ from rd3_utils.data.sources import parse
 from rd3_utils.options import VerifyOptions
 from rd3_utils.publishing import card as cards
 from rd3_utils.publishing import student_repo
-from rd3_utils.verification import card_claims, differences, evidence, repository, run_claims, table
+from rd3_utils.verification import card_claims, differences, evidence, run_claims, table
 from rd3_utils.verification.at_hand import AtHand
 from rd3_utils.verification.checks import Verification
 
@@ -275,4 +275,4 @@ def test_the_command_ends_with_a_code_and_json_says_the_same(copy):
 def test_of_a_repo_only_the_files_that_we_write_are_fetched():
     ours = "README.md", "run.json", ".eval_results/a.yaml", "runs/digits/rd3-v1-0/x@1/convnet1/full-hard/seed0.json"
     others = "x.py", "runs/../../seed0.json/x", "pytorch_model.bin", "plots/scores.png", "runs/seed0.json.py", "a/README.md"
-    assert [path for path in (*ours, *others) if repository.SMALL.fullmatch(path)] == list(ours)
+    assert [path for path in (*ours, *others) if evidence.READ_FILE.fullmatch(path)] == list(ours)

@@ -32,9 +32,9 @@ def confirmed(place: str, claim: str, how: str, remark: str = "", *, score: bool
     return Check(place, claim, how, "confirmed", remark, score, value)
 
 
-def unchecked(place: str, claim: str, why: str, how: str = "-") -> Check:
+def unchecked(place: str, claim: str, why: str, how: str = "-", value: str = "") -> Check:
     """A Check of what cannot be recomputed here; `why` ends with what would make it so."""
-    return Check(place, claim, how, "not checkable", why)
+    return Check(place, claim, how, "not checkable", why, value=value)
 
 
 def contradicted(place: str, claim: str, how: str, recomputed: str, *, score: bool = False) -> Check:

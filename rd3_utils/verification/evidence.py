@@ -10,7 +10,8 @@ image set        any set that training reads
 """
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,12 @@ from rd3_utils.scoring.results import Results
 from rd3_utils.scoring.runs import Run
 
 MOST_FILES = 20_000  # looked at in one SOURCE
+LISTED = 20  # files that are not read, by name
+WEIGHTS = "model.safetensors"
+READ_FILE = re.compile(  # of a pushed repo, but for the weights
+    r"README\.md|report\.json|run\.json|config\.json|\.eval_results/[\w.-]+\.yaml|runs/(?:[\w@.,+= -]+/)*seed\d{1,19}\.json"
+)
+OWN = "README.md", "report.json", "config.json", WEIGHTS  # wherever they lie in a folder of results
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +97,7 @@ def of_path(source: Source, path: Path) -> Evidence:
         return Evidence(source, "image set", path, images=source)
     cards = tuple(cards_of(path, run_files))
     kind = "card" if len(cards) == 1 and cards[0].folder == path.absolute() else "results folder"
-    return Evidence(source, kind, path, runs=run_files, cards=cards, not_read=tuple(not_read(path)))
+    return Evidence(source, kind, path, runs=run_files, cards=cards, not_read=not_read(path))
 
 
 def of_pushed(source: Source, path: Path, commit: str | None = None, kept: tuple[str, ...] | None = None) -> Evidence:
@@ -102,7 +109,8 @@ def of_pushed(source: Source, path: Path, commit: str | None = None, kept: tuple
     pool = tuple(one.run for one in others if one.run)
     card = CardFiles("README.md", path, others, head, pool, path / "runs", source.repo)
     has_card = (path / "README.md").is_file() or (path / "report.json").is_file()
-    return Evidence(source, "pushed repo", path, commit, runs=(head, *others), cards=(card,) if has_card else ())
+    return Evidence(source, "pushed repo", path, commit, runs=(head, *others), cards=(card,) if has_card else (),
+                    not_read=not_read(path) if commit is None else ())  # fmt: skip
 
 
 def run_paths(folder: Path) -> Iterator[Path]:
@@ -153,7 +161,20 @@ def runs_beside(root: Path, mine: list[RunFile], files: tuple[RunFile, ...]) -> 
         yield from (run for file, run in Results(root).runs_of(benchmark)[0] if file not in there)
 
 
-def not_read(path: Path) -> list[str]:
-    """What claims something in a folder of results and is none of what is checked here."""
-    studies = [folder.relative_to(path).as_posix() for folder in sorted((path / "study").glob("*")) if folder.is_dir()]
-    return [f"{name}/" for name in studies] + (["transfer/"] if (path / "transfer").is_dir() else [])
+def unread(names: Iterable[str], read: Iterable[str] = ()) -> tuple[str, ...]:
+    """Those of `names` that are neither `read` nor files that we write: the first by name, the others counted."""
+    rest = sorted(set(names) - set(read) - {".gitattributes"})
+    more = [f"and {len(rest) - LISTED} more"] if len(rest) > LISTED else []
+    return tuple(["".join(c if c.isprintable() else "?" for c in path)[:100] for path in rest[:LISTED]] + more)
+
+
+def not_read(path: Path) -> tuple[str, ...]:
+    """The files below a local folder that are none of those which are checked here."""
+    names: list[str] = []
+    for top, folders, files in os.walk(path, followlinks=False):
+        folders[:] = sorted(name for name in folders if name != ".git")
+        names += [(Path(top) / name).relative_to(path).as_posix() for name in files]
+        if len(names) > MOST_FILES:
+            break
+    return unread(name for name in names if not READ_FILE.fullmatch(name) and Path(name).name not in OWN and
+                  not results.is_run_file(Path(name).name))  # fmt: skip

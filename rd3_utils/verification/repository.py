@@ -3,7 +3,6 @@
 A repo with a run.json is a pushed student, a dataset repo holds label stores, an image set, or both.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,15 +11,10 @@ from rd3_utils import hub, limits, units
 from rd3_utils.data.sources import Source
 from rd3_utils.errors import UserError
 from rd3_utils.verification.checks import Check, confirmed, contradicted
-from rd3_utils.verification.evidence import Evidence, of_pushed
+from rd3_utils.verification.evidence import READ_FILE, WEIGHTS, Evidence, of_pushed, unread
 
-SMALL = re.compile(
-    r"README\.md|report\.json|run\.json|config\.json|\.eval_results/[\w.-]+\.yaml|runs/(?:[\w@.,+= -]+/)*seed\d{1,19}\.json"
-)
-WEIGHTS = "model.safetensors"
 MOST_WEIGHTS = 4_000_000_000  # bytes of a network; those on the boards have at most 0.5 GB
 MOST = 5_000  # files that are fetched
-LISTED = 20  # files that are not read, by name
 
 
 def gathered_repository(source: Source) -> Evidence:
@@ -40,7 +34,7 @@ def student_repository(source: Source) -> Evidence | None:
         raise
     if "run.json" not in sizes:
         raise UserError(f"{source.name}@{commit[:8]} has no run.json: it is no student that was pushed from here.")
-    wanted = [path for path in sorted(sizes) if SMALL.fullmatch(path) and ".." not in path.split("/")]
+    wanted = [path for path in sorted(sizes) if READ_FILE.fullmatch(path) and ".." not in path.split("/")]
     wanted = [path for path in wanted if sizes[path] <= limits.MOST_JSON_BYTES][:MOST]
     if sizes.get(WEIGHTS, MOST_WEIGHTS + 1) <= MOST_WEIGHTS:
         wanted.append(WEIGHTS)
@@ -49,7 +43,7 @@ def student_repository(source: Source) -> Evidence | None:
     copies = dict(zip(wanted, hub.copies(source.name, commit, wanted)))
     kept = tuple(path for path in wanted if path.startswith("runs/"))
     evident = of_pushed(source, copies["run.json"].parent, commit, kept)
-    return replace(evident, fetched=tuple(copies.values()), not_read=named(sizes, wanted))
+    return replace(evident, fetched=tuple(copies.values()), not_read=unread(sizes, wanted))
 
 
 def dataset_repository(source: Source) -> Evidence:
@@ -66,14 +60,7 @@ def dataset_repository(source: Source) -> Evidence:
     kind = "label store" if stores and not images else "image set with labels" if stores else "image set"
     labels = at_commit.text if stores else None
     return Evidence(source, kind, None, commit, labels=labels, images=at_commit if images else None,
-                    not_read=named(sizes, read))  # fmt: skip
-
-
-def named(sizes: dict[str, int], read: list[str]) -> tuple[str, ...]:
-    """The files of a repo that are not read: the first by name, the others counted."""
-    rest = sorted(sizes.keys() - set(read) - {".gitattributes"})
-    more = [f"and {len(rest) - LISTED} more"] if len(rest) > LISTED else []
-    return tuple(["".join(c if c.isprintable() else "?" for c in path)[:100] for path in rest[:LISTED]] + more)
+                    not_read=unread(sizes, read))  # fmt: skip
 
 
 def of_files(evident: Evidence) -> Iterator[Check]:

@@ -54,6 +54,9 @@ def of_run(file: RunFile, at_hand: AtHand) -> Iterator[Check]:
             yield unchecked(name, claim, "it rests on what is contradicted")
     yield of_score(file, run)
     yield from of_place(file, run)
+    if run.labels.recognised is not None:
+        why = "its label store would tell, with the teacher: verify STORE --teacher NETWORK"
+        yield unchecked(name, "its teachers recognise the images", why, value=f"{reports.percent(run.labels.recognised)} % of them")
 
 
 def of_protocol(run: Run) -> tuple[str, str]:
@@ -109,7 +112,7 @@ def of_place(file: RunFile, run: Run) -> Iterator[Check]:
 
 
 def of_head(evident: Evidence) -> Iterator[Check]:
-    """Whether run.json of a pushed repo, whose network the repo holds, is to the byte the Run below runs/ that it says it is."""
+    """Whether run.json of a pushed repo, whose network the repo holds, is to the byte the Run in runs/ that it says."""
     head = evident.runs[0] if evident.kind == "pushed repo" else None
     if head is None or head.run is None or evident.root is None:
         return

@@ -10,7 +10,7 @@ LEAST_EPOCHS = 3  # of losses that are compared to the last digit
 
 
 def of_twins(files: Iterable[RunFile]) -> Iterator[Check]:
-    """A Check of every Run of `files` whose losses are those of a Run before it of another seed, image set or arm."""
+    """A Check of every Run of `files` whose losses are those of a Run before it of another seed, student or image set."""
     first: dict[tuple, tuple[RunFile, Run]] = {}
     for file in files:
         if file.run is None or len(file.run.history) < LEAST_EPOCHS:
@@ -27,5 +27,5 @@ def of_twins(files: Iterable[RunFile]) -> Iterator[Check]:
 
 
 def whose(run: Run) -> tuple:
-    """What makes one student another one than the next."""
-    return run.benchmark, run.arm, run.student, run.seed, run.images.fingerprint
+    """What makes one student another one than the next; arms may share one, such as those of one selection of real images."""
+    return run.benchmark, run.student, run.seed, run.images.fingerprint

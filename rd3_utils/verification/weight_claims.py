@@ -27,11 +27,10 @@ def of_weights(file: RunFile, at_hand: AtHand) -> Iterator[Check]:
     run = file.run
     if run is None:
         return  # what is no Run states no score
-    claim = f"these weights score {score_text(run)}"
     try:
         benchmark, test = needed(run, file.network, at_hand)
     except NotAtHand as missing:
-        yield unchecked(file.name, claim, str(missing))
+        yield unchecked(file.name, "these weights score", str(missing), value=score_text(run))
         return
     assert file.network is not None  # `needed` asks for it
     yield of_config(file.name, run, file.network, benchmark)
@@ -39,7 +38,7 @@ def of_weights(file: RunFile, at_hand: AtHand) -> Iterator[Check]:
     try:
         again = rescoring.rescored(run, file.network, test, benchmark, at_hand.accelerator)
     except (Misfit, UserError) as error:
-        yield contradicted(file.name, claim, how, str(error), score=True)
+        yield contradicted(file.name, f"these weights score {score_text(run)}", how, str(error), score=True)
         return
     yield from of_digest(file.name, run, again)
     yield of_score(file.name, run, again, how)
