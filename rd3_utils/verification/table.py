@@ -17,7 +17,8 @@ def text(verification: Verification) -> str:
     rows += [row(check, count) for check, count in grouped_alike(verification.checks)]
     lines = [f"{verification.source}: {AN.get(verification.kind[0], 'a')} {verification.kind}", "", *laid_out(rows)]
     if verification.not_read:
-        lines += ["", f"Not read: {', '.join(verification.not_read)}"]
+        names = f"Not read: {', '.join(verification.not_read)}"
+        lines += ["", *textwrap.wrap(names, line_width(), break_on_hyphens=False)]
     return "\n".join([*lines, "", last_line(verification)])
 
 
@@ -29,9 +30,14 @@ def row(check: Check, count: int) -> tuple[str, str, str]:
     return f"{place}: {check.claim}{value}", check.how, outcome
 
 
+def line_width() -> int:
+    """Characters that a line may have here."""
+    return min(WIDEST, max(NARROWEST, shutil.get_terminal_size((PIPED, 40)).columns))
+
+
 def laid_out(rows: list[tuple[str, str, str]]) -> list[str]:
     """Three columns that fit the terminal; PIPED wide where there is none."""
-    width = min(WIDEST, max(NARROWEST, shutil.get_terminal_size((PIPED, 40)).columns)) - 4
+    width = line_width() - 4
     widths = [width * 2 // 5, width // 4, width - width * 2 // 5 - width // 4]
     lines = []
     for cells in rows:
