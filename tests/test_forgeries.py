@@ -363,9 +363,9 @@ RUNS = forgeries(
      "trained under this protocol", older),
     ("takes away that the test split was watched, with the scores", STATED, "trained under this protocol",
      run_alone(monitored_test=False)),
-    ("says fewer seconds", STATED, "its losses, seconds and devices", run_alone(seconds=0.01)),
+    ("says fewer seconds", STATED, "trained under this protocol", run_alone(seconds=0.01)),
     ("says that the code was as published", STATED, "trained under this protocol", run_alone(environment__git="0" * 40)),
-    ("invents a falling loss", STATED, "its losses, seconds and devices", run_alone(history__5__loss=0.00001)),
+    ("invents a falling loss", STATED, "trained under this protocol", run_alone(history__5__loss=0.00001)),
     ("edits a kept learning-rate search so that another rate wins", STATED, "trained under this protocol", kept_search),
 )  # fmt: skip
 
