@@ -440,6 +440,8 @@ NETWORKS = forgeries(
      teacher_verified),
     ("puts the teacher's weights there, and signs them in the Run; only `--retrain` would tell", STATED,
      "trained under this protocol", teacher_signed),
+    ("does so, and `--retrain` trains the student again", VERIFY, "trained again",
+     lambda shop: teacher_signed(shop, retrain="first"), True),
     ("says another architecture in config.json", VERIFY, "config.json is that of a convnet3", other_architecture),
     ("names the classes in another order in config.json", VERIFY, "config.json is that of a convnet3", other_classes),
     ("says another normalisation of the pixels in config.json", VERIFY, "config.json is that of a convnet3",
@@ -729,7 +731,11 @@ def verified(shop):
     return shop.verify(next(shop.folder.glob("results/**/seed0.json")))
 
 
-def all_epochs(shop):
+def retrained(shop):
+    return shop.verify(next(shop.folder.glob("results/**/seed0.json")), retrain="first")
+
+
+def all_epochs(shop, then=verified):
     """A history of 19 epochs, with true learning rates, beside weights that come from elsewhere: one epoch is left to train."""
 
     honest = Workshop(shop.original, shop.folder / "honest")
@@ -740,7 +746,7 @@ def all_epochs(shop):
         of_teacher(state)
         state |= {"epoch": 19, "history": [*state["history"], *({**rates[i], "loss": 0.001} for i in range(10, 19))]}
 
-    return resumed(forge, verified)(shop)
+    return resumed(forge, then)(shop)
 
 
 def other_labels(state):
@@ -799,7 +805,10 @@ OTHERS = forgeries(
     ("adds a key to a checkpoint", READING, "starts again from its first epoch", resumed(lambda state: state.update(more=1))),
     ("puts better weights into a checkpoint; only `--retrain` would tell", STATED, "trained under this protocol",
      resumed(of_teacher, verified)),
+    ("does so, and `--retrain` trains the student again", VERIFY, "trained again", resumed(of_teacher, retrained), True),
     ("puts better weights and an invented history into a checkpoint", STATED, "trained under this protocol", all_epochs),
+    ("does so, too, and `--retrain` trains the student again", VERIFY, "trained again",
+     lambda shop: all_epochs(shop, retrained), True),
     ("replaces test images in the cache of decoded ones, and keeps no network", STATED, "the weights are not kept beside it",
      cached),
     ("writes a record of transfer that lacks what it was measured with", READING, "is no record of transfer", carried),
