@@ -7,10 +7,11 @@ import json
 import re
 import shlex
 import statistics
+import textwrap
 
 import numpy as np
 import pytest
-from conftest import PROJECT
+from conftest import PROJECT, run_script
 
 from rd3_utils.protocols import benchmark, protocol
 from rd3_utils.scoring import measure
@@ -56,6 +57,17 @@ def test_a_command_of_the_readme_runs(script, tmp_path, command):
         arguments += ["--protocol", "teacher-v1"] if "full-hard" in arguments else []
     done = script(name.removesuffix(".py"), *arguments)
     assert done.code == 0, done.err
+
+
+def test_the_readme_shows_what_verify_says(monkeypatch):
+    """But for the seconds."""
+    monkeypatch.chdir(PROJECT)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    command, shown = re.search(r"    \$ python -m rd3_utils (verify .*)\n((?:    .*\n|\n(?=    ))+)", README).groups()
+    done = run_script(PROJECT, "rd3_utils", *command.split())
+    seconds = re.compile(r"[\d.]+ s\.$")
+    assert done.code == 0
+    assert seconds.sub("", done.out.strip()) == seconds.sub("", textwrap.dedent(shown).strip())
 
 
 def test_the_readme_counts_the_released_recipes():

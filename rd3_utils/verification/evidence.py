@@ -109,7 +109,8 @@ def of_pushed(source: Source, path: Path, commit: str | None = None, kept: tuple
     pool = tuple(one.run for one in others if one.run)
     card = CardFiles("README.md", path, others, head, pool, path / "runs", source.repo)
     has_card = (path / "README.md").is_file() or (path / "report.json").is_file()
-    return Evidence(source, "pushed repo", path, commit, runs=(head, *others), cards=(card,) if has_card else (),
+    kind = "pushed repo" if others else "student"
+    return Evidence(source, kind, path, commit, runs=(head, *others), cards=(card,) if has_card else (),
                     not_read=not_read(path) if commit is None else ())  # fmt: skip
 
 
