@@ -90,6 +90,16 @@ def test_weights_that_score_otherwise_are_contradicted(folder, at_hand):
     assert looked_at(folder, at_hand).score.outcome == "contradicted"
 
 
+def test_weights_that_make_every_image_a_near_tie_do_not_score_whatever_is_stated(folder, at_hand):
+    """A class far below all others makes the range of logits wide, and so every lead small beside it."""
+    with_tensors(folder, lambda state: state["classifier.bias"].add_(torch.tensor([-1e6] + [0.0] * 9)))
+    run = evidence.run_file(folder / "run.json", "run.json").run
+    again = rescoring.rescored(run, folder, at_hand.test("digits"), at_hand.benchmark("digits"), at_hand.accelerator)
+    assert again.first.near > 0.9 * again.images
+    changed(folder, top1=0.6, top5=again.five.right / again.images)
+    assert looked_at(folder, at_hand).score.outcome == "contradicted"
+
+
 DAMAGE = {
     "truncated": lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-1000]),
     "empty": lambda folder: (folder / "model.safetensors").write_bytes(b""),
@@ -159,7 +169,8 @@ def test_near_ties_are_counted_on_their_side_and_bound_what_another_machine_may_
     first, five = rescoring.leads(logits, torch.tensor([0, 0, 0]))
     answers = rescoring.counted(first, 1e-4)
     assert (answers.right, answers.more, answers.fewer, answers.near) == (2, 1, 1, 2)
-    assert [answers.allows(right) for right in range(5)] == [False, True, True, True, False]
+    assert [answers.allows(right, 2) for right in range(5)] == [False, True, True, True, False]
+    assert [answers.allows(right, 0) for right in range(5)] == [False, False, True, False, False]
     assert bool((five > 0.9).all())
 
 
