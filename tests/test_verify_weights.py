@@ -95,7 +95,7 @@ def test_weights_that_make_every_image_a_near_tie_do_not_score_whatever_is_state
     with_tensors(folder, lambda state: state["classifier.bias"].add_(torch.tensor([-1e6] + [0.0] * 9)))
     run = evidence.run_file(folder / "run.json", "run.json").run
     again = rescoring.rescored(run, folder, at_hand.test("digits"), at_hand.benchmark("digits"), at_hand.accelerator)
-    assert again.first.near > 0.9 * again.images
+    assert again.first.near > 0.5 * again.images, again
     changed(folder, top1=0.6, top5=again.five.right / again.images)
     assert looked_at(folder, at_hand).score.outcome == "contradicted"
 
