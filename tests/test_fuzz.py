@@ -18,11 +18,13 @@ from rd3_utils.data import images as image_sets
 from rd3_utils.data import label_store, provenance, soft_labels
 from rd3_utils.errors import UserError
 from rd3_utils.learning import students, teachers, training
+from rd3_utils.options import VerifyOptions
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols import protocol as protocols
 from rd3_utils.scoring import runs
 from rd3_utils.scoring.shapes import Refused
-from rd3_utils.verification import card_claims, evidence, run_claims, vetting
+from rd3_utils.verification import card_claims, evidence, run_claims, table, verifying, vetting
+from rd3_utils.verification.at_hand import AtHand
 
 SECONDS = 10  # of one case
 REFUSALS = UserError, Refused
@@ -251,7 +253,24 @@ def checkpoint(shop, chance):
     assert len(read) == epochs and 0 <= seconds and learner.holds_numbers
 
 
-KINDS = {kind.__name__: kind for kind in (index, shard, run, card, images, protocol, benchmark, network, checkpoint)}
+def verified(shop, chance):
+    """Any file of a label store, an image set or a student: verify ends with a table, and a changed score is contradicted."""
+    run = shop.run()
+    source = chance.choice((shop.store, shop.images, run))
+    inside = [run, *run.with_suffix("").iterdir()] if source == run else sorted(source.iterdir())
+    path = chance.choice([file for file in inside if file.suffix in (".json", ".parquet", ".safetensors")])
+    whole, stated = path.read_bytes(), json.loads(run.read_bytes())
+    path.write_bytes((changed_json if path.suffix == ".json" else changed_bytes)(whole, chance))
+    with restored(path, whole):
+        verification = verifying.verify(VerifyOptions(str(source)))
+        assert json.loads(verification.as_json())["checks"] and table.text(verification)
+        if path == run:
+            read = evidence.run_file(run, "run").run
+            if read is None or (read.top1, read.top5) != (stated["top1"], stated["top5"]):
+                assert verification.exit_code() == 1
+
+
+KINDS = {kind.__name__: kind for kind in (index, shard, run, card, images, protocol, benchmark, network, checkpoint, verified)}
 
 
 @contextlib.contextmanager
@@ -268,9 +287,6 @@ class FuzzShop(Workshop):
 
     def __init__(self, original, folder, digits):
         super().__init__(original, folder)
-        from rd3_utils.options import VerifyOptions
-        from rd3_utils.verification.at_hand import AtHand
-
         self.digits, self.at_hand = digits, AtHand(VerifyOptions(str(folder)))
         stated = runs.read(self.run())
         images = image_sets.read(str(self.images), digits)
@@ -306,9 +322,9 @@ def case(shop, kind, number):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_changed_file_is_refused_or_says_what_it_is(shop, kind, capsys):
-    count = {"images": 12, "network": 15, "checkpoint": 20, "shard": 25}.get(kind, 26)
+    count = {"images": 12, "network": 15, "checkpoint": 20, "shard": 25, "verified": 12}.get(kind, 26)
     read = [case(shop, kind, number) for number in range(count)]
-    assert kind == "card" or not all(read)  # of a card, there are Checks
+    assert kind in ("card", "verified") or not all(read)  # of these, there are Checks
 
 
 @pytest.mark.slow
@@ -316,4 +332,4 @@ def test_a_changed_file_is_refused_or_says_what_it_is(shop, kind, capsys):
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_thousand_changed_files_are_refused_or_say_what_they_are(shop, kind, capsys):
     read = [case(shop, kind, number) for number in range(100, 325)]
-    assert kind == "card" or not all(read)
+    assert kind in ("card", "verified") or not all(read)
