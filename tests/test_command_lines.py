@@ -26,6 +26,7 @@ TEXTS = [
     "a\nb",
 ]
 NUMBERS = [0, 1, 7, 2**40]
+COUNTS = [1, 7, 1000]  # what every bounded number may be
 CHOICES = {"full_hard": ["trained", "cited"], "keep_weights": ["first", "all"], "log_with": [None, "wandb"],
            "labels": ["soft", "plain"], "label_dtype": ["fp16", "u8"], "label_cache_gb": [None, 0.5, 1e-7, 40.0],
            "check_labels": [None, 0, 3],
@@ -43,7 +44,7 @@ def any_value(kind, field, draw):
     if field.name == "draw":
         return draw.choice([None, *NUMBERS])
     if isinstance(field.default, int) or field.name == "workers":
-        return draw.choice(NUMBERS[1:] + [field.default])
+        return draw.choice(COUNTS + [field.default])
     if isinstance(field.default, tuple):
         return tuple(draw.choices(TEXTS, k=draw.randrange(3)))
     return draw.choice([field.default, *TEXTS])
