@@ -548,19 +548,19 @@ CARDS = forgeries(
 
 
 def with_test_image(images, labels):
-    images[3] = tests_of_digits().images[7]
+    images[3] = digits_of_the_test_split().images[7]
 
 
 def nearly_a_test_image(images, labels):
-    images[3] = tests_of_digits().images[7]
+    images[3] = digits_of_the_test_split().images[7]
     images[3, :, 4, 4] = images[3, :, 4, 4] // 2 + 30
 
 
 def shifted_test_image(images, labels):
-    images[3] = tests_of_digits().images[7].roll(1, 2)
+    images[3] = digits_of_the_test_split().images[7].roll(1, 2)
 
 
-def tests_of_digits():
+def digits_of_the_test_split():
     return image_sets.test_split(benchmarks.load("digits"))
 
 

@@ -279,7 +279,8 @@ def test_a_command_that_fails_is_said_with_its_last_line(arm, monkeypatch):
 
 
 VERIFY = """
-import sys, tempfile
+import signal, sys, tempfile
+signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGHUP, signal.SIG_DFL)  # not under nohup
 tempfile.tempdir = None  # that of the process this one is forked from
 from rd3_utils import __main__
 from rd3_utils.verification import rerun
