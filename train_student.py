@@ -39,7 +39,9 @@ def main(options: TrainOptions) -> None:
     benchmark, protocol = shared.read_what(options)
     target = shared.push_target(options, "model")
     names = [students.architecture(name, benchmark) for name in (options.student or benchmark.defaults.student).split(",")]
-    cells = planned_runs.plan(options, benchmark, protocol, list(dict.fromkeys(names)))
+    names = list(dict.fromkeys(names))
+    planned_runs.check_start(options, benchmark, protocol, names, accelerator)
+    cells = planned_runs.plan(options, benchmark, protocol, names)
     launch.agree(accelerator, [cell.images.fingerprint for cell in cells], "the images they read (a Hub revision that moved?)")
     for cell in (cell for cell in cells if cell.seed == options.seeds[0]):
         network = students.create(cell.student, benchmark, cell.seed, **cell.recipe.training.drops)

@@ -41,6 +41,7 @@ GROUND = {
     "launch",
     "limits",
     "options",
+    "progress",
     "pushing",
     "subprocesses",
     "text",

@@ -73,7 +73,7 @@ from rd3_utils.data import embedded, images, tables
 from rd3_utils.protocols import benchmark
 from rd3_utils.learning import teachers, students
 api, digits = HfApi(), benchmark.load("digits")
-dm = tables.local(embedded.EMBEDDED / "digits-dm-ipc1", ["train"])
+dm = datasets.Dataset.from_parquet(str(embedded.EMBEDDED / "digits-dm-ipc1" / "train-00000-of-00001.parquet"))
 dm.push_to_hub("bench/digits-dm")
 first = api.dataset_info("bench/digits-dm").sha
 api.create_tag("bench/digits-dm", tag="v1", repo_type="dataset")
@@ -160,7 +160,8 @@ def test_asking_for_a_split_fetches_only_its_files(server, tmp_path):
 import datasets
 from rd3_utils.data import embedded, images, tables
 sizes = {"train": 10, "validation": 1}
-sets = {split: tables.local(embedded.EMBEDDED / f"digits-dm-ipc{ipc}", ["train"]) for split, ipc in sizes.items()}
+folders = {split: embedded.EMBEDDED / f"digits-dm-ipc{ipc}" for split, ipc in sizes.items()}
+sets = {split: datasets.Dataset.from_parquet(str(next(folder.glob("*.parquet")))) for split, folder in folders.items()}
 datasets.DatasetDict(sets).push_to_hub("bench/two")
 """
     )
@@ -189,7 +190,7 @@ def test_a_set_with_whole_numbers_for_classes_and_no_names_is_read_in_the_benchm
         """
 import datasets
 from rd3_utils.data import embedded, images, tables
-dm = tables.local(embedded.EMBEDDED / "digits-dm-ipc1", ["train"])
+dm = datasets.Dataset.from_parquet(str(embedded.EMBEDDED / "digits-dm-ipc1" / "train-00000-of-00001.parquet"))
 numbers = dm.add_column("class_id", dm["label"][:]).remove_columns("label")
 numbers.cast_column("class_id", datasets.Value("int32")).push_to_hub("bench/numbers")
 """

@@ -19,7 +19,7 @@ from conftest import PROJECT, run_script
 from PIL import Image
 
 from rd3_utils import bounded, limits
-from rd3_utils.data import convert, decoding, images, tables
+from rd3_utils.data import convert, decoding, images, sources, stamps, tables
 from rd3_utils.errors import UserError
 from rd3_utils.learning import students
 from rd3_utils.studies import study
@@ -245,14 +245,14 @@ def test_parquet_is_judged_by_its_footer(digits, tmp_path, monkeypatch):
     assert "2 MB unpacked" in refusal(lambda: images.read(str(tmp_path), digits))
 
 
-def test_a_cache_that_cannot_be_written_is_named_and_not_the_set(digits, tmp_path, monkeypatch):
+def test_local_files_are_read_where_no_cache_can_be_written(digits, tmp_path, monkeypatch):
     (tmp_path / "cache").write_text("no folder")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(stamps, "STAMPS", tmp_path / "cache" / "stamps")
     from rd3_utils.data import embedded
 
-    folder = embedded.EMBEDDED / "digits-dm-ipc1"
-    with pytest.raises(UserError, match=f"{tmp_path}/cache/rd3-.* cannot be written.* set HF_HOME"):
-        tables.local(folder, ("train",))
+    table = tables.published(sources.parse("x/y"), digits, embedded.EMBEDDED / "digits-dm-ipc1")
+    assert len(table.split_fingerprint) == 64 and (tmp_path / "cache").read_text() == "no folder"
 
 
 def test_a_network_is_no_larger_than_its_file_may_say(tmp_path):

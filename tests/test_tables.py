@@ -363,6 +363,6 @@ def test_a_cache_that_cannot_be_written_is_said_in_one_line(small, tmp_path, map
 def test_another_decoder_is_another_entry(small, tmp_path, mapped, monkeypatch):
     folders(tmp_path / "test", small.classes)
     image_sets.test_split(small, tmp_path)
-    monkeypatch.setattr(decoded, "DECODER", "Pillow of tomorrow")
+    monkeypatch.setattr(tables, "DECODER", "Pillow of tomorrow")
     image_sets.test_split(small, tmp_path)
     assert len(list(mapped.iterdir())) == 2

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from accelerate import Accelerator
+
 from rd3_utils import units
 from rd3_utils.data import selections, soft_labels, sources, tables, whitening
 from rd3_utils.data.images import ImageSet
@@ -20,6 +22,8 @@ from rd3_utils.data.label_readers import LabelReader
 from rd3_utils.data.tables import Table
 from rd3_utils.data.whitening import Whitening
 from rd3_utils.errors import UserError, unknown
+from rd3_utils.learning import students as networks
+from rd3_utils.learning import training
 from rd3_utils.options import TrainOptions
 from rd3_utils.protocols import protocol as protocols
 from rd3_utils.protocols.benchmark import Benchmark, Citation
@@ -176,6 +180,18 @@ def plan(options: TrainOptions, benchmark: Benchmark, protocol: Protocol, studen
                     keeps = keeps_weights(options, arm, recipe, seed)
                     cells.append(PlannedRun(benchmark.name, arm, images, followed, recipe, student, seed, views, mine, keeps))
     return cells
+
+
+def check_start(
+    options: TrainOptions, benchmark: Benchmark, protocol: Protocol, names: Sequence[str], accelerator: Accelerator
+) -> None:
+    """UserError where no image need be read to see that this launch cannot train one of the students `names`."""
+    arms = trained_arms(options, benchmark, protocol, names)
+    followed = [protocol] if set(arms) - {"full-hard"} else []
+    followed += [protocols.load(TEACHER_PROTOCOL)] if "full-hard" in arms else []
+    if accelerator.num_processes > 1 and any(each.stated("training.batch_norm") == {"global"} for each in followed):
+        for name in names:
+            training.check_global(networks.create(name, benchmark, options.seeds[0]), accelerator)
 
 
 def keeps_weights(options: TrainOptions, arm: str, recipe: Recipe, seed: int) -> bool:

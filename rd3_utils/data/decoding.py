@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+import PIL
+from PIL import Image, UnidentifiedImageError, features
 
 from rd3_utils import bounded, hub, limits, units
 from rd3_utils.errors import UserError
 
+DECODING_VERSION = 1  # of how files become pixels here
+DECODER = f"Pillow {PIL.__version__}, libjpeg {features.version('jpg')}"  # of how they do in Pillow
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # Pillow has others that start programs, such as EPS
 UNDECODABLE = (OSError, SyntaxError, ValueError, OverflowError, MemoryError, EOFError, LookupError, TypeError, struct.error,
                zlib.error, Image.DecompressionBombError)  # fmt: skip
@@ -25,15 +28,25 @@ MODES = ("1", "L", "P", "RGB", "LA", "RGBA", "PA")  # what becomes RGB without l
 
 
 def content(cell: Any, where: str, roots: Iterable[Path]) -> bytes:
-    """The bytes of one image file; one that a cell names instead of holding is read only if it lies under `roots`."""
+    """The bytes of one image file; one that a cell names instead of holding is read only if it lies under `roots`.
+
+    A Path is a file that we listed ourselves: a link there leads where its owner wants.
+    """
+    if isinstance(cell, Path):
+        return file_content(cell, where)
     if not isinstance(cell, dict) or (cell.get("bytes") is None and cell.get("path") is None):
         raise UserError(f"{where} is {str(cell)[:40]}, wanted an image.")
     if cell["bytes"] is not None:
         return no_larger(cell["bytes"], len(cell["bytes"]), where)
     if not any(Path(cell["path"]).resolve().is_relative_to(root) for root in roots):
         raise UserError(f"{where} is a path outside its folder ('{cell['path']}'), wanted the image itself.")
+    return file_content(Path(cell["path"]), where)
+
+
+def file_content(file: Path, where: str) -> bytes:
+    """The bytes of an image that is a file of its own."""
     try:
-        return bounded.contents(Path(cell["path"]), limits.MOST_IMAGE_BYTES, "an image")
+        return bounded.contents(file, limits.MOST_IMAGE_BYTES, "an image")
     except bounded.Refused as refused:
         raise UserError(f"{where} cannot be read: {str(refused).removeprefix('cannot be read: ')}.") from refused
 

@@ -7,7 +7,7 @@ mapped from disk (`decoded`).
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from rd3_utils import files, units
+from rd3_utils import files, progress, units
 from rd3_utils.data import decoded, embedded, provenance, sources, tables
 from rd3_utils.data.sources import Source
 from rd3_utils.data.tables import Table
 from rd3_utils.errors import UserError
 from rd3_utils.protocols.benchmark import Benchmark
 
-MAPPED = 2e9  # bytes of pixels from which a set is mapped from disk instead of held in memory
+MAPPED = 0.2e9  # bytes of pixels from which a set is mapped from disk instead of held in memory
+HASHED = 16_000_000  # bytes of pixels that a bar moves by
 LIMIT = 64e9  # bytes of pixels that no set may take
 
 
@@ -115,9 +116,16 @@ def make(
 def fingerprint(images: torch.Tensor, labels: torch.Tensor, class_names: Sequence[str]) -> str:
     """Hex SHA-256 over shape, class names, pixels and labels."""
     sha = hashlib.sha256(json.dumps({"shape": list(images.shape), "classes": list(class_names)}).encode())
-    sha.update(images.numpy().data)
+    for block in hashed(images):
+        sha.update(block.numpy().data)
     sha.update(labels.numpy().astype("<i8").data)
     return sha.hexdigest()
+
+
+def hashed(images: torch.Tensor) -> Iterable[torch.Tensor]:
+    """`images` in blocks of some MB, with a bar."""
+    blocks = images.split(max(1, HASHED * len(images) // max(1, images.numel())))
+    return progress.shown(blocks, name="hashing pixels", unit="block", total=len(blocks))
 
 
 def with_own(fingerprint: str, own: Mapping[str, torch.Tensor]) -> str:

@@ -4,44 +4,46 @@ A Table knows its rows' classes without opening an image, so that ten images per
 class. Everything that a file may get wrong is checked here, at the border.
 """
 
+import collections
 import glob
 import hashlib
 import importlib.util
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 import numpy as np
-from accelerate.utils import tqdm
 from huggingface_hub import constants
 from PIL import Image
-from pyarrow import parquet
 
-from rd3_utils import hub, limits, units
-from rd3_utils.data import sources
+from rd3_utils import hub, progress
+from rd3_utils.data import folders, parquet_files, sources, stamps
 from rd3_utils.data.classes import benchmark_labels, class_index
-from rd3_utils.data.decoding import content, picture, pixels
+from rd3_utils.data.decoding import DECODER, DECODING_VERSION, content, picture, pixels
+from rd3_utils.data.folders import ImageFolder
+from rd3_utils.data.parquet_files import ParquetFiles, ParquetImages
 from rd3_utils.data.sources import Source
 from rd3_utils.errors import UserError
-from rd3_utils.files import SET_HOME, try_folder, write_whole
+from rd3_utils.files import SET_HOME, write_whole
 from rd3_utils.protocols.benchmark import Benchmark
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label", "class_id", "labels")
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 TEST_NAMES = ("validation", "valid", "val", "test")  # how local copies call the split that a benchmark tests on
 SPLITS = Path(constants.HF_HOME) / "rd3" / "splits"  # which files of a repo are a split, by commit
 DOWNLOADS = 4  # files at once
-CHANGES = ("size", "mtime_ns", "ctime_ns", "ino")  # of a file's stat: one of them differs where other bytes lie at its path
 PROBED = 1_000  # images of a large split whose pixels are part of its fingerprint
 PROBED_BYTES = 2e7
-MANY = 10_000  # images from which decoding shows its progress
+CHUNK = 64  # images at a time
+
+
+Columns: TypeAlias = datasets.Dataset | ImageFolder | ParquetFiles  # tables whose classes are still those of their files
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class TableOrigin:
 class Table:
     """N undecoded images and their labels int64 [N] as indices into `class_names`.
 
-    `files[rows[i]]` is image i: a cell of `datasets` (bytes or a path), or uint8 [3, S, S] where data comes as arrays.
+    Row `rows[i]` of `files` is image i: a cell as `datasets` has it (bytes or a path), a Path of an image folder, or uint8
+    [3, S, S] where data comes as arrays.
     `shorter_side` resizes and centre-crops to `size`; 0: images must be `size` x `size`.
     """
 
@@ -69,7 +72,7 @@ class Table:
     class_names: tuple
     labels: np.ndarray
     rows: np.ndarray
-    files: datasets.Dataset | np.ndarray
+    files: datasets.Dataset | ImageFolder | ParquetImages | np.ndarray
     roots: tuple  # folders in which a cell's path may lie
     size: int
     shorter_side: int
@@ -88,40 +91,71 @@ class Table:
         """
         whole = len(self) * self.image_bytes <= PROBED_BYTES
         probed = np.arange(len(self)) if whole else np.linspace(0, len(self) - 1, PROBED).astype(np.int64)
-        pixels = np.empty((len(probed), 3, self.size, self.size), np.uint8)
-        self.decode(probed, pixels)
-        sha = hashlib.sha256(json.dumps({"images": len(self), "classes": list(self.class_names)}).encode())
-        sha.update(self.labels.astype("<i8").data)
-        sha.update(pixels.data)
-        return sha.hexdigest()
+        labels = self.labels.astype("<i8").data
+
+        def compute() -> tuple[str, bool]:
+            pixels = np.empty((len(probed), 3, self.size, self.size), np.uint8)
+            decided = self.decode(probed, pixels)
+            sha = hashlib.sha256(json.dumps({"images": len(self), "classes": list(self.class_names)}).encode())
+            sha.update(labels)
+            sha.update(pixels.data)
+            return sha.hexdigest(), decided
+
+        state = self.state(probed)
+        return stamps.once(state and b"split" + state + hashlib.sha256(labels).digest(), compute)
 
     @property
     def image_bytes(self) -> int:
         """Bytes of one decoded image."""
         return 3 * self.size**2
 
-    def chunks(self, picked: np.ndarray, function: Callable[[int, Iterable], None], size: int = 256) -> None:
-        """Call `function(start, cells)` for chunks of the files of rows `picked`, in several threads."""
+    @property
+    def rule(self) -> dict:
+        """How files become pixels here, and in which classes."""
+        return {"version": DECODING_VERSION, "decoder": DECODER, "size": self.size, "shorter_side": self.shorter_side,
+                "classes": list(self.class_names)}  # fmt: skip
 
-        def chunk(start: int) -> None:
-            wanted = self.rows[picked[start : start + size]]
-            cells = self.files[wanted]
-            function(start, cells if isinstance(cells, np.ndarray) else next(iter(cells.values())))
+    def state(self, picked: np.ndarray) -> bytes | None:
+        """Names the files of rows `picked`, as they are now, and what is made of them; None where the files cannot tell.
 
-        starts = range(0, len(picked), size)
-        with ThreadPoolExecutor(self.workers or os.cpu_count()) as pool:
-            todo = pool.map(chunk, starts)
-            for _ in tqdm(todo, total=len(starts), desc=self.name, unit="x256", leave=False, disable=len(picked) < MANY):
-                pass
+        It says nothing of files that a cell names instead of holding: `chunks` tells of those.
+        """
+        if isinstance(self.files, np.ndarray):
+            return None
+        if isinstance(self.files, datasets.Dataset):
+            paths = [entry["filename"] for entry in self.files.cache_files]
+            files = (stamps.files_state(paths) if paths else None, self.rows[picked].astype("<i8").tobytes())
+            state = files[0] and files[0] + files[1]
+        else:
+            state = self.files.state(self.rows[picked])
+        about = {**self.rule, "photographs": self.photographs, "images": len(self)}
+        return state and json.dumps(about).encode() + self.labels[picked].astype("<i8").tobytes() + state
 
-    def decode(self, picked: np.ndarray, into: np.ndarray) -> None:
-        """Write the pixels of rows `picked` into `into`, uint8 [len(picked), 3, S, S]."""
+    def chunks(self, picked: np.ndarray, function: Callable[[np.ndarray, Sequence], None], name: str = "") -> bool:
+        """Call `function(places, cells)` for all rows `picked`, some at a time, in several threads; `places` in `picked`.
 
-        def write(start: int, cells: Iterable) -> None:
-            for place, cell in enumerate(cells, start):
+        True unless a cell names a file that is not a part of the table. `name` is what a progress bar says of it.
+        """
+        workers, whole, waiting = self.workers or os.cpu_count() or 1, True, collections.deque()
+        bar = progress.shown(name=f"{name or 'reading'} {self.name}", unit="image", total=len(picked))
+        with ThreadPoolExecutor(workers) as pool, bar:
+            for places, cells in batches(self.files, self.rows[picked]):
+                whole = whole and not any(isinstance(cell, dict) and cell.get("bytes") is None for cell in cells)
+                waiting.append((pool.submit(function, places, cells), len(places)))
+                if len(waiting) > 2 * workers:  # so that what is read and not yet worked on stays little
+                    finish(waiting, bar)
+            while waiting:
+                finish(waiting, bar)
+        return whole
+
+    def decode(self, picked: np.ndarray, into: np.ndarray) -> bool:
+        """Write the pixels of rows `picked` into `into`, uint8 [len(picked), 3, S, S]; what `chunks` says."""
+
+        def write(places: np.ndarray, cells: Sequence) -> None:
+            for place, cell in zip(places, cells):
                 into[place] = self.pixels(cell, picked[place])
 
-        self.chunks(picked, write)
+        return self.chunks(picked, write)
 
     def pixels(self, cell: Any, row: int) -> np.ndarray:
         """One file's pixels under the benchmark's resize rule, uint8 [3, S, S]."""
@@ -142,8 +176,27 @@ class Table:
 
     def where(self, cell: Any, row: int) -> str:
         """How messages name a file: by the row in its table, and by its name if it is not inside it."""
-        named = isinstance(cell, dict) and cell.get("bytes") is None and cell.get("path")
-        return f"{self.source}: image {self.rows[row]}" + (f" ({'/'.join(Path(cell['path']).parts[-2:])})" if named else "")
+        path = cell.get("path") if isinstance(cell, dict) and cell.get("bytes") is None else cell
+        named = isinstance(path, str | Path)
+        return f"{self.source}: image {self.rows[row]}" + (f" ({'/'.join(Path(path).parts[-2:])})" if named else "")
+
+
+def batches(files: Any, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Sequence]]:
+    """(places in `rows`, the cells of these rows of a Table's `files`), some at a time, in an order that is cheap to read."""
+    if not isinstance(files, datasets.Dataset | np.ndarray):
+        yield from files.batches(rows)
+        return
+    order = np.argsort(rows, kind="stable")
+    for places in np.array_split(order, range(CHUNK, len(order), CHUNK)):
+        cells = files[rows[places]]
+        yield places, next(iter(cells.values())) if isinstance(cells, dict) else cells
+
+
+def finish(waiting: collections.deque, bar: Any) -> None:
+    """Wait for the first of `waiting` (future, images); raises what it raised."""
+    future, count = waiting.popleft()
+    future.result()
+    bar.update(count)
 
 
 def real(benchmark: Benchmark, split: str, data_dir: Path | str | None = None, workers: int | None = None) -> Table:
@@ -210,18 +263,23 @@ def published(source: Source, benchmark: Benchmark, path: Path | None, workers: 
     return of_dataset(dataset, columns, benchmark, origin)
 
 
-def of_dataset(dataset: datasets.Dataset, columns: tuple[str, str], benchmark: Benchmark, origin: TableOrigin) -> Table:
-    """The Table of a `datasets.Dataset` with (image, label) columns: labels in benchmark order.
+def of_dataset(dataset: Columns, columns: tuple[str, str], benchmark: Benchmark, origin: TableOrigin) -> Table:
+    """The Table of a `datasets.Dataset`, or what reads like one, with (image, label) columns: labels in benchmark order.
 
-    Rows of other classes are left out where they may be.
+    Rows of other classes are left out where they may be; their folders are not looked into.
     """
     (image_column, label_column), source, photographs = columns, origin.source, origin.photographs
+    if isinstance(dataset, ImageFolder):
+        dataset = dataset.listed(class_index(dataset.classes, benchmark, source, photographs) >= 0)
     labels = benchmark_labels(dataset, label_column, benchmark, source, photographs)
     rows = np.flatnonzero(labels >= 0)
     kind = dataset.features[image_column]
     if not isinstance(kind, datasets.Image) and not (isinstance(kind, dict) and {"bytes", "path"} <= set(kind)):
         raise UserError(f"{source}: column '{image_column}' holds {getattr(kind, 'dtype', kind)}, wanted images.")
-    files = dataset.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
+    if isinstance(dataset, datasets.Dataset):
+        files: Any = dataset.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
+    else:
+        files = dataset.images(image_column)
     # where an image folder's files may lie: the caches for one on the Hub, else the folder itself
     roots = tuple(Path(p).resolve() for p in (constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE, source))
     resize = benchmark.image.shorter_side if photographs else 0
@@ -231,7 +289,7 @@ def of_dataset(dataset: datasets.Dataset, columns: tuple[str, str], benchmark: B
                  benchmark.image.size, resize, photographs, origin.workers, own)  # fmt: skip
 
 
-def own_columns(table: datasets.Dataset, label_column: str, benchmark: Benchmark, source: str) -> dict[str, np.ndarray]:
+def own_columns(table: Columns, label_column: str, benchmark: Benchmark, source: str) -> dict[str, np.ndarray]:
     """{field of ImageSet: float32 [N, C] or [N]} of the columns `soft_label` and `weight` of a distilled set, as far as there.
 
     A soft label has a number for each class, in the order of the file's class names, or else of the benchmark's.
@@ -255,7 +313,7 @@ def own_columns(table: datasets.Dataset, label_column: str, benchmark: Benchmark
     return own
 
 
-def number_column(table: datasets.Dataset, column: str, shape: tuple[int, ...], source: str) -> np.ndarray:
+def number_column(table: Columns, column: str, shape: tuple[int, ...], source: str) -> np.ndarray:
     """float32 [N, *shape] of a column; UserError unless every row holds as many finite numbers."""
     wanted = f"{shape[0]} finite numbers" if shape else "a finite number"
     try:
@@ -267,8 +325,8 @@ def number_column(table: datasets.Dataset, column: str, shape: tuple[int, ...], 
     return values
 
 
-def local(path: Path, splits: Sequence[str], named: bool = False) -> datasets.Dataset:
-    """A `datasets.Dataset` of the parquet file, parquet folder or image folder at `path`, undecoded.
+def local(path: Path, splits: Sequence[str], named: bool = False) -> ImageFolder | ParquetFiles:
+    """The parquet file, parquet folder or image folder at `path`, undecoded.
 
     `splits` are the names the wanted split may have, the first that is there counts. Where a split must be `named`, one
     file or folder of classes is not taken for it unless it is called so: it would be the train and the test split at once.
@@ -280,19 +338,11 @@ def local(path: Path, splits: Sequence[str], named: bool = False) -> datasets.Da
         files = next(filter(None, (sorted(path.glob(pattern)) for pattern in patterns)), [])
     else:
         raise UserError(f"no folder or file '{path}'; give the folder that holds parquet files or one folder per class.")
-    folders = sorted({str(file.parent) for file in files})
-    if len(folders) > 1:
-        raise UserError(f"'{path}' holds {len(folders)} sets ({', '.join(folders[:3])}); give one of these folders.")
+    holding = sorted({str(file.parent) for file in files})
+    if len(holding) > 1:
+        raise UserError(f"'{path}' holds {len(holding)} sets ({', '.join(holding[:3])}); give one of these folders.")
     if files:
-        cache = cache_of(files)
-        try:
-            check_parquet(files)
-            return datasets.Dataset.from_parquet([glob.escape(str(file)) for file in files], cache_dir=cache)
-        except UserError:
-            raise
-        except Exception as error:  # pyarrow and datasets raise many kinds for a file that is not parquet
-            try_folder(cache, SET_HOME)
-            raise UserError(f"{files[0]} cannot be read as parquet: {hub.one_line(error)}") from error
+        return parquet_files.parquet_files(files)
     folder = next((path / split for split in splits if (path / split).is_dir()), None)
     if folder is None and named and path.name not in splits:
         there = [path.name] if path.is_file() else sorted(entry.name for entry in os.scandir(path))
@@ -300,55 +350,7 @@ def local(path: Path, splits: Sequence[str], named: bool = False) -> datasets.Da
             f"'{path}' holds no {splits[0]} split: wanted {splits[0]}*.parquet or a folder {splits[0]} with one folder of "
             f"images per class; found {', '.join(there[:5]) or 'nothing'}."
         )
-    return image_folder(folder or path, splits[0])
-
-
-def check_parquet(files: Sequence[Path]) -> None:
-    """UserError where parquet `files` state, in their footers, more rows or bytes than anybody's: before they are unpacked."""
-    footers = [parquet.read_metadata(file) for file in files]
-    rows = sum(footer.num_rows for footer in footers)
-    if rows > limits.MOST_ROWS:
-        raise UserError(f"{files[0].parent} holds {rows:,} rows, wanted at most {limits.MOST_ROWS:,}.")
-    for file, footer in zip(files, footers):
-        unpacked = sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
-        packed = file.stat().st_size
-        if unpacked > max(limits.MOST_FREELY_PACKED, limits.MOST_EXPANSION * packed):
-            raise UserError(
-                f"{file} has {units.size(packed)} and would have {units.size(unpacked)} unpacked: images do not pack so well."
-            )
-
-
-def cache_of(files: Iterable[Path]) -> str:
-    """The folder in which `datasets` keeps its copy of these local `files`, of these alone.
-
-    By itself it takes files of one path and time of change for the same. What `cp -p`, an archive or a checkout put in their
-    place has other inodes and times of its own.
-    """
-    stats = [(str(file.resolve()), *(getattr(file.stat(), f"st_{key}") for key in CHANGES)) for file in files]
-    return str(Path(datasets.config.HF_DATASETS_CACHE) / f"rd3-{hashlib.sha256(json.dumps(stats).encode()).hexdigest()[:16]}")
-
-
-def image_folder(path: Path, split: str) -> datasets.Dataset:
-    """One folder per class, files in sorted order; class names are the folder names, sorted."""
-    try:
-        classes = sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith("."))
-        files = [(file, k) for k, name in enumerate(classes) for file in sorted((path / name).iterdir())]
-        files = [(file, k) for file, k in files if is_image(file)]
-    except OSError as error:
-        raise UserError(f"'{path}' cannot be read: {hub.one_line(error)}") from error
-    if not files:
-        raise UserError(
-            f"'{path}' holds neither {split}*.parquet nor one folder of images per class; found "
-            f"{', '.join(sorted(entry.name for entry in os.scandir(path))[:5]) or 'nothing'}."
-        )
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=classes)})
-    rows = {"image": [{"path": str(f), "bytes": None} for f, _ in files], "label": [k for _, k in files]}
-    return datasets.Dataset.from_dict(rows, features=features)
-
-
-def is_image(file: Path) -> bool:
-    """Whether a file of an image folder counts: a known ending, and not one that the system hides."""
-    return file.suffix.lower() in EXTENSIONS and not file.name.startswith(".") and file.is_file()
+    return folders.image_folder(folder or path, splits[0])
 
 
 def on_hub(repo: str, commit: str, config: str | None, split: str, revision: str | None) -> datasets.Dataset:
@@ -388,7 +390,7 @@ def read_split(repo: str, commit: str, which: dict, split: str, listing: Path) -
     return table.cast(features) if features and features != table.features else table
 
 
-def pick(names: Sequence[str], table: datasets.Dataset, source: str) -> str:
+def pick(names: Sequence[str], table: Columns, source: str) -> str:
     """The first of `names` that is a column of `table`."""
     for name in names:
         if name in table.column_names:

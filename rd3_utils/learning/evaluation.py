@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
+from rd3_utils import progress
 from rd3_utils.data.images import ImageSet
 from rd3_utils.data.whitening import Whitening
 from rd3_utils.errors import UserError
@@ -59,7 +60,8 @@ def predictions(
     network.eval()
     shift, scale = (torch.tensor(v, device=accelerator.device)[:, None, None] * 255 for v in (reading.mean, reading.std))
     best = []
-    for some in rows.split(min(TEST_BATCH, max(64, TEST_BATCH * 32**2 // images.shape[-1] ** 2))):
+    steps = rows.split(min(TEST_BATCH, max(64, TEST_BATCH * 32**2 // images.shape[-1] ** 2)))
+    for some in progress.shown(steps, name=f"scoring {whose}", unit="batch", total=len(steps)):
         x = (images[some.to(images.device)].to(accelerator.device).float() - shift) / scale  # [B, 3, S, S]
         x = x if reading.whitening is None else reading.whitening(x)
         with contextlib.nullcontext() if reading.exact else accelerator.autocast():

@@ -237,16 +237,22 @@ def check_launch(recipe: Recipe, network: nn.Module, accelerator: Accelerator) -
         )
     if processes == 1:
         return
-    if recipe.training.batch_norm == "global" and not launch.on_several_gpus(accelerator):
-        raise UserError(
-            f"training.batch_norm is global, and {processes} CPU processes have no synchronised batch norm; "
-            "use one process, GPUs, or a student without batch norm such as convnet3."
-        )
+    if recipe.training.batch_norm == "global":
+        check_global(network, accelerator)
     least = len(batch_norm_groups(torch.arange(last), int(n))) if kind == "groups" else last
     if least < processes:
         raise UserError(
             f"the last batch has {least} {'groups' if kind == 'groups' else 'images'} for {processes} processes, and a "
             f"batch-norm student needs one in each; use at most {least} processes."
+        )
+
+
+def check_global(network: nn.Module, accelerator: Accelerator) -> None:
+    """UserError where batch norm over the whole batch does not exist in this launch, and the network has one."""
+    if accelerator.num_processes > 1 and not launch.on_several_gpus(accelerator) and has_batch_norm(network):
+        raise UserError(
+            f"training.batch_norm is global, and {accelerator.num_processes} CPU processes have no synchronised batch norm; "
+            "use one process, GPUs, or a student without batch norm such as convnet3."
         )
 
 

@@ -106,6 +106,12 @@ class Protocol:
             pairs[key] = check_knob(key, parse_value(text), "--set")
         return dataclasses.replace(self, overrides=tuple(sorted(pairs.items())))
 
+    def stated(self, key: str) -> set:
+        """All values of the knob `key` that some recipe of this protocol may have."""
+        section, name = key.split(".")
+        changes = [*(rule["set"] for rule in self.rules), dict(self.overrides), *self.arms.values()]
+        return {getattr(getattr(self, section), name), *(change[key] for change in changes if key in change)}
+
     def matching(self, benchmark: Benchmark, student: str, ipc: int) -> list[dict]:
         """The rules that hold for `student` on `ipc` images per class of `benchmark`, in order: later ones win."""
         case = {"benchmark": benchmark.name, "student": student, "ipc": ipc, "image_size": benchmark.image.size}

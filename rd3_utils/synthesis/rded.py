@@ -84,8 +84,8 @@ def random_patches(table: Table, rows: np.ndarray, crops: int, size: int, seed: 
     """
     patches = np.empty((len(rows), crops, 3, size, size), np.uint8)
 
-    def crop(start: int, cells: Iterable) -> None:
-        for place, cell in enumerate(cells, start):
+    def crop(places: np.ndarray, cells: Iterable) -> None:
+        for place, cell in zip(places, cells):
             picture: Image.Image = table.picture(cell, rows[place])
             generator = np.random.Generator(np.random.Philox(key=[seed, int(rows[place])]))
             for j in range(crops):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rd3_utils import hub
-from rd3_utils.data import catalogue, decoded, embedded, overlap, provenance, selections
+from rd3_utils.data import catalogue, decoding, embedded, overlap, provenance, selections
 from rd3_utils.data import images as image_sets
 from rd3_utils.data.images import ImageSet
 from rd3_utils.data.overlap import Overlap
@@ -184,7 +184,7 @@ def compared(place: str, claim: str, how: str, stated: dict[str, Any], now: dict
 def decoder_note(name: str) -> str:
     """What may explain other pixels of photographs, which are JPEG: another decoder."""
     photographs = name in benchmarks.names() and benchmarks.load(name).image.shorter_side
-    return f" (decoded by {decoded.DECODER}; another decoder gives other pixels)" if photographs else ""
+    return f" (decoded by {decoding.DECODER}; another decoder gives other pixels)" if photographs else ""
 
 
 def of_set(source: Source, commit: str | None, looked: Looked) -> Iterator[Check]:
