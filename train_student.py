@@ -43,10 +43,7 @@ def main(options: TrainOptions) -> None:
     planned_runs.check_start(options, benchmark, protocol, names, accelerator)
     cells = planned_runs.plan(options, benchmark, protocol, names)
     launch.agree(accelerator, [cell.images.fingerprint for cell in cells], "the images they read (a Hub revision that moved?)")
-    for cell in (cell for cell in cells if cell.seed == options.seeds[0]):
-        network = students.create(cell.student, benchmark, cell.seed, **cell.recipe.training.drops)
-        training.check_launch(cell.recipe, network, accelerator)
-        training.image_weights(cell.recipe, cell.images)
+    planned_runs.check_cells(cells, options, benchmark, accelerator)
     precision, main_process = launch.precision(accelerator), accelerator.is_main_process
     if options.dry_run:
         return accelerator.print(planned_runs.dry_run(cells, options, precision))

@@ -194,6 +194,14 @@ def check_start(
             training.check_global(networks.create(name, benchmark, options.seeds[0]), accelerator)
 
 
+def check_cells(cells: Iterable[PlannedRun], options: TrainOptions, benchmark: Benchmark, accelerator: Accelerator) -> None:
+    """UserError where this launch cannot train one of the `cells` as its recipe says."""
+    for cell in (cell for cell in cells if cell.seed == options.seeds[0]):
+        network = networks.create(cell.student, benchmark, cell.seed, **cell.recipe.training.drops)
+        training.check_launch(cell.recipe, network, accelerator)
+        training.image_weights(cell.recipe, cell.images)
+
+
 def keeps_weights(options: TrainOptions, arm: str, recipe: Recipe, seed: int) -> bool:
     """Whether the trained network is kept: that of the first seed, never the best, and not one of random images.
 

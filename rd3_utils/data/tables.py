@@ -136,7 +136,8 @@ class Table:
 
         True unless a cell names a file that is not a part of the table. `name` is what a progress bar says of it.
         """
-        workers, whole, waiting = self.workers or os.cpu_count() or 1, True, collections.deque()
+        workers, whole = self.workers or os.cpu_count() or 1, True
+        waiting: collections.deque = collections.deque()
         bar = progress.shown(name=f"{name or 'reading'} {self.name}", unit="image", total=len(picked))
         with ThreadPoolExecutor(workers) as pool, bar:
             for places, cells in batches(self.files, self.rows[picked]):
@@ -177,8 +178,8 @@ class Table:
     def where(self, cell: Any, row: int) -> str:
         """How messages name a file: by the row in its table, and by its name if it is not inside it."""
         path = cell.get("path") if isinstance(cell, dict) and cell.get("bytes") is None else cell
-        named = isinstance(path, str | Path)
-        return f"{self.source}: image {self.rows[row]}" + (f" ({'/'.join(Path(path).parts[-2:])})" if named else "")
+        named = f" ({'/'.join(Path(path).parts[-2:])})" if isinstance(path, str | Path) else ""
+        return f"{self.source}: image {self.rows[row]}{named}"
 
 
 def batches(files: Any, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Sequence]]:
