@@ -95,7 +95,9 @@ def test_damaged_parquet_is_one_line(small, tmp_path, damage):
         pq.write_table(pa.table({"image": [png(0)], "other": [0]}), tmp_path / "test-1.parquet")
     else:
         (tmp_path / "test-1.parquet").write_bytes(data)
-    with pytest.raises(UserError, match=r"test-1.parquet (cannot be read as parquet|has columns image, other, and .* label)"):
+    with pytest.raises(
+        UserError, match=r"test-1.parquet (cannot be read as parquet|has columns image, other, wanted image, label)"
+    ):
         image_sets.test_split(small, tmp_path)
 
 
@@ -216,6 +218,29 @@ def linked(folder, split):
     folder.mkdir()
     (folder / "test").symlink_to(split)
     return folder
+
+
+def test_files_that_lie_anywhere_are_a_table_too(small, tmp_path):
+    write_folders(tmp_path / "test", small.classes)
+    files = sorted((tmp_path / "test").rglob("*.png"), key=lambda file: file.read_bytes())
+    labels = np.array([int(file.parent.name) for file in files])
+    origin = tables.TableOrigin("x", "alice/x", "0" * 40, True)
+    scattered = tables.of_dataset(
+        image_folders.ImageFiles(tuple(files), labels, small.classes), ("image", "label"), small, origin
+    )
+    folder = tables.real(small, "test", tmp_path)
+    rows = [[folder.files.file(i) for i in range(20)].index(file) for file in files]
+    assert image_sets.of_table(scattered).fingerprint == image_sets.of_table(folder, np.array(rows)).fingerprint
+
+
+def test_columns_may_be_stated_elsewhere(digits, tmp_path):
+    """As a repo's card does of files that say nothing themselves."""
+    pq.write_table(pa.table({"image": [{"bytes": png(0), "path": None}], "label": [3]}), tmp_path / "train.parquet")
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(digits.classes))})
+    read = parquet_files.parquet_files([tmp_path / "train.parquet"], kinds)
+    assert read.features == kinds and read["label"].tolist() == [3]
+    ((_, cells),) = read.images("image").batches(np.array([0]))
+    assert cells == [{"bytes": png(0), "path": None}]
 
 
 # --- decoded once

@@ -56,7 +56,8 @@ def cache_entry(table: Table, picked: np.ndarray, fingerprint: Callable[[torch.T
     try:
         if digest is None:
             folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / ".lock") if os.access(folder, os.W_OK) else contextlib.nullcontext():
+            lock = stamps.locked(FileLock(folder / ".lock")) if os.access(folder, os.W_OK) else contextlib.nullcontext()
+            with lock:
                 digest = kept_entry(folder, shape) or checked_entry(folder, shape, fingerprint)
                 digest = digest or write_decoded(table, picked, fingerprint, folder, shape)
     except OSError as error:

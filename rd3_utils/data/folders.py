@@ -10,11 +10,10 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
@@ -53,7 +52,7 @@ class ImageFolder:
     @property
     def features(self) -> datasets.Features:
         """Of an image and the class of its folder."""
-        return datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(self.classes))})
+        return columns_of(self.classes)
 
     def __getitem__(self, column: str) -> np.ndarray:
         """Column label, int64 [N]."""
@@ -84,14 +83,65 @@ class ImageFolder:
         assert column == "image"
         return self
 
-    def batches(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Sequence[Any]]]:
+    def batches(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Sequence[Path]]]:
         """(places in `rows`, the files of these rows), some at a time."""
-        for places in np.array_split(np.arange(len(rows)), range(CHUNK, len(rows), CHUNK)):
-            yield places, [self.file(int(row)) for row in rows[places]]
+        return file_batches(self.file, rows)
 
     def state(self, rows: np.ndarray) -> bytes | None:
         """Names the files of `rows` as they are now; None where that is too early to say."""
         return stamps.files_state(self.file(int(row)) for row in rows)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFiles:
+    """Images that lie anywhere, as a Hub cache has them: `files` and their `labels` int64 [N], numbers of `classes`."""
+
+    files: tuple[Path, ...]
+    labels: np.ndarray
+    classes: tuple[str, ...]
+
+    column_names = ("image", "label")
+
+    @property
+    def features(self) -> datasets.Features:
+        """Of an image and its class."""
+        return columns_of(self.classes)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, column: str) -> np.ndarray:
+        """Column label, int64 [N]."""
+        assert column == "label"
+        return self.labels
+
+    def file(self, row: int) -> Path:
+        """The file of row `row`."""
+        return self.files[row]
+
+    def images(self, column: str) -> "ImageFiles":
+        """The files themselves; see `batches`."""
+        assert column == "image"
+        return self
+
+    def batches(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Sequence[Path]]]:
+        """(places in `rows`, the files of these rows), some at a time."""
+        return file_batches(self.file, rows)
+
+    def state(self, rows: np.ndarray) -> bytes | None:
+        """Names the files of `rows` as they are now; None where that is too early to say."""
+        return stamps.files_state(self.file(int(row)) for row in rows)
+
+
+def columns_of(classes: Sequence[str]) -> datasets.Features:
+    """Columns of an image and its class, one of `classes`."""
+    return datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(classes))})
+
+
+def file_batches(file: Callable[[int], Path], rows: np.ndarray) -> Iterator[tuple[np.ndarray, Sequence[Path]]]:
+    """(places in `rows`, file(row) of these rows), some at a time."""
+    for places in np.array_split(np.arange(len(rows)), range(CHUNK, len(rows), CHUNK)):
+        yield places, [file(int(row)) for row in rows[places]]
 
 
 def image_folder(path: Path, split: str) -> ImageFolder:

@@ -108,9 +108,12 @@ class ParquetImages:
         return state and state + rows.astype("<i8").tobytes()
 
 
-def parquet_files(files: Sequence[Path]) -> ParquetFiles:
-    """The ParquetFiles `files`; UserError where one is not parquet, has other columns than the first, or is too large."""
-    footers, features = [], None
+def parquet_files(files: Sequence[Path], features: datasets.Features | None = None) -> ParquetFiles:
+    """The ParquetFiles `files`, their columns as `features` say, or else the first file.
+
+    UserError where one is not parquet, has other columns, or is too large.
+    """
+    footers = []
     for file in files:
         try:
             footers.append(parquet.read_metadata(file))
@@ -119,7 +122,7 @@ def parquet_files(files: Sequence[Path]) -> ParquetFiles:
             raise unreadable(file, error) from error
         features = features or own
         if set(own) != set(features):
-            raise UserError(f"{file} has columns {', '.join(own)}, and {files[0]} has {', '.join(features)}.")
+            raise UserError(f"{file} has columns {', '.join(own)}, wanted {', '.join(features)} as in the files before it.")
     check_footers(files, footers)
     return ParquetFiles(tuple(files), tuple(footers), features or datasets.Features())
 

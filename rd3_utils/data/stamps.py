@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from huggingface_hub import constants
 
-from rd3_utils import files
+from rd3_utils import files, progress
 from rd3_utils.errors import UserError
 
 STAMPS = Path(constants.HF_HOME) / "rd3" / "stamps"
@@ -63,19 +63,29 @@ def write_sealed(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def one_at_a_time(path: Path) -> Iterator[None]:
-    """Only one process of this machine is in the block for `path`; where no lock can be made, each is for itself."""
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except (OSError, NotImplementedError):
-        yield
-        return
+def locked(lock: FileLock) -> Iterator[None]:
+    """A block in which this process has `lock`; a bar while another has it."""
+    with progress.shown(name="waiting for another process that does the same", unit="s") as bar:
+        while True:
+            try:
+                lock.acquire(timeout=1)
+                break
+            except Timeout:
+                bar.update()
     try:
         yield
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Only one process of this machine is in the block for `path`; where no lock can be made, each is for itself."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, NotImplementedError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(FileLock(path.with_name(f".{path.name}.lock"))))
+        yield
 
 
 def once(state: bytes | None, compute: Callable[[], tuple[str, bool]]) -> str:

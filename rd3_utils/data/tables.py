@@ -26,7 +26,7 @@ from rd3_utils import hub, progress
 from rd3_utils.data import folders, parquet_files, sources, stamps
 from rd3_utils.data.classes import benchmark_labels, class_index
 from rd3_utils.data.decoding import DECODER, DECODING_VERSION, content, picture, pixels
-from rd3_utils.data.folders import ImageFolder
+from rd3_utils.data.folders import ImageFiles, ImageFolder
 from rd3_utils.data.parquet_files import ParquetFiles, ParquetImages
 from rd3_utils.data.sources import Source
 from rd3_utils.errors import UserError
@@ -43,7 +43,9 @@ PROBED_BYTES = 2e7
 CHUNK = 64  # images at a time
 
 
-Columns: TypeAlias = datasets.Dataset | ImageFolder | ParquetFiles  # tables whose classes are still those of their files
+Columns: TypeAlias = (
+    datasets.Dataset | ImageFolder | ImageFiles | ParquetFiles
+)  # tables whose classes are still those of their files
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Table:
     class_names: tuple
     labels: np.ndarray
     rows: np.ndarray
-    files: datasets.Dataset | ImageFolder | ParquetImages | np.ndarray
+    files: datasets.Dataset | ImageFolder | ImageFiles | ParquetImages | np.ndarray
     roots: tuple  # folders in which a cell's path may lie
     size: int
     shorter_side: int
