@@ -258,3 +258,21 @@ def test_classes_that_are_rolled_in_some_of_the_rows_are_refused(forged, select,
     where, recipe = forged("hundred", rolled_rows(stop))
     with pytest.raises(UserError, match=r"% of the rows \(such as 0, "):
         everything(where, select("random:ipc=10,seed=0"), recipe)
+
+
+KINDS = [("forward_batch", None), ("forward_batch", 3.5), ("views_seed", False), ("ensemble", 3), ("device", ["cpu"]),
+         ("top1", "high"), ("top1", 2), ("source", None), ("commit", 7), ("sha256", {})]  # fmt: skip
+
+
+@pytest.mark.parametrize("key, value", KINDS)
+def test_what_an_index_says_of_its_making_is_of_its_kind(stores, ten, tmp_path, key, value):
+    where, recipe = stores["plain"]
+    (tmp_path / "store").mkdir()
+    for file in where.iterdir():
+        (tmp_path / "store" / file.name).symlink_to(file)
+    index = json.loads((where / "index.json").read_text())
+    (index if key in index else index["teachers"][0])[key] = value
+    (tmp_path / "store" / "index.json").unlink()
+    (tmp_path / "store" / "index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=f"is damaged .no valid {'accuracy' if key == 'top1' else key}"):
+        label_store.load_store(tmp_path / "store", ten, recipe, 0)

@@ -18,8 +18,8 @@ import torch
 from conftest import PROJECT, run_script
 from PIL import Image
 
-from rd3_utils import bounded, limits
-from rd3_utils.data import convert, decoding, images, sources, stamps, tables
+from rd3_utils import bounded, hub, limits
+from rd3_utils.data import convert, decoding, images, shards, soft_labels, sources, stamps, tables
 from rd3_utils.errors import UserError
 from rd3_utils.learning import students
 from rd3_utils.studies import study
@@ -268,3 +268,14 @@ def test_the_page_of_limits_is_made_of_their_lines():
     text = page.page()
     assert (PROJECT / "docs/limits.md").read_text() == text
     assert all(f"| {name} |" in text for name in vars(limits) if name.isupper())
+
+
+def test_an_index_of_a_repo_is_read_within_limits(tmp_path, monkeypatch):
+    path = tmp_path / "index.json"
+    path.write_text("[" * 100_000)
+    monkeypatch.setattr(hub, "download", lambda *_, **how: path)
+    files = shards.HubFolder("a/b", "0" * 40, "labels")
+    assert "nested too deeply" in refusal(lambda: soft_labels.read_index(files))
+    with open(path, "wb") as file:
+        file.truncate(2_000_000_000)  # sparse
+    assert "has at most 16 MB" in refusal(lambda: soft_labels.read_index(files))

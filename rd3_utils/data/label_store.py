@@ -251,6 +251,7 @@ def load_store(
     def read() -> dict:
         index = read_index(files)
         try:
+            check_kinds(where, index)
             check_use(where, index, images, recipe, views_seed, teachers_id)
             check_shards(where, index)
             check_bytes(where, index, recipe)
@@ -264,6 +265,21 @@ def load_store(
 def damaged(where: object, reason: str) -> UserError:
     """The refusal of an index that says what none may say."""
     return UserError(f"index.json of {where} is damaged ({shortened(reason, 500)}); make the labels again.")
+
+
+def check_kinds(where: object, index: dict) -> None:
+    """UserError unless what an index says of its making, which Runs repeat and teachers are asked with, is of its kind."""
+    numbers, texts = ("views_seed", "forward_batch"), ("teachers_id", "ensemble", "device", "views_digest")
+    wrong = [key for key in numbers if type(index[key]) is not int or index[key] < 0]
+    wrong += [key for key in texts if not isinstance(index[key], str)]
+    for about in index["teachers"]:
+        wrong += [key for key in ("source", "architecture", "sha256") if not isinstance(about[key], str)]
+        wrong += [key for key in ("commit",) if not isinstance(about[key], (str, type(None)))]
+    for _, accuracy in soft_labels.teacher_scores(index):
+        fits = accuracy is None or (type(accuracy) in (int, float) and 0 <= accuracy <= 1)
+        wrong += [] if fits else ["accuracy of a teacher"]
+    if wrong:
+        raise damaged(where, f"no valid {wrong[0]} in it")
 
 
 def check_use(where: object, index: dict, images: ImageSet, recipe: Recipe, views_seed: int, teachers_id: str | None) -> None:

@@ -1,7 +1,6 @@
 """Where the files of a label store lie: a local folder, or a folder of a Hub dataset repo that is fetched as it is read."""
 
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Collection
@@ -11,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock
 from huggingface_hub import constants
 
-from rd3_utils import hub, units
+from rd3_utils import bounded, hub, limits, units
 from rd3_utils.data import sources
 from rd3_utils.data.sources import Source
 from rd3_utils.errors import UserError
@@ -107,8 +106,8 @@ class HubFolder:
         """The local copy of index.json, fetched again where it came damaged."""
         for attempt in range(TRIES):
             path = hub.download(self.repo, self.commit, f"{self.where}/index.json", again=attempt > 0)
-            with contextlib.suppress(ValueError):
-                json.loads(path.read_bytes())
+            with contextlib.suppress(bounded.Refused):
+                bounded.read_json(path, limits.MOST_INDEX_BYTES, "an index of labels")
                 break
         return path
 
