@@ -11,6 +11,7 @@ if __name__ == "__main__":
     given = parse()  # a mistyped option is told before torch is imported
 
 import contextlib
+import functools
 import json
 import time
 from pathlib import Path
@@ -31,10 +32,7 @@ def main(options: LabelOptions) -> None:
     benchmark, protocol = shared.read_what(options)
     target = shared.push_target(options, "dataset")
     student = students.architecture(options.student or benchmark.defaults.student, benchmark)
-
-    def train() -> tables.Table:
-        return tables.real(benchmark, "train", options.data_dir, options.workers)
-
+    train = functools.partial(tables.real, benchmark, "train", options.data_dir, options.workers)
     images = selections.image_set(options.distilled or benchmark.defaults.distilled, benchmark, train, options.workers)
     recipe = protocol.resolve(benchmark, student, images.nominal_ipc, len(images), options.labels)
     if recipe.labels.kind not in TAUGHT:
@@ -51,11 +49,12 @@ def main(options: LabelOptions) -> None:
     say(f"{plan.epochs * plan.rows} views, {volume} in {len(plan.shards)} shards -> {where}")
     if options.dry_run:
         return say(json.dumps(recipe.as_dict(), indent=1))
+    launch.agree(accelerator, images.fingerprint, "the images they read (a Hub revision that moved?)")
     if target:
         missing = not labelling.is_complete(where, plan)
         launch.raise_on_all(accelerator, lambda: pushing.may_push(target, missing) if accelerator.is_main_process else None)
         pushed = images if options.with_images else None
-        about = dataset_repo.about_images(options.distilled or benchmark.defaults.distilled, images) if pushed else {}
+        about = dataset_repo.about_images(options.distilled or benchmark.defaults.distilled, images, target) if pushed else {}
     if labelling.is_complete(where, plan):
         say("nothing to do: the store is complete.")
     else:

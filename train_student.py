@@ -77,6 +77,7 @@ def main(options: TrainOptions) -> None:
 def train(task: TrainingTask, test: ImageSet, where: Path, options: TrainOptions,
           accelerator: Accelerator) -> runs.Run:  # fmt: skip
     """Train one student from its seed, score its last epoch, write and return the Run."""
+    launch.agree(accelerator, test.fingerprint, "the test images they read (a Hub revision that moved?)")
     cell = task.cell
     launched = f"{accelerator.num_processes}-{launch.precision(accelerator)}"
     checkpoint = where.with_name(f"seed{cell.seed}-{launched}.checkpoint")

@@ -10,6 +10,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
+
 from rd3_utils import limits, units
 from rd3_utils.errors import UserError
 
@@ -121,3 +123,25 @@ def whole(text: str) -> int:
     if len(text) > 20 or abs(int(text)) >= limits.WHOLE:
         raise Refused(f"{text[:20]}... is too large a number")
     return int(text)
+
+
+class NoAliases(yaml.SafeLoader):
+    """YAML without aliases, which can make a small text a huge table."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """A node; Refused for an alias."""
+        if self.check_event(yaml.events.AliasEvent):
+            raise Refused("YAML with aliases")
+        return super().compose_node(parent, index)
+
+
+def plain_yaml(text: str) -> Any:
+    """The value of a YAML text; Refused for what is none, or no plain data."""
+    if len(text) > limits.MOST_YAML:
+        raise Refused(f"{len(text)} characters of YAML, at most {limits.MOST_YAML} are read")
+    try:
+        return yaml.load(text, Loader=NoAliases)
+    except RecursionError:
+        raise Refused("YAML nested too deeply") from None
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        raise Refused(f"no YAML: {' '.join(str(error).split())[:80]}") from None

@@ -1,4 +1,4 @@
-"""The Hugging Face Hub, in: files and names at a commit. `datasets` and `timm` then read at the commit named here.
+"""The Hugging Face Hub, in: files and names at a commit. Others read the local copies of these files, and look up no repo.
 
 Every other module receives a 40-hex commit and never a moving name. Nothing that comes from the Hub is unpickled or run.
 What goes out, through pushing.py, waits and fails as here. No other module asks the Hub.
@@ -7,6 +7,7 @@ What goes out, through pushing.py, waits and fails as here. No other module asks
 import contextlib
 import hashlib
 import itertools
+import json
 import os
 import re
 import sys
@@ -21,6 +22,7 @@ from huggingface_hub import (
     HfApi,
     RepoFile,
     constants,
+    get_cached_repo_tree,
     get_hf_file_metadata,
     get_session,
     hf_hub_download,
@@ -29,6 +31,7 @@ from huggingface_hub import (
     try_to_load_from_cache,
 )
 from huggingface_hub.errors import (
+    CachedRepoTreeNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
@@ -48,6 +51,7 @@ T = TypeVar("T")
 COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 RESOLVED = Path(constants.HF_HOME) / "rd3" / "commits"  # what names pointed to when last asked
+LISTED = Path(constants.HF_HOME) / "rd3" / "files"  # which files a commit has, and their sizes
 PASSING = {408, 429, 500, 502, 503, 504}  # answers that a later try may not get
 LOST = (HfHubHTTPError, httpx.TransportError, ConnectionError)  # what a busy Hub and a broken line raise; the last is hf_xet's
 WAITS = (1, 2, 4, 8)  # seconds before the next tries
@@ -57,6 +61,7 @@ TRIES = 3  # downloads of a file whose bytes are wrong
 LONGEST_PAUSE = 60  # seconds: a Retry-After beyond that is not waited for
 GATED = "{repo} is gated: accept its terms on its page and log in (hf auth login)."
 AT_ONCE = 8  # small files that are fetched at a time
+LARGE_AT_ONCE = 4  # of a dataset
 
 
 def commit(repo: str, revision: str | None = None, repo_type: str = "dataset") -> str:
@@ -114,9 +119,44 @@ def index_files(repo: str, commit: str) -> list[str]:
 
 def download(repo: str, commit: str, path: str, folder: Path | str | None = None, again: bool = False) -> Path:
     """The local copy of a file of a dataset repo, in the Hub's cache or under `folder`; `again` fetches it anew."""
-    with asking(repo, commit, "dataset"):
+    with asking(repo, commit, "dataset", path):
         found = hf_hub_download(repo, path, repo_type="dataset", revision=commit, local_dir=folder, force_download=again)
     return Path(found)
+
+
+def files(repo: str, commit: str) -> dict[str, int]:
+    """{path: bytes} of all files of a dataset repo at `commit`; asked once, then kept here.
+
+    UserError where the Hub does not answer and none is kept: what lies in the cache may be only some of the files.
+    """
+    kept = LISTED / quote(f"{repo}@{commit}", safe="@")
+    with contextlib.suppress(OSError, ValueError):
+        return dict(json.loads(kept.read_text("utf-8")))
+    with asking(repo, commit, "dataset", "the list of its files"):
+        try:  # the whole repo may have been fetched with other tools
+            entries: list = get_cached_repo_tree(repo, repo_type="dataset", revision=commit)
+        except CachedRepoTreeNotFoundError:
+            tree = HfApi().list_repo_tree
+            entries = retried(lambda: list(tree(repo, recursive=True, revision=commit, repo_type="dataset")), WAITS[:2])
+    found = {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
+    with contextlib.suppress(UserError):  # a cache that may only be read
+        write_whole(kept, json.dumps(found))
+    return found
+
+
+def downloads(repo: str, commit: str, paths: Iterable[str]) -> list[Path]:
+    """[local copy of each of `paths`] of a dataset repo at `commit`, in the Hub's cache; several are fetched at a time."""
+
+    def fetched(path: str) -> Path:
+        with asking(repo, commit, "dataset", path):
+            return Path(retried(lambda: hf_hub_download(repo, path, repo_type="dataset", revision=commit), WAITS[:2]))
+
+    with ThreadPoolExecutor(LARGE_AT_ONCE) as pool:
+        coming = [pool.submit(fetched, path) for path in paths]
+        try:
+            return [one.result() for one in coming]
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)  # after a fault, no more of them
 
 
 def file_if_there(repo: str, commit: str, path: str) -> Path | None:
@@ -213,8 +253,9 @@ def damaged(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def asking(repo: str, revision: str | None, repo_type: str) -> Iterator[None]:
-    """What the Hub's clients raise about `repo`, as UserError; none of their calls waits for ever."""
+def asking(repo: str, revision: str | None, repo_type: str, part: str = "") -> Iterator[None]:
+    """What the Hub's clients raise about `repo`, as UserError that names the `part` that was wanted; none waits for ever."""
+    wanted = f"{part} of {repo}" if part else repo
     hooks = get_session().event_hooks["request"]
     if not_for_ever not in hooks:
         hooks.append(not_for_ever)
@@ -235,12 +276,12 @@ def asking(repo: str, revision: str | None, repo_type: str) -> Iterator[None]:
     except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
         if constants.HF_HUB_OFFLINE:
             raise UserError(
-                f"HF_HUB_OFFLINE is set and what is needed of '{repo}@{revision or 'main'}' is not in the cache: "
+                f"HF_HUB_OFFLINE is set and {part or 'what is needed'} of '{repo}@{revision or 'main'}' is not in the cache: "
                 "give the 40-hex commit to use a cached copy, or go online once."
             ) from error
-        raise UserError(f"the Hub at {constants.ENDPOINT} did not answer for {repo}: {one_line(error)}") from error
+        raise UserError(f"the Hub at {constants.ENDPOINT} did not answer for {wanted}: {one_line(error)}") from error
     except (HfHubHTTPError, httpx.HTTPError, ConnectionError, TimeoutError) as error:
-        raise UserError(f"the Hub at {constants.ENDPOINT} did not answer for {repo}: {one_line(error)}") from error
+        raise UserError(f"the Hub at {constants.ENDPOINT} did not answer for {wanted}: {one_line(error)}") from error
     except OSError as error:
         raise UserError(f"files of {repo} cannot be read or kept here: {one_line(error)}") from error
 

@@ -6,6 +6,7 @@ They are far above what anybody measures here and far below what stops a machine
 # files that somebody else wrote
 MOST_JSON_BYTES = 4_000_000  # of a Run, a record, a config.json or a distilled.json; a Run of 1000 epochs has 0.15 MB
 MOST_INDEX_BYTES = 16_000_000  # of a label store's index.json; 1000 shards have 1 MB
+MOST_YAML = 1_000_000  # characters of a card's front matter; that of ImageNet-1K has 0.05 million
 MOST_TOML_BYTES = 4_000_000  # of a protocol, benchmark or study; that of ImageNet-1K's classes has 0.1 MB
 DEEPEST = 20  # tables and lists in one another in a JSON file; a Run has 7
 LONGEST_KEY = 50  # parts of one dotted key of a TOML file; the time and memory to read it grow with their square

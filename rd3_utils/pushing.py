@@ -134,7 +134,10 @@ def text(target: Target, commit: str, path: str) -> str:
     """A text file of a repo at `commit`."""
     with hub.asking(target.repo, commit, target.kind):
         found = hub.retried(lambda: hf_hub_download(target.repo, path, repo_type=target.kind, revision=commit))
-    return Path(found).read_text("utf-8")
+    try:
+        return Path(found).read_bytes().decode("utf-8")  # line ends as they are
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} of {target.repo} is no UTF-8 text; mend it.") from error
 
 
 def same(entry: RepoFile, source: Path | bytes) -> bool:

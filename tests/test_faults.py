@@ -66,7 +66,6 @@ print(sum(float(store.read(epoch)["logits"].double().sum()) for epoch in range(1
 """
 KINDS_IN = {
     "a commit": "GET /api/(datasets|models)/bench/[^/]*/revision/v1",
-    "a repo at a commit": "GET /api/datasets/bench/[^/]*/revision/[0-9a-f]{40}",  # datasets asks
     "files of images": "GET /api/datasets/bench/pull-images/tree/",
     "files of labels": "GET /api/datasets/bench/pull-labels/tree/",
     "the head of a file": "HEAD /.*/resolve/",

@@ -125,3 +125,18 @@ def test_a_folder_that_is_called_as_a_selection_is_not_recorded_as_one(name, tmp
         stated = sources.parse(text).stated
         assert stated.text == f"./{name}" and sources.recorded(stated.text) == stated
     assert sources.folder("/data/cifar10").stated.text == "cifar10" and sources.folder("sets/full").stated.text == "sets/full"
+
+
+@pytest.mark.parametrize("text, kind", [
+    ("labels/", "path"), ("my/labels/", "path"), ("my/labels", "repo"), ("a/b/c", "path"), ("my labels", "path"),
+    ("soft_labels", "path"), ("./my/labels", "path"), ("a/b@v1:soft_labels/x", "repo"), ("a b/c", "path"), ("a/b:../x", "path"),
+])  # fmt: skip
+def test_label_stores_lie_in_a_repo_only_where_one_can_be_meant(text, kind, tmp_path, monkeypatch):
+    assert sources.parse_stores(text).kind == kind
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my" / "labels").mkdir(parents=True)
+    assert sources.parse_stores("my/labels") == Source("path", "my/labels")
+
+
+def test_an_end_with_a_slash_is_a_folder():
+    assert sources.parse("my_set/") == Source("path", "my_set/") and sources.parse("a/b/").kind == "path"

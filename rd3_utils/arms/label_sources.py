@@ -125,7 +125,7 @@ def published_stores(cells: Iterable[PlannedRun], options: TrainOptions) -> dict
     """{path: HubFolder} of the stores that --soft-labels OWNER/REPO names, or {}."""
     if options.online or not any(cell.recipe.labels.kind in TAUGHT for cell in cells):
         return {}
-    source = sources.parse(options.soft_labels)
+    source = sources.parse_stores(options.soft_labels)
     if source.repo is None:
         return {}
     limit = None if options.label_cache_gb is None else options.label_cache_gb * 1e9
@@ -190,7 +190,7 @@ def hub_store(cell: PlannedRun, published: dict[str, HubFolder], options: TrainO
     if len(mine) > 1:
         raise UserError(
             f"{len(mine)} stores on the Hub label these views of {cell.images.name}: {', '.join(mine)}; name one with "
-            f"--soft-labels {replace(sources.parse(options.soft_labels), config=mine[0])}."
+            f"--soft-labels {replace(sources.parse_stores(options.soft_labels), config=mine[0])}."
         )
     if not mine and not options.teacher:
         raise UserError(

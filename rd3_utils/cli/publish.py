@@ -20,12 +20,13 @@ def add_options(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     """Push an image set to a dataset repo of the Hub."""
     from rd3_utils import pushing
-    from rd3_utils.data import provenance, selections, sources, tables
+    from rd3_utils.data import catalogue, provenance, selections, sources, tables
     from rd3_utils.publishing import dataset_repo
 
-    target = shared.target(options.push_to, "dataset", options.private, options.create_pr, options.tag)
-    pushing.may_push(target)
-    stated = provenance.stated_by(sources.parse(options.source))
+    target, source = shared.target(options.push_to, "dataset", options.private, options.create_pr, options.tag), options.source
+    stated = provenance.stated_by(sources.parse(source))
     bench = benchmark.load(options.benchmark or str(stated.get("benchmark", "digits")))
-    images = selections.image_set(options.source, bench, lambda: tables.real(bench, "train", options.data_dir))
-    dataset_repo.publish_images(target, images, dataset_repo.about_images(options.source, images), bench)
+    dataset_repo.check_name(target.repo, catalogue.located(sources.parse(source), bench).set_name)
+    pushing.may_push(target)
+    images = selections.image_set(source, bench, lambda: tables.real(bench, "train", options.data_dir))
+    dataset_repo.publish_images(target, images, dataset_repo.about_images(source, images, target), bench)

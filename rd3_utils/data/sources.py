@@ -113,8 +113,8 @@ def held_out(ipc: int) -> Source:
 def parse(text: str | Source, here: Path | str = "") -> Source:
     """The Source that a person means by `text`; paths are relative to the folder `here`. A Source stays as it is.
 
-    A path that does not exist is one by how it begins. UserError for a selection with wrong options, and for what is none
-    of all.
+    A path that does not exist is one by how it begins or ends. UserError for a selection with wrong options, and for what is
+    none of all.
     """
     if isinstance(text, Source):
         return text
@@ -130,8 +130,14 @@ def parse(text: str | Source, here: Path | str = "") -> Source:
 
 
 def reads_as_folder(text: str) -> bool:
-    """Whether `text` is a path by how it begins, whether there is one or not."""
-    return text.startswith((".", "/", "~"))
+    """Whether `text` is a path by how it begins or ends, whether there is one or not."""
+    return text.startswith((".", "/", "~")) or text.endswith("/")
+
+
+def parse_stores(text: str) -> Source:
+    """The Source of label stores that a person means by `text`: OWNER/REPO[@REVISION][:FOLDER], else a folder, made or not."""
+    is_folder = exists(Path(text)) or reads_as_folder(text) or not REPO.fullmatch(text) or has_dots(text)
+    return Source("path", text) if is_folder else repository(text)
 
 
 def selection(text: str) -> Source:
@@ -158,12 +164,17 @@ def selection(text: str) -> Source:
 def repository(text: str) -> Source:
     """OWNER/REPO[@REVISION][:CONFIG]; UserError if it is not one."""
     match = REPO.fullmatch(text)
-    if not match or {".", ".."} & set(re.split("[/@:]", text)):
+    if not match or has_dots(text):
         raise UserError(
             f"source {text!r} is neither a path that exists, nor a selection (random:ipc=10,seed=0 or full), "
             "nor OWNER/REPO[@REVISION][:CONFIG]."
         )
     return Source("repo", match[1], revision=match[2], config=match[3])
+
+
+def has_dots(text: str) -> bool:
+    """Whether a part of `text` is "." or "..", which no name in a repo is."""
+    return bool({".", ".."} & set(re.split("[/@:]", text)))
 
 
 def folder(path: Path | str) -> Source:

@@ -5,7 +5,7 @@ class. Everything that a file may get wrong is checked here, at the border.
 """
 
 import collections
-import glob
+import functools
 import hashlib
 import importlib.util
 import json
@@ -23,21 +23,18 @@ from huggingface_hub import constants
 from PIL import Image
 
 from rd3_utils import hub, progress
-from rd3_utils.data import folders, parquet_files, sources, stamps
+from rd3_utils.data import folders, hub_tables, parquet_files, sources, stamps
 from rd3_utils.data.classes import benchmark_labels, class_index
 from rd3_utils.data.decoding import DECODER, DECODING_VERSION, content, picture, pixels
 from rd3_utils.data.folders import ImageFiles, ImageFolder
 from rd3_utils.data.parquet_files import ParquetFiles, ParquetImages
 from rd3_utils.data.sources import Source
 from rd3_utils.errors import UserError
-from rd3_utils.files import SET_HOME, write_whole
 from rd3_utils.protocols.benchmark import Benchmark
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label", "class_id", "labels")
 TEST_NAMES = ("validation", "valid", "val", "test")  # how local copies call the split that a benchmark tests on
-SPLITS = Path(constants.HF_HOME) / "rd3" / "splits"  # which files of a repo are a split, by commit
-DOWNLOADS = 4  # files at once
 PROBED = 1_000  # images of a large split whose pixels are part of its fingerprint
 PROBED_BYTES = 2e7
 CHUNK = 64  # images at a time
@@ -216,7 +213,7 @@ def real(benchmark: Benchmark, split: str, data_dir: Path | str | None = None, w
         source, commit = str(data_dir), None
         dataset = local(Path(data_dir), (getattr(data, split), *(TEST_NAMES if split == "test" else ("train",))), named=True)
     else:
-        source, commit = data.repo, hub.commit(data.repo, data.revision)
+        source, commit = data.repo, benchmark_commit(data.repo, data.revision)
         dataset = on_hub(data.repo, commit, data.config, getattr(data, split), data.revision)
     # the columns as the Hub has them; local copies may call them otherwise
     columns = (
@@ -328,7 +325,7 @@ def number_column(table: Columns, column: str, shape: tuple[int, ...], source: s
     return values
 
 
-def local(path: Path, splits: Sequence[str], named: bool = False) -> ImageFolder | ParquetFiles:
+def local(path: Path, splits: Sequence[str], named: bool = False) -> Columns:
     """The parquet file, parquet folder or image folder at `path`, undecoded.
 
     `splits` are the names the wanted split may have, the first that is there counts. Where a split must be `named`, one
@@ -356,41 +353,22 @@ def local(path: Path, splits: Sequence[str], named: bool = False) -> ImageFolder
     return folders.image_folder(folder or path, splits[0])
 
 
-def on_hub(repo: str, commit: str, config: str | None, split: str, revision: str | None) -> datasets.Dataset:
-    """Split `split` of a Hub dataset repo at `commit`; scripts in a repo are refused by `datasets`, never run.
-
-    A `revision` refs/convert/parquet is the Hub's own conversion of a repo with a script: a folder for each config. Of a
-    repo with several splits in parquet, only the files of this one are fetched (`load_dataset` would fetch all).
-    """
-    converted = (revision or "").startswith("refs/convert/")
-    which = {"data_dir": config} if converted else {"name": config}
-    listing = SPLITS / f"{repo.replace('/', '--')}@{commit}" / f"{config or 'default'}-{split}.json".replace("/", "--")
-    with hub.asking(repo, commit, "dataset"):
-        try:
-            return read_split(repo, commit, which, split, listing)
-        except (ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-            if isinstance(error, datasets.exceptions.DatasetNotFoundError) and "is a gated dataset" in str(error):
-                raise UserError(hub.GATED.format(repo=repo)) from error  # datasets drops the Hub's own error
-            raise UserError(f"{repo}@{commit[:8]} cannot be read as a dataset: {hub.one_line(error)}") from error
+def on_hub(repo: str, commit: str, config: str | None, split: str, revision: str | None) -> Columns:
+    """Split `split` of a Hub dataset repo at `commit`: its files are fetched, no others, and read as `local` reads them."""
+    of_split = hub_tables.split_on_hub(repo, commit, config, split, revision)
+    files = hub.downloads(repo, commit, of_split.files)
+    if of_split.kind == "parquet":
+        return parquet_files.parquet_files(files, of_split.features)
+    names = of_split.class_names
+    number = dict(zip(names, range(len(names))))
+    labels = np.array([number[hub_tables.class_of(path)] for path in of_split.files])
+    return folders.ImageFiles(tuple(files), labels, tuple(names))
 
 
-def read_split(repo: str, commit: str, which: dict, split: str, listing: Path) -> datasets.Dataset:
-    """The work of `on_hub`; raises what the Hub's clients do. `listing` keeps which files the split is."""
-    if not listing.is_file() and not constants.HF_HUB_OFFLINE:
-        builder = hub.retried(lambda: datasets.load_dataset_builder(repo, **which, revision=commit), hub.WAITS[:2])
-        splits = builder.config.data_files or {}
-        paths = [str(file).partition(f"@{commit}/")[2] for file in splits.get(split, ())]
-        if len(splits) > 1 and paths and all(path.endswith(".parquet") for path in paths):
-            features = builder.info.features and builder.info.features.to_dict()
-            write_whole(listing, json.dumps({"files": paths, "features": features}), SET_HOME)
-    if not listing.is_file():
-        return hub.retried(lambda: datasets.load_dataset(repo, **which, revision=commit, split=split), hub.WAITS[:2])
-    about = json.loads(listing.read_text())
-    with ThreadPoolExecutor(DOWNLOADS) as pool:
-        files = list(pool.map(lambda path: str(hub.download(repo, commit, path)), about["files"]))
-    table = datasets.Dataset.from_parquet([glob.escape(file) for file in files])
-    features = about["features"] and datasets.Features.from_dict(about["features"])
-    return table.cast(features) if features and features != table.features else table
+@functools.cache
+def benchmark_commit(repo: str, revision: str) -> str:
+    """The commit of a benchmark's repo, for as long as this process runs: train and test split are of one."""
+    return hub.commit(repo, revision)
 
 
 def pick(names: Sequence[str], table: Columns, source: str) -> str:

@@ -21,7 +21,7 @@ from rd3_utils.data import label_store, soft_labels, views
 from rd3_utils.data.images import ImageSet
 from rd3_utils.data.soft_labels import StorePlan
 from rd3_utils.errors import UserError
-from rd3_utils.launch import raise_on_all
+from rd3_utils.launch import agree, raise_on_all
 from rd3_utils.learning import confusion, evaluation, teachers
 from rd3_utils.learning.teachers import Teacher
 from rd3_utils.learning.training import on_device
@@ -144,6 +144,7 @@ def make_labels(
     all. After each of its own shards the main process calls `finished(paths)` with all that are whole by then, whoever made
     them.
     """
+    agree(accelerator, test.fingerprint, "the test images they read (a Hub revision that moved?)")
     examined = [teachers.examined(teacher, task.benchmark, test, accelerator) for teacher in task.teachers]
     plan = dataclasses.replace(task.plan, teachers=tuple(teachers.described(examined, task.plan.ensemble)))
     if (where / "index.json").is_file():  # a damaged store of more epochs is mended, not cut short

@@ -14,16 +14,14 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
-from huggingface_hub import DatasetCard, DatasetCardData
-
-from rd3_utils import command_lines, hub, pushing, units
+from rd3_utils import bounded, command_lines, hub, pushing, units
+from rd3_utils.data import datacards, hub_tables, provenance, soft_labels, sources
 from rd3_utils.data import images as image_sets
-from rd3_utils.data import provenance, soft_labels, sources
 from rd3_utils.data.images import ImageSet
 from rd3_utils.errors import TagTaken, UserError
 from rd3_utils.options import LabelOptions, TrainOptions
@@ -35,6 +33,8 @@ from rd3_utils.text import escape, fenced, show, table
 BATCH = 2e9  # bytes of label shards in one commit, so that a lost connection costs no more
 BEGIN = "<!-- rd3: from here to the end mark a command wrote this, and writes it again -->"
 END = "<!-- rd3: end -->"
+OURS = re.compile(rf"^{BEGIN}[ \t]*\r?$(?:(?!^{BEGIN}).)*?^{END}[ \t]*\r?$", re.DOTALL | re.MULTILINE)
+BLANK_LINES = re.compile(r"\A(?:[ \t]*\r?\n)+")  # at the beginning
 LABELS_FOLDER = "soft_labels/"
 
 
@@ -119,7 +119,10 @@ def publish_labels(
             push_shards(target, where, shards)
         tags = {"rd3", "soft-labels", "knowledge-distillation", f"benchmark-{benchmark.name}"}
         message = f"index of the soft labels of {index['images']['name']}"
-        pushing.say(pushing.push(target, building(target, files, tags), message))
+        pushed = pushing.push(target, building(target, files, tags), message)
+        if images is not None:
+            check_pushed(target, pushed, images.name, files)
+        pushing.say(pushed)
 
 
 def publish_images(target: pushing.Target, images: ImageSet, about: dict, benchmark: Benchmark) -> None:
@@ -129,7 +132,37 @@ def publish_images(target: pushing.Target, images: ImageSet, about: dict, benchm
         size = sum(len(f) if isinstance(f, bytes) else f.stat().st_size for f in files.values())
         print(f"pushing {len(images)} images, {units.size(size)}, to {target.url}", flush=True)
         tags = {"rd3", *(["dataset-distillation"] if about else []), f"benchmark-{benchmark.name}", f"ipc-{images.nominal_ipc}"}
-        pushing.say(pushing.push(target, building(target, files, tags), f"{images.name}: {len(images)} images"))
+        pushed = pushing.push(target, building(target, files, tags), f"{images.name}: {len(images)} images")
+        check_pushed(target, pushed, images.name, files)
+        pushing.say(pushed)
+
+
+def check_name(repo: str, name: str) -> None:
+    """UserError for a name of an image set that a reader of OWNER/REPO:NAME would not take back."""
+    meant = sources.in_repo("owner/repo", name)
+    try:
+        same = sources.repository(meant.text) == meant
+    except UserError:
+        same = False
+    if not same or "/" in name or name.startswith((".", "__")) or f"{name}/" == LABELS_FOLDER:
+        raise UserError(
+            f"the image set is called {name!r}, which {repo} would not give back: wanted letters of English, digits, '_', '-' "
+            "and '@', not '__' first, and not soft_labels; rename its folder."
+        )
+
+
+def check_pushed(target: pushing.Target, pushed: pushing.Pushed, name: str, files: Mapping[str, Path | bytes]) -> None:
+    """UserError unless a reader of the set `name` at the commit that was made gets the images among `files`, bit for bit."""
+    images = {path: source for path, source in files.items() if path.endswith(".parquet")}
+    read = hub_tables.split_on_hub(target.repo, pushed.commit, name, "train").files
+    with hub.asking(target.repo, pushed.commit, target.kind):
+        there = pushing.listing(target, pushed.commit)
+    other = [path for path in read if path not in images or not pushing.same(there[path], images[path])]
+    if other or len(read) != len(images):
+        raise UserError(
+            f"{target.repo}:{name} is read from {', '.join(read[:3])} at {pushed.commit[:8]}, and other images were pushed: "
+            "does its README.md give this name to other files?"
+        )
 
 
 @contextlib.contextmanager
@@ -174,21 +207,45 @@ def is_section(path: str, there: Iterable[str]) -> bool:
 
 
 def dataset_card(repo: str, old: str, sections: dict[str, str], tags: Iterable[str]) -> str:
-    """README.md of a dataset repo: its `old` text with our part, the `sections` {path of card.md: text}, made anew."""
+    """README.md of a dataset repo: its `old` text with our part, the `sections` {path of card.md: text}, made anew.
+
+    UserError where the old one has front matter that is no YAML, or no list where ours is to be added.
+    """
     ours = sorted(sections, key=lambda path: (path.startswith(LABELS_FOLDER), path))
     body = "\n\n".join([BEGIN, *(sections[path].strip() for path in ours), END])
-    before = DatasetCard(old or "---\n{}\n---\n", ignore_metadata_errors=True)
-    front, text = before.data.to_dict(), before.text.strip()
-    if BEGIN in text and END in text:
-        text = text[: text.index(BEGIN)] + body + text[text.index(END) + len(END) :]
-    else:
-        text = "\n\n".join([text or f"# {escape(repo.split('/')[1])}", body])
+    try:
+        before = datacards.front_matter(old)
+    except bounded.Refused as refused:
+        raise UserError(f"README.md of {repo} begins with front matter that cannot be read ({refused}); mend it.") from refused
+    text, times = OURS.subn(lambda _: body, before.text, count=1)
+    if not times:
+        text = "\n\n".join([before.text.rstrip() if before.text.strip() else f"# {escape(repo.split('/')[1])}", body])
+    entries: dict[str, Any] = {"tags": with_tags(repo, before.table, tags)}
     names = [path.removesuffix("/card.md") for path in ours if not path.startswith(LABELS_FOLDER)]
-    configs = [entry for entry in front.get("configs") or [] if entry.get("config_name") not in names]
-    configs += [{"config_name": name, "data_files": [{"split": "train", "path": f"{name}/train-*"}]} for name in names]
-    front |= {"tags": sorted({*(front.get("tags") or []), *tags}), **({"configs": configs} if configs else {})}
-    front.setdefault("task_categories", ["image-classification"])
-    return f"---\n{DatasetCardData(**front).to_yaml()}\n---\n\n{text.strip()}\n"
+    if names:
+        entries["configs"] = with_configs(repo, before.table, names)
+    if "task_categories" not in before.table:
+        entries["task_categories"] = ["image-classification"]
+    return f"---\n{datacards.with_entries(before, entries)}\n---\n\n{BLANK_LINES.sub('', text).rstrip()}\n"
+
+
+def with_tags(repo: str, front: dict, tags: Iterable[str]) -> list:
+    """The owner's tags on a card whose front matter is `front`, then those of ours that are not among them."""
+    there = front.get("tags") or []
+    there = [there] if isinstance(there, str) else there
+    if not isinstance(there, list):
+        raise UserError(f"README.md of {repo} states tags that are no list; mend them, then push again.")
+    return [*there, *sorted(set(tags) - {tag for tag in there if isinstance(tag, str)})]
+
+
+def with_configs(repo: str, front: dict, names: list[str]) -> list:
+    """The owner's configs on a card whose front matter is `front`, then those of the image sets `names`."""
+    there = front.get("configs") or []
+    there = [there] if isinstance(there, dict) else there
+    if not isinstance(there, list) or not all(isinstance(entry, dict) for entry in there):
+        raise UserError(f"README.md of {repo} states configs that are no list of tables; mend them, then push again.")
+    made = [{"config_name": name, "data_files": [{"split": "train", "path": f"{name}/train-*"}]} for name in names]
+    return [*(entry for entry in there if str(entry.get("config_name")) not in names), *made]
 
 
 def image_files(
@@ -204,11 +261,12 @@ def image_files(
     return files
 
 
-def about_images(source: str, images: ImageSet) -> dict:
+def about_images(source: str, images: ImageSet, target: pushing.Target) -> dict:
     """What distilled.json says of how `images`, read from `source`, were made; {} where there is no such file.
 
-    UserError where it speaks of other images.
+    UserError where it speaks of other images, and for a name under which they would not be read from `target`.
     """
+    check_name(target.repo, images.name)
     about = provenance.stated_by(sources.parse(source))
     if about and about.get("fingerprint") != images.fingerprint:
         stated = str(about.get("fingerprint"))[:12]

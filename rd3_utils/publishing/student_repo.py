@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from huggingface_hub import EvalResultEntry, ModelCard, constants, eval_result_entries_to_yaml
+from huggingface_hub import EvalResultEntry, constants, eval_result_entries_to_yaml
 from huggingface_hub.utils import yaml_dump
 
-from rd3_utils import command_lines, hub, launch, pushing, units
+from rd3_utils import bounded, command_lines, hub, launch, pushing, units
 from rd3_utils.arms.planned_runs import PlannedRun
-from rd3_utils.data import sources
+from rd3_utils.data import datacards, sources
 from rd3_utils.errors import TagTaken, UserError
 from rd3_utils.options import TrainOptions
 from rd3_utils.protocols.benchmark import Benchmark
@@ -231,8 +231,13 @@ def with_licence(text: bytes, target: pushing.Target, commit: str, there: dict[s
     """The card `text` with the licence that the owner stated on the card that is there, if any."""
     if "README.md" not in there:
         return text
-    stated = ModelCard(pushing.text(target, commit, "README.md"), ignore_metadata_errors=True).data.to_dict()
-    stated = {key: value for key, value in stated.items() if key.startswith("license")}
+    try:
+        stated = datacards.front_matter(pushing.text(target, commit, "README.md")).table
+    except bounded.Refused as refused:
+        raise UserError(
+            f"README.md of {target.repo} states its licence where it cannot be read ({refused}); mend it."
+        ) from refused
+    stated = {key: value for key, value in stated.items() if str(key).startswith("license")}
     if not stated:
         return text
     front = yaml_dump(stated).encode()

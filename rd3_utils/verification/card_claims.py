@@ -10,10 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from rd3_utils import bounded
-from rd3_utils.bounded import Refused, shown
+from rd3_utils.bounded import Refused, plain_yaml, shown
 from rd3_utils.errors import UserError
 from rd3_utils.publishing import card as cards
 from rd3_utils.publishing import student_repo
@@ -27,7 +25,6 @@ from rd3_utils.verification.evidence import CardFiles
 
 HOW = "made again from its Runs"
 OTHERWISE = "another version's, or its owner's: read it with care"
-MOST_YAML = 200_000  # characters
 OUR_TAGS = ("benchmark-", "ipc-", "protocol-")
 
 
@@ -263,25 +260,3 @@ def of_differences(place: str, claim: str, several: Iterable[Difference]) -> Ite
         yield unchecked(place, f"{claim}: what differs in words", f"{first.at} {said}{more}: {OTHERWISE}".strip(), HOW)
     elif not numbers:
         yield confirmed(place, claim, HOW)
-
-
-class NoAliases(yaml.SafeLoader):
-    """YAML without aliases, which can make a small text a huge table."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        """A node; Refused for an alias."""
-        if self.check_event(yaml.events.AliasEvent):
-            raise Refused("YAML with aliases")
-        return super().compose_node(parent, index)
-
-
-def plain_yaml(text: str) -> Any:
-    """The value of a YAML text; Refused for what is none, or no plain data."""
-    if len(text) > MOST_YAML:
-        raise Refused(f"{len(text)} characters of YAML, at most {MOST_YAML} are read")
-    try:
-        return yaml.load(text, Loader=NoAliases)
-    except RecursionError:
-        raise Refused("YAML nested too deeply") from None
-    except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise Refused(f"no YAML: {' '.join(str(error).split())[:80]}") from None
