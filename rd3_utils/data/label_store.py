@@ -269,17 +269,20 @@ def damaged(where: object, reason: str) -> UserError:
 
 def check_kinds(where: object, index: dict) -> None:
     """UserError unless what an index says of its making, which Runs repeat and teachers are asked with, is of its kind."""
-    numbers, texts = ("views_seed", "forward_batch"), ("teachers_id", "ensemble", "device", "views_digest")
-    wrong = [key for key in numbers if type(index[key]) is not int or index[key] < 0]
-    wrong += [key for key in texts if not isinstance(index[key], str)]
+    facts: list[tuple[str, Any, bool]] = [  # (what, its value, whether it may be)
+        *((key, index[key], type(index[key]) is int and index[key] >= 0) for key in ("views_seed", "forward_batch")),
+        *((key, index[key], isinstance(index[key], str)) for key in ("teachers_id", "ensemble", "views_digest")),
+        ("device", index["device"], isinstance(index["device"], (str, type(None)))),
+    ]
     for about in index["teachers"]:
-        wrong += [key for key in ("source", "architecture", "sha256") if not isinstance(about[key], str)]
-        wrong += [key for key in ("commit",) if not isinstance(about[key], (str, type(None)))]
+        facts += [(key, about[key], isinstance(about[key], str)) for key in ("source", "architecture", "sha256")]
+        facts.append(("commit", about["commit"], isinstance(about["commit"], (str, type(None)))))
     for _, accuracy in soft_labels.teacher_scores(index):
         fits = accuracy is None or (type(accuracy) in (int, float) and 0 <= accuracy <= 1)
-        wrong += [] if fits else ["accuracy of a teacher"]
-    if wrong:
-        raise damaged(where, f"no valid {wrong[0]} in it")
+        facts.append(("accuracy of a teacher", accuracy, fits))
+    for name, value, fits in facts:
+        if not fits:
+            raise damaged(where, f"{name} is {shown(value)}")
 
 
 def check_use(where: object, index: dict, images: ImageSet, recipe: Recipe, views_seed: int, teachers_id: str | None) -> None:
