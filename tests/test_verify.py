@@ -1,17 +1,24 @@
 """verify: what an output claims is recomputed; an honest one is never contradicted, one that was changed in any file is."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import time
+from pathlib import Path
 
 import pytest
+import warm
 from conftest import PROJECT, run_script
 
 from rd3_utils.data.sources import parse
+from rd3_utils.errors import UserError
 from rd3_utils.options import VerifyOptions
 from rd3_utils.publishing import card as cards
 from rd3_utils.publishing import student_repo
-from rd3_utils.verification import card_claims, differences, evidence, run_claims, table
+from rd3_utils.scoring import results as results_files
+from rd3_utils.verification import card_claims, differences, evidence, run_claims, table, verifying
 from rd3_utils.verification.at_hand import AtHand
 from rd3_utils.verification.checks import Verification
 
@@ -120,6 +127,47 @@ def test_a_results_folder_its_card_a_student_a_run_and_a_pushed_repo_are_what_th
         assert ("README.md", "commands that make it again") in confirmed and ("README.md", "model-index") in confirmed
         for check in kinds[source].checks:  # nothing else is left open
             assert check.outcome == "confirmed" or "only training it again" in check.why, check
+
+
+def test_a_file_stands_for_its_folder_and_a_folder_may_be_called_by_a_dot(results, monkeypatch):
+    (card,) = evidence.gathered_evidence(parse(str(results))).cards
+    network = next(file.network for file in card.runs if file.network)
+    for file, kind in ((card.folder / "README.md", "card"), (card.folder / "report.json", "card"),
+                       (network / "config.json", "student"), (network / "model.safetensors", "student")):  # fmt: skip
+        assert honest(file).kind == kind
+    monkeypatch.chdir(network)
+    assert {check.place for check in honest(".").checks} == {f"{network.name}.json"}
+
+
+def test_what_is_no_output_of_ours_is_refused_in_one_line(tmp_path):
+    (tmp_path / "other.json").write_text("{}")
+    (tmp_path / "empty").mkdir()
+    for source, says in ((tmp_path / "other.json", "is no Run"), ("digits-dm-ipc2", "no embedded set of that name"),
+                         (tmp_path / "empty", "holds neither")):  # fmt: skip
+        with pytest.raises(UserError, match=says):
+            verifying.verify(VerifyOptions(str(source)))
+
+
+def test_a_card_folder_may_be_moved_and_no_run_to_another_card(copy):
+    root, folder = copy
+    shutil.copytree(folder, root / "mine")
+    assert "was renamed or moved" in " ".join(check.why for check in honest(root).checks)
+    shutil.move(root / "mine", folder.with_name("others@01234567"))
+    assert "belongs at" in " ".join(check.why for check in contradicted(root).values())
+
+
+def test_a_file_that_goes_away_meanwhile_is_named(results, monkeypatch):
+    def gone(*_):
+        raise FileNotFoundError(2, "No such file or directory", "seed0.json")
+
+    monkeypatch.setattr(run_claims, "of_run", gone)
+    with pytest.raises(UserError, match=r"^'seed0.json' changed while it was read"):
+        verifying.verify(VerifyOptions(str(results)))
+
+
+def test_no_folder_lies_above_the_topmost_one():
+    assert results_files.root_of(Path("/card")) == results_files.card_folder(Path("/seed0.json")) == Path("/")
+    assert results_files.root_of(Path("/out/digits/rd3-v1/ten")) == Path("/out")
 
 
 def test_a_run_of_another_command_makes_no_card_untrue(results, script, tmp_path):
@@ -239,6 +287,13 @@ def test_a_hostile_front_matter_is_one_row(copy, text):
 # --- what is compared
 
 
+def test_a_word_without_end_is_compared_in_no_time():
+    endless = "[" * 200_000
+    started = time.process_time()
+    assert differences.masked(f"{endless} 97.3 | - |") == f"{endless} # | # |"
+    assert time.process_time() - started < 1
+
+
 def test_only_numbers_contradict():
     made = ["# A set", "| arm | 84.00 | - |", "One sentence.", "the end"]
     kinds = lambda stated: [one.kind for one in differences.in_lines(stated, made)]  # noqa: E731
@@ -270,6 +325,28 @@ def test_the_command_ends_with_a_code_and_json_says_the_same(copy):
     assert run_script(root, "rd3_utils", "verify", path, "--strict").code == 1
     done = run_script(root, "rd3_utils", "verify", root / "nothing")
     assert done.code == 2 and done.err.count("error:") == 1
+
+
+def test_a_reader_that_wants_no_more_changes_no_exit_code(results, tmp_path):
+    words = "-m", "rd3_utils", "verify", str(results), "--strict"
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([warm.python(), *words], stdout=write, stderr=subprocess.PIPE, text=True, env=environment)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (3, "")
+    if os.path.exists("/dev/full"):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run([warm.python(), *words], stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and "error: the table cannot be written" in done.stderr
+
+
+def test_a_name_of_a_file_writes_no_command_to_the_terminal(copy, tmp_path):
+    root, folder = copy
+    odd = tmp_path / "\x1b[31mred\udcff"
+    shutil.copytree(folder, odd)
+    text = table.text(verified(tmp_path))
+    assert "?[31mred?" in text and all(line.isprintable() for line in text.splitlines())
 
 
 def test_of_a_repo_only_the_files_that_we_write_are_fetched():

@@ -1,13 +1,14 @@
 """Labels made again: what teachers at hand say of a sample of a store, in training and in `verify`."""
 
 import json
+import os
 
 import pytest
 import torch
 from conftest import forge_shards, store_of
 
 from rd3_utils import launch
-from rd3_utils.data import label_store
+from rd3_utils.data import label_store, shards
 from rd3_utils.errors import UserError
 from rd3_utils.learning import labelling, relabelling
 from rd3_utils.options import VerifyOptions
@@ -278,3 +279,13 @@ def test_a_shard_with_other_bytes_is_contradicted(forged):
     path.write_bytes(data)
     checks = verified(where)
     assert any("the file is damaged" in check.why and check.outcome == "contradicted" for check in checks.values())
+
+
+def test_a_shard_of_a_terabyte_is_not_hashed(forged, monkeypatch):
+    where, _ = forged("plain", lambda tensors, first: None)
+    path = sorted(where.glob("*.safetensors"))[3]
+    os.truncate(path, 1 << 40)  # sparse
+    hashed, hash_of = [], shards.file_sha256
+    monkeypatch.setattr(shards, "file_sha256", lambda path: hashed.append(path) or hash_of(path))
+    assert any("has 1099511627776 bytes" in check.why and check.outcome == "contradicted" for check in verified(where).values())
+    assert path not in hashed

@@ -3,10 +3,12 @@
 0: nothing contradicted, a score recomputed. 1: something contradicted. 3: no score could be recomputed. 2: no such SOURCE.
 """
 
+import os
 import sys
 from argparse import ArgumentParser, Namespace
 
 from rd3_utils.cli import options as shared
+from rd3_utils.errors import UserError
 from rd3_utils.options import VerifyOptions
 
 
@@ -35,14 +37,25 @@ def seed_or_first(text: str) -> int | str:
 
 def run(options: Namespace) -> None:
     """Print the Verification and end with its exit code."""
-    from rd3_utils.verification import table, verifying
-
     wanted = VerifyOptions(options.source, tuple(options.data_dir), options.distilled, tuple(options.teacher),
                            options.check_labels, options.retrain, options.strict, options.json, options.workers)  # fmt: skip
     try:
+        from rd3_utils.verification import table, verifying
+
         verification = verifying.verify(wanted)
     except KeyboardInterrupt:
         print("stopped: nothing is left behind.", file=sys.stderr, flush=True)
         sys.exit(130)
-    print(verification.as_json() if wanted.json else table.text(verification))
+    write_out(verification.as_json() if wanted.json else table.text(verification))
     sys.exit(verification.exit_code(wanted.strict))
+
+
+def write_out(text: str) -> None:
+    """Print `text` in what the terminal can show; a reader that wants no more of it changes no exit code."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        print(text.encode(encoding, "replace").decode(encoding), flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left when it ends
+        if not isinstance(error, BrokenPipeError):
+            raise UserError(f"the table cannot be written: {error.strerror}; give another place for it.") from error

@@ -187,15 +187,21 @@ def read(source: Source | str, benchmark: Benchmark, workers: int | None = None)
     return images
 
 
-def with_provenance(source: Source | str, benchmark: Benchmark, workers: int | None = None) -> tuple[ImageSet, dict[str, Any]]:
-    """(the ImageSet as `read` gives it, whatever its distilled.json says; that file, {} where there is none)."""
-    source = sources.parse(source)
+def place_of(source: Source) -> Path | None:
+    """Where the image set at `source` lies on this machine, None for a repo; UserError where there is none."""
     path = {"path": Path(source.name), "name": embedded.EMBEDDED / source.name}.get(source.kind)
     if source.repo is None and not (path and sources.exists(path)):
         raise UserError(
             f"no folder or file {source.text!r}, and no embedded set of that name ({', '.join(embedded.image_sets())}); "
             "give a path, a selection such as random:ipc=10,seed=0, or OWNER/REPO."
         )
+    return path
+
+
+def with_provenance(source: Source | str, benchmark: Benchmark, workers: int | None = None) -> tuple[ImageSet, dict[str, Any]]:
+    """(the ImageSet as `read` gives it, whatever its distilled.json says; that file, {} where there is none)."""
+    source = sources.parse(source)
+    path = place_of(source)
     table = tables.published(source, benchmark, path, workers)
     check_size(len(table), benchmark)
     counts = np.bincount(table.labels, minlength=len(table.class_names))

@@ -35,6 +35,11 @@ class Folder:
         path = self.where / Path(entry["file"]).name
         if not path.is_file():
             raise UserError(f"{path} is missing though index.json names it; make or fetch the labels again.")
+        if (size := path.stat().st_size) != entry["bytes"]:  # before so many are hashed
+            raise UserError(
+                f"{path} has {size} bytes, index.json says {entry['bytes']}: "
+                "the file is damaged; make or fetch the labels again."
+            )
         sha256 = entry["sha256"] if path in self.checked else file_sha256(path)
         if sha256 != entry["sha256"]:
             raise UserError(

@@ -120,12 +120,17 @@ def student_folder(path: Path) -> Path:
 
 def card_folder(path: Path) -> Path:
     """The folder of the card that speaks of the Run at `path`: one image set under one protocol."""
-    return path.parents[2]
+    return ancestor(path, 3)
 
 
 def root_of(card: Path) -> Path:
     """The folder of results that the folder `card` of a card lies in."""
-    return card.parents[2]
+    return ancestor(card, 3)
+
+
+def ancestor(path: Path, above: int) -> Path:
+    """The folder so many levels above `path`, or the topmost one."""
+    return [path, *path.parents][: above + 1][-1]
 
 
 def seeds_in(folder: Path | str) -> list[Path]:

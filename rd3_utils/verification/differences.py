@@ -14,7 +14,9 @@ from typing import Any, Literal
 from rd3_utils.bounded import shown
 from rd3_utils.scoring.shapes import is_number
 
-NUMBER = re.compile(r"[^\s|,()]*\d[^\s|,()]*|(?<=\| )-(?= \|)")  # tokens with a digit, and the dash of an empty cell
+NUMBER = re.compile(  # tokens with a digit, each looked at once from where it begins, and the dash of an empty cell
+    r"(?<![^\s|,()])[^\s|,()]*\d[^\s|,()]*|(?<=\| )-(?= \|)"
+)
 EQUAL = 1e-9  # relative, of numbers: sums may be taken in another order
 MOST_LINES = 3_000  # of a text that is compared
 

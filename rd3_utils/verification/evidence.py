@@ -12,11 +12,11 @@ image set        any set that training reads
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rd3_utils import bounded
-from rd3_utils.data import sources
+from rd3_utils.data import images, sources
 from rd3_utils.data.sources import Source
 from rd3_utils.errors import UserError
 from rd3_utils.learning import students
@@ -31,6 +31,7 @@ READ_FILE = re.compile(  # of a pushed repo, but for the weights
     r"README\.md|report\.json|run\.json|config\.json|\.eval_results/[\w.-]+\.yaml|runs/(?:[\w@.,+= -]+/)*seed\d{1,19}\.json"
 )
 OWN = "README.md", "report.json", "config.json", WEIGHTS  # wherever they lie in a folder of results
+OF_A_FOLDER = *OWN, "index.json", "distilled.json"  # a SOURCE that is one of these stands for its folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +77,13 @@ class Evidence:
 def gathered_evidence(source: Source) -> Evidence:
     """The Evidence of `source`; UserError where there is nothing that claims anything."""
     if source.kind != "path":
+        if source.kind == "name":
+            images.place_of(source)  # UserError where there is none
         return Evidence(source, "image set", images=source)
-    return of_path(source, Path(source.name))
+    path = Path(source.name)
+    if path.name in OF_A_FOLDER and path.is_file():
+        source, path = replace(source, name=str(path.parent)), path.parent
+    return of_path(source, path)
 
 
 def of_path(source: Source, path: Path) -> Evidence:
@@ -85,13 +91,14 @@ def of_path(source: Source, path: Path) -> Evidence:
     if not sources.exists(path):
         raise UserError(f"there is no {path}; give a file or folder, or OWNER/REPO.")
     if path.is_file() and path.suffix == ".json":
-        return Evidence(source, "Run", path.parent, runs=(run_file(path, path.name),))
+        return Evidence(source, "Run", path.parent, runs=(named_run(path),))
     if (path / "index.json").is_file():
         return Evidence(source, "label store", path, labels=path)
     if (path / "run.json").is_file():
         return of_pushed(source, path)
-    if students.is_saved(path) and path.with_suffix(".json").is_file():
-        return Evidence(source, "student", path.parent, runs=(run_file(path.with_suffix(".json"), f"{path.name}.json"),))
+    network_run = Path(f"{os.path.abspath(path)}.json")  # also of "."
+    if students.is_saved(path) and network_run.is_file():
+        return Evidence(source, "student", network_run.parent, runs=(run_file(network_run, network_run.name),))
     run_files = tuple(run_file(file, file.relative_to(path).as_posix()) for file in run_paths(path))
     if not run_files:
         return Evidence(source, "image set", path, images=source)
@@ -112,6 +119,14 @@ def of_pushed(source: Source, path: Path, commit: str | None = None, kept: tuple
     kind = "pushed repo" if others else "student"
     return Evidence(source, kind, path, commit, runs=(head, *others), cards=(card,) if has_card else (),
                     not_read=not_read(path) if commit is None else ())  # fmt: skip
+
+
+def named_run(path: Path) -> RunFile:
+    """The RunFile at `path`; UserError for a file that is no Run and does not have the name of one."""
+    one = run_file(path, path.name)
+    if one.run is None and path.name != "run.json" and not results.is_run_file(path.name):
+        raise UserError(f"{path} is no Run ({one.refused}); give a seedK.json, or a folder.")
+    return one
 
 
 def run_paths(folder: Path) -> Iterator[Path]:

@@ -3,10 +3,11 @@
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rd3_utils import hub
-from rd3_utils.data import catalogue, decoding, embedded, overlap, provenance, selections
+from rd3_utils.data import catalogue, decoding, embedded, overlap, provenance, selections, tables
 from rd3_utils.data import images as image_sets
 from rd3_utils.data.images import ImageSet
 from rd3_utils.data.overlap import Overlap
@@ -197,6 +198,8 @@ def of_set(source: Source, commit: str | None, looked: Looked) -> Iterator[Check
     about = provenance.stated_by(source, commit)
     name = benchmark_of(about, looked.at_hand)
     if name is None:
+        if source.kind == "path":
+            tables.local(Path(source.name), ("train",))  # UserError for what holds no images
         why = f"neither {provenance.NAME} nor --data-dir NAME=DIR says which benchmark they are of; give the latter"
         yield unchecked(source.text, "its images", why)
         return

@@ -4,6 +4,7 @@ One Check for each kind of claim, so that a reader sees which one does not hold.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -24,6 +25,8 @@ from rd3_utils.verification.evidence import Evidence, RunFile
 
 WHOLE = "a Run, whole"
 BELOW = 6  # parts of the path of a Run below its folder of results
+OF_A_STUDENT = 3  # of them the last: student, arm and file, below the folder of the card
+OUR_FOLDER = re.compile(r".+(@[0-9a-f]{8}|-[0-9a-f]{12})")  # NAME@FINGERPRINT8 of a card, PROTOCOL-DIGEST
 
 
 def of_run(file: RunFile, at_hand: AtHand) -> Iterator[Check]:
@@ -107,8 +110,13 @@ def of_place(file: RunFile, run: Run) -> Iterator[Check]:
     parts = PurePosixPath(file.name).parts[-BELOW:]
     belongs = wanted[-len(parts) :]
     how = "path made from its fields"
-    if parts == belongs:
+    others = [i for i, (one, other) in enumerate(zip(parts, belongs)) if one != other]
+    named = max(others, default=-1)  # the deepest folder of another name
+    if not others:
         yield confirmed(file.name, "lies where it belongs", how)
+    elif len(parts) - named > OF_A_STUDENT and not OUR_FOLDER.fullmatch(parts[named]):
+        why = f"its folder {shown(parts[named])} was renamed or moved: it was {belongs[named]}"
+        yield unchecked(file.name, "lies where it belongs", why, how)
     else:
         yield contradicted(file.name, "lies where it belongs", how, f"belongs at {'/'.join(belongs)}: a copy of another Run?")
 

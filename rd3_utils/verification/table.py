@@ -19,7 +19,7 @@ def text(verification: Verification) -> str:
     if verification.not_read:
         names = f"Not read: {', '.join(verification.not_read)}"
         lines += ["", *textwrap.wrap(names, line_width(), break_on_hyphens=False)]
-    return "\n".join([*lines, "", last_line(verification)])
+    return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in [*lines, "", last_line(verification)])
 
 
 def row(check: Check, count: int) -> tuple[str, str, str]:

@@ -1,9 +1,12 @@
 """verify: SOURCE -> Evidence -> Checks. Which kind of claim is looked at by which module is said here alone."""
 
+import errno
 import time
 from collections.abc import Iterator
 
+from rd3_utils.bounded import Refused
 from rd3_utils.data import sources
+from rd3_utils.errors import UserError
 from rd3_utils.options import VerifyOptions
 from rd3_utils.verification import (
     card_claims,
@@ -20,9 +23,23 @@ from rd3_utils.verification.at_hand import AtHand
 from rd3_utils.verification.checks import Check, Verification
 from rd3_utils.verification.evidence import Evidence
 
+GONE = errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ESTALE
+
 
 def verify(options: VerifyOptions) -> Verification:
     """The Verification of `options.source`; UserError where that holds nothing that claims anything."""
+    try:
+        return verified(options)
+    except Refused as refused:
+        raise UserError(f"a file of {options.source} changed while it was read ({refused}); run verify again.") from refused
+    except OSError as error:
+        if error.filename is None or error.errno not in GONE:
+            raise
+        raise UserError(f"'{error.filename}' changed while it was read ({error.strerror}); run verify again.") from error
+
+
+def verified(options: VerifyOptions) -> Verification:
+    """The work of `verify`; raises what the system says of files that go away meanwhile."""
     started = time.monotonic()
     source = sources.parse(options.source)
     evident = repository.gathered_repository(source) if source.kind == "repo" else evidence.gathered_evidence(source)
