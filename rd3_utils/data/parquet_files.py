@@ -19,6 +19,7 @@ from rd3_utils.data import stamps
 from rd3_utils.errors import UserError
 
 CHUNK = 64  # rows at a time
+MOST_AT_ONCE = 1_000_000_000  # bytes that these rows may have together
 BUFFER = 1 << 20  # bytes of a column that are read at once: a row group may be the whole file
 
 
@@ -91,7 +92,7 @@ class ParquetImages:
         schema = datasets.Features({self.column: self.table.features[self.column]}).arrow_schema
         with parquet.ParquetFile(file, metadata=footer, buffer_size=BUFFER, pre_buffer=False) as reader:
             at = 0
-            for batch in reader.iter_batches(CHUNK, row_groups=[group], columns=[self.column]):
+            for batch in reader.iter_batches(rows_at_once(footer, group), row_groups=[group], columns=[self.column]):
                 here = slice(*np.searchsorted(within, [at, at + len(batch)]))
                 if here.start < here.stop:
                     taken = pa.Table.from_batches([batch]).take(within[here] - at)
@@ -125,6 +126,14 @@ def parquet_files(files: Sequence[Path], features: datasets.Features | None = No
             raise UserError(f"{file} has columns {', '.join(own)}, wanted {', '.join(features)} as in the files before it.")
     check_footers(files, footers)
     return ParquetFiles(tuple(files), tuple(footers), features or datasets.Features())
+
+
+def rows_at_once(footer: parquet.FileMetaData, group: int) -> int:
+    """How many rows of a row group are unpacked at a time: at most CHUNK, and less where they could have MOST_AT_ONCE bytes.
+
+    One cell has at most the bytes of the group; several may be references to one, or have a beginning in common.
+    """
+    return max(1, min(CHUNK, MOST_AT_ONCE // max(1, footer.row_group(group).total_byte_size)))
 
 
 def unreadable(file: Path, error: Exception) -> UserError:
