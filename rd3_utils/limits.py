@@ -42,3 +42,23 @@ MOST_WORKERS = 1_024  # threads or cells at a time
 MOST_CELLS = 200_000  # students that one study may have
 MOST_FORWARD_BATCH = 100_000  # views in one pass of a teacher, which a smaller number is padded to
 LONGEST_WORD = 100_000  # characters of one word of a command
+
+# what is read of strangers' folders, repos and boards
+MOST_RUNS_OF_ONE = 20_000  # Runs read of one folder or repo on a board
+MOST_RUNS = 50_000  # of all on a board
+MOST_LOOKED_AT = 1_000_000  # files and folders in one folder of a board
+MOST_APART = 2_000  # files of a board kept apart that are named; more are counted
+MOST_REPOS = 500  # of a tag that a board reads
+MOST_DATASETS = 100  # dataset repos that a board asks how their images were made
+MOST_SETS = 50  # image sets of one of them
+MOST_KNOBS = 50_000  # characters of the knobs of a Run's protocol as JSON; ours have at most 4,000
+MOST_VERIFIED = 20_000  # files and folders in one SOURCE of verify
+MOST_FETCHED = 5_000  # files of one repo that verify fetches
+MOST_NETWORK_BYTES = 4_000_000_000  # of a network in a repo that verify fetches
+MOST_TEST_SIDE = 2_048  # pixels per side of a test image, as a Run says it was resized
+MOST_LINES = 3_000  # of a card that verify compares
+MOST_NETWORKS = 200  # that are built to count their parameters, of all Runs that one command reads
+MOST_RERUNS = 50  # results of one student that a board compares
+MOST_KINDS = 100  # of labels or learning rates, of Runs of a board that are one row but for those
+MOST_UNPACKED_AT_ONCE = 1_000_000_000  # bytes that rows of a parquet file may have which are unpacked together
+MOST_LABELLED_AGAIN = 65_536  # views of a forward batch that an index may ask for

@@ -12,6 +12,7 @@ import shutil
 import pytest
 from conftest import PROJECT
 
+from rd3_utils import limits
 from rd3_utils.cli.options import read_what
 from rd3_utils.data import sources
 from rd3_utils.errors import UserError
@@ -375,7 +376,7 @@ def test_thousands_of_runs_of_one_row_are_compared_as_often_as_they_have_kinds(r
         labels = dataclasses.replace(one.labels, forward_batch=1 + seed % 1500)
         gathering.runs.append(entries.Listed(dataclasses.replace(one, seed=seed, labels=labels), origin, f"{seed}"))
     found = entries.settled(gathering)
-    assert len(found.entries) == entries.MOST_KINDS and len(found.apart) + found.left_out == 3000 - 2 * entries.MOST_KINDS
+    assert len(found.entries) == limits.MOST_KINDS and len(found.apart) + found.left_out == 3000 - 2 * limits.MOST_KINDS
     assert len(counted) < 30_000
 
 
@@ -539,7 +540,7 @@ def test_links_and_pipes_are_not_followed(folder, run, tmp_path):
 
 
 def test_more_runs_than_the_limit_are_left_out_and_said(folder, run, monkeypatch):
-    monkeypatch.setattr(entries, "MOST_FILES", 3)
+    monkeypatch.setattr(limits, "MOST_RUNS_OF_ONE", 3)
     found = entries.gathered_entries([folder({f"a/seed{k}.json": changed(run, seed=k) for k in range(7)})])
     assert [entry.summary["n"] for entry in found.entries] == [3]
     assert "only its first 3 Run files were read" in found.notes[0]
@@ -547,7 +548,7 @@ def test_more_runs_than_the_limit_are_left_out_and_said(folder, run, monkeypatch
 
 
 def test_more_false_files_than_the_limit_are_counted(folder, run, monkeypatch):
-    monkeypatch.setattr(entries, "MOST_APART", 2)
+    monkeypatch.setattr(limits, "MOST_APART", 2)
     found = entries.gathered_entries([folder({f"a/seed{k}.json": "no" for k in range(7)})])
     assert (len(found.apart), found.left_out) == (2, 5)
     assert "5 further files are not named here" in leaderboard.site_files(found)["not-ranked.html"].decode()

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from rd3_utils import files, progress, units
+from rd3_utils import files, limits, progress, units
 from rd3_utils.data import decoded, embedded, provenance, sources, tables
 from rd3_utils.data.sources import Source
 from rd3_utils.data.tables import Table
@@ -26,7 +26,6 @@ from rd3_utils.protocols.benchmark import Benchmark
 
 MAPPED = 0.2e9  # bytes of pixels from which a set is mapped from disk instead of held in memory
 HASHED = 16_000_000  # bytes of pixels that a bar moves by
-LIMIT = 64e9  # bytes of pixels that no set may take
 
 
 @dataclass(frozen=True)
@@ -156,9 +155,10 @@ def of_table(table: Table, picked: np.ndarray | None = None, name: str | None = 
 def check_size(count: int, benchmark: Benchmark) -> None:
     """UserError where `count` images of the benchmark would take more than any machine here should hold."""
     size = count * 3 * benchmark.image.size**2
-    if size > LIMIT:
+    if size > limits.MOST_SET_BYTES:
         raise UserError(
-            f"{count} images of {benchmark.name} are {units.size(size)} as 8-bit pixels, more than {units.size(LIMIT)}: "
+            f"{count} images of {benchmark.name} are {units.size(size)} as 8-bit pixels, more than "
+            f"{units.size(limits.MOST_SET_BYTES)}: "
             "they are not trained on here. A teacher of the full data is a pretrained network (--teacher default)."
         )
 

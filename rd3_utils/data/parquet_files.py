@@ -19,7 +19,6 @@ from rd3_utils.data import stamps
 from rd3_utils.errors import UserError
 
 CHUNK = 64  # rows at a time
-MOST_AT_ONCE = 1_000_000_000  # bytes that these rows may have together
 BUFFER = 1 << 20  # bytes of a column that are read at once: a row group may be the whole file
 
 
@@ -129,11 +128,11 @@ def parquet_files(files: Sequence[Path], features: datasets.Features | None = No
 
 
 def rows_at_once(footer: parquet.FileMetaData, group: int) -> int:
-    """How many rows of a row group are unpacked at a time: at most CHUNK, and less where they could have MOST_AT_ONCE bytes.
+    """How many rows of a row group are unpacked at a time: at most CHUNK, less where they could be too large.
 
     One cell has at most the bytes of the group; several may be references to one, or have a beginning in common.
     """
-    return max(1, min(CHUNK, MOST_AT_ONCE // max(1, footer.row_group(group).total_byte_size)))
+    return max(1, min(CHUNK, limits.MOST_UNPACKED_AT_ONCE // max(1, footer.row_group(group).total_byte_size)))
 
 
 def unreadable(file: Path, error: Exception) -> UserError:

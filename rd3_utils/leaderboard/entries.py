@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rd3_utils import bounded
+from rd3_utils import bounded, limits
 from rd3_utils.errors import UserError
 from rd3_utils.leaderboard import reruns, tolerance
 from rd3_utils.protocols import benchmark as benchmarks
@@ -29,12 +29,7 @@ from rd3_utils.scoring.runs import Run
 from rd3_utils.scoring.shapes import Refused
 from rd3_utils.verification import as_trained, vetting
 
-MOST_FILES = 20_000  # Runs read of one folder or repo
-MOST_RUNS = 50_000  # of all
-MOST_SEEN = 1_000_000  # files and folders looked at in one folder
-MOST_KINDS = 100  # of labels or learning rates, of Runs that are one row but for those
 MOST_RANKED = 30  # entries of a table that are compared for ties
-MOST_APART = 2_000  # files kept apart that are named; more are counted
 ABOUT_FILE = re.compile(r"distilled\.json|[\w.-]+-ipc\d+\.json")
 
 
@@ -151,7 +146,7 @@ class Found:
     apart: tuple[Apart, ...]
     protocols: dict[str, Protocol]  # by digest
     notes: tuple[str, ...]  # what was not read, in words
-    left_out: int = 0  # files kept apart beyond MOST_APART
+    left_out: int = 0  # files kept apart beyond limits.MOST_APART
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +182,7 @@ class Gathering:
 
     def refuse(self, origin: Origin, path: str, reason: str) -> None:
         """Keep a file apart."""
-        if len(self.apart) < MOST_APART:
+        if len(self.apart) < limits.MOST_APART:
             self.apart.append(Apart(origin, printable(path), reason))
         else:
             self.more += 1
@@ -198,7 +193,7 @@ class Gathering:
         for path, where in files:
             name = path.rpartition("/")[2]
             is_run = results.is_run_file(name)
-            if is_run and (taken >= MOST_FILES or len(self.runs) >= MOST_RUNS):
+            if is_run and (taken >= limits.MOST_RUNS_OF_ONE or len(self.runs) >= limits.MOST_RUNS):
                 self.notes.append(f"{origin.name}: only its first {taken} Run files were read, the others are left out.")
                 return
             taken += is_run
@@ -237,8 +232,10 @@ def local_files(folder: Path | str) -> Iterator[tuple[str, Path | Refused]]:
     for top, folders, names in os.walk(folder, followlinks=False):
         folders.sort()
         count += len(folders) + len(names)
-        if count > MOST_SEEN:
-            raise UserError(f"{folder} holds more than {MOST_SEEN} files and folders; give the folder of results in it.")
+        if count > limits.MOST_LOOKED_AT:
+            raise UserError(
+                f"{folder} holds more than {limits.MOST_LOOKED_AT} files and folders; give the folder of results in it."
+            )
         for name in sorted(names):
             if results.is_run_file(name) or ABOUT_FILE.fullmatch(name):
                 where = Path(top) / name
@@ -384,12 +381,14 @@ def row_group(run: Run) -> Group:
 def pooled(gathering: Gathering, mine: list[Listed]) -> Iterator[list[Listed]]:
     """The Listed of one origin and measure.kind in groups that measured the same: what older Runs do not state may tell apart.
 
-    In the time of as many comparisons as there are values of that; beyond MOST_KINDS of them, Runs are kept apart.
+    In the time of as many comparisons as there are values of that; beyond limits.MOST_KINDS of them, Runs are kept apart.
     """
     kinds = list(run_files.grouped(mine, lambda one: measure.unstated(one.run)).values())
-    for one in (one for same in kinds[MOST_KINDS:] for one in same):
-        gathering.refuse(one.origin, one.path, f"of more than {MOST_KINDS} kinds of labels or learning rates for one row")
-    for alike in measure.alike(kinds[:MOST_KINDS], run_of=lambda same: same[0].run):
+    for one in (one for same in kinds[limits.MOST_KINDS :] for one in same):
+        gathering.refuse(
+            one.origin, one.path, f"of more than {limits.MOST_KINDS} kinds of labels or learning rates for one row"
+        )
+    for alike in measure.alike(kinds[: limits.MOST_KINDS], run_of=lambda same: same[0].run):
         yield [one for same in alike for one in same]
 
 

@@ -13,9 +13,6 @@ from rd3_utils.leaderboard import entries as entry_files
 from rd3_utils.scoring import shapes
 from rd3_utils.verification import vetting
 
-REPOS = 500  # of a tag that are read
-DATASETS, SETS = 100, 50  # dataset repos that are asked how their images were made, and sets in one
-
 
 def gather(
     folders: Iterable[Path | str],
@@ -28,8 +25,8 @@ def gather(
     A repo that was named and cannot be read is a UserError; one that carries the tag is kept apart.
     """
     named = [(source.name, source.revision) for source in map(sources.repository, repos)]
-    tagged, more = hub.models_tagged(tag, REPOS) if tag else ([], False)
-    known, read, room = {repo for repo, _ in named}, [], entry_files.MOST_RUNS
+    tagged, more = hub.models_tagged(tag, limits.MOST_REPOS) if tag else ([], False)
+    known, read, room = {repo for repo, _ in named}, [], limits.MOST_RUNS
     for repo, revision in [*named, *((repo, None) for repo in tagged if repo not in known)]:
         origin, files = of_repo(repo, revision, repo in known, room)
         room -= len(files)
@@ -37,7 +34,7 @@ def gather(
     gathered = entry_files.gathered_entries(folders, read, mark)
     gathered = with_methods(gathered) if read else gathered
     if more:
-        note = f"More than {REPOS} repos have the tag {tag}; the others were not read."
+        note = f"More than {limits.MOST_REPOS} repos have the tag {tag}; the others were not read."
         gathered = dataclasses.replace(gathered, notes=(*gathered.notes, note))
     return gathered
 
@@ -51,7 +48,7 @@ def of_repo(
         origin = entry_files.Origin("hub", repo, commit, hub.page(repo, commit))
         sizes = hub.sizes(repo, commit)
         wanted = [path for path in sizes if re.fullmatch(r"runs/(?:[\w@.,+= -]+/)*seed\d+\.json", path) and ".." not in path]
-        most = max(0, min(most, entry_files.MOST_FILES))
+        most = max(0, min(most, limits.MOST_RUNS_OF_ONE))
         wanted, rest = sorted(wanted)[:most], len(wanted) - most
         small = [path for path in wanted if sizes[path] <= limits.MOST_JSON_BYTES]
         files = dict(zip(small, hub.copies(repo, commit, small)))
@@ -73,11 +70,11 @@ def with_methods(gathered: entry_files.Found) -> entry_files.Found:
         if images.origin.repo and images.commit and not entry.about:
             lacking.setdefault((images.origin.repo, images.commit), []).append(entry)
     known = {}
-    for repo, commit in list(lacking)[:DATASETS]:
+    for repo, commit in list(lacking)[: limits.MOST_DATASETS]:
         try:
             sizes = hub.sizes(repo, commit, "dataset")
             wanted = sorted(path for path in sizes if re.fullmatch(r"(?:[\w.-]+/)?distilled\.json", path))
-            wanted = [path for path in wanted[:SETS] if sizes[path] <= limits.MOST_JSON_BYTES and ".." not in path]
+            wanted = [path for path in wanted[: limits.MOST_SETS] if sizes[path] <= limits.MOST_JSON_BYTES and ".." not in path]
             files = hub.copies(repo, commit, wanted, "dataset")
         except UserError:
             continue  # the repo is private or gone: the method stays unknown

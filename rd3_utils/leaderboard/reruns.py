@@ -10,9 +10,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from rd3_utils import limits
 from rd3_utils.scoring.runs import Run
-
-MOST = 50  # results of one student that are compared
 
 
 def newest(runs: Sequence[Run], paths: Sequence[str]) -> tuple[int | None, dict[int, str]]:
@@ -22,8 +21,10 @@ def newest(runs: Sequence[Run], paths: Sequence[str]) -> tuple[int | None, dict[
     """
     copies = {same_result(run): i for i, run in reversed(list(enumerate(runs)))}
     distinct = sorted(copies.values())
-    latest = [i for i in distinct[:MOST] if not any(is_later(runs[k], runs[i]) for k in distinct[:MOST])]
-    if len(distinct) > MOST or len({(runs[i].top1, runs[i].top5) for i in latest}) > 1:
+    latest = [
+        i for i in distinct[: limits.MOST_RERUNS] if not any(is_later(runs[k], runs[i]) for k in distinct[: limits.MOST_RERUNS])
+    ]
+    if len(distinct) > limits.MOST_RERUNS or len({(runs[i].top1, runs[i].top5) for i in latest}) > 1:
         values = ", ".join(f"{run.top1:.4f}" for run in runs[:5])
         reason = f"one of {len(runs)} Runs that say they are one and the same, top-1 {values}"
         return None, dict.fromkeys(range(len(runs)), reason)

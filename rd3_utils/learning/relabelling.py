@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 from accelerate import Accelerator
 
-from rd3_utils import launch
+from rd3_utils import launch, limits
 from rd3_utils.data import embedded, soft_labels, sources
 from rd3_utils.data.label_store import SoftLabelStore
 from rd3_utils.errors import UserError
@@ -25,7 +25,6 @@ from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.protocols.recipe import Recipe
 
 TOLERANCE = 0.05  # of the range of a row's logits: between float32 and TF32 they differ by 0.001 to 0.015 of it
-MOST_VIEWS = 65_536  # of a forward batch that an index may ask for
 
 
 class Relabelling:
@@ -128,10 +127,10 @@ def audit_of(
             f"the soft labels in {store.shards.files} are by teachers {str(index['teachers_id'])[:8]}, those at hand are "
             f"{mine[:8]}; give their --teacher, or --check-labels 0."
         )
-    if not 0 < index["forward_batch"] <= MOST_VIEWS:
+    if not 0 < index["forward_batch"] <= limits.MOST_LABELLED_AGAIN:
         raise UserError(
             f"the soft labels in {store.shards.files} were made {index['forward_batch']} views at a time, and at most "
-            f"{MOST_VIEWS} are labelled again; give --check-labels 0."
+            f"{limits.MOST_LABELLED_AGAIN} are labelled again; give --check-labels 0."
         )
     scored = [
         teacher if teacher.top1 is not None else dataclasses.replace(teacher, top1=top1)

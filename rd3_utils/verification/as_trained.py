@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import torch
 
+from rd3_utils import limits
 from rd3_utils.arms import planned_runs
 from rd3_utils.arms.planned_runs import PlannedRun
 from rd3_utils.data import embedded, images, label_readers, label_store, soft_labels, sources
@@ -34,7 +35,6 @@ from rd3_utils.scoring.runs import Run, RunTeacher
 from rd3_utils.scoring.searches import check_share
 from rd3_utils.scoring.shapes import Refused, shown
 
-MOST_NETWORKS = 200  # that are built to count their parameters, of all Runs that one command reads
 SHARD_HEADER = 2_000  # bytes of a shard beside its tensors and what its header states: offsets, padding
 TEACHER_TOP1 = 0.001  # the top-1 of a teacher that comes with the project is this near to the known one, whatever the device
 STATED = {  # what nothing in a Run tells: shown as stated by its publisher, until verify has what it takes
@@ -297,8 +297,8 @@ def carried_run(benchmark: str) -> Run | None:
 @lru_cache
 def built(student: str, benchmark: str, dropout: float, stochastic_depth: float) -> dict:
     """students.describe_network of a student, built in shapes without numbers."""
-    if built.cache_info().misses > MOST_NETWORKS:
-        raise Refused(f"one of more than {MOST_NETWORKS} kinds of students, which are not built to be compared")
+    if built.cache_info().misses > limits.MOST_NETWORKS:
+        raise Refused(f"one of more than {limits.MOST_NETWORKS} kinds of students, which are not built to be compared")
     with torch.device("meta"):
         network = students.create(student, benchmarks.load(benchmark), 0, dropout, stochastic_depth)
     return students.describe_network(student, network)

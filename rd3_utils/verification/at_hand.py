@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from accelerate import Accelerator
 
-from rd3_utils import launch
+from rd3_utils import launch, limits
 from rd3_utils.data import images as image_sets
 from rd3_utils.data import tables
 from rd3_utils.data.images import ImageSet
@@ -18,7 +18,6 @@ from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols.benchmark import Benchmark
 
 T = TypeVar("T")
-MOST_PIXELS = 2048  # per side of a test image
 
 
 class NotAtHand(Exception):
@@ -47,8 +46,10 @@ class AtHand:
 
     def test(self, name: str, resize: int = 0) -> ImageSet:
         """The test split of a benchmark, resized as a recipe says."""
-        if resize > MOST_PIXELS:
-            raise NotAtHand(f"its recipe makes test images {resize} pixels large, more than {MOST_PIXELS}; none of ours does")
+        if resize > limits.MOST_TEST_SIDE:
+            raise NotAtHand(
+                f"its recipe makes test images {resize} pixels large, more than {limits.MOST_TEST_SIDE}; none of ours does"
+            )
         key = name, resize
         if key not in self.splits:
             self.splits[key] = self.had((name, "test"), lambda: image_sets.test_split(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rd3_utils import bounded
+from rd3_utils import bounded, limits
 from rd3_utils.bounded import Refused, plain_yaml, shown
 from rd3_utils.errors import UserError
 from rd3_utils.publishing import card as cards
@@ -168,8 +168,8 @@ def of_readme(card: CardFiles, place: str, made: Remade) -> Iterator[Check]:
     yield from of_front_matter(place, data, plain_yaml(wanted_front), made)
     theirs, their_commands = lines_and_commands(body)
     ours, our_commands = lines_and_commands(wanted)
-    if len(theirs) > differences.MOST_LINES:
-        yield unchecked(place, "its text", f"{len(theirs)} lines, at most {differences.MOST_LINES} are compared")
+    if len(theirs) > limits.MOST_LINES:
+        yield unchecked(place, "its text", f"{len(theirs)} lines, at most {limits.MOST_LINES} are compared")
         return
     found_differences = list(differences.in_lines(theirs, ours))
     if not made.whole:  # numbers may rest on Runs that are not here, or on other intervals

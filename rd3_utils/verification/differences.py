@@ -18,7 +18,6 @@ NUMBER = re.compile(  # tokens with a digit, each looked at once from where it b
     r"(?<![^\s|,()])[^\s|,()]*\d[^\s|,()]*|(?<=\| )-(?= \|)"
 )
 EQUAL = 1e-9  # relative, of numbers: sums may be taken in another order
-MOST_LINES = 3_000  # of a text that is compared
 
 
 @dataclass(frozen=True)

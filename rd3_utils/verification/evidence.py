@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rd3_utils import bounded
+from rd3_utils import bounded, limits
 from rd3_utils.data import images, sources
 from rd3_utils.data.sources import Source
 from rd3_utils.errors import UserError
@@ -24,7 +24,6 @@ from rd3_utils.scoring import results, runs, shapes
 from rd3_utils.scoring.results import Results
 from rd3_utils.scoring.runs import Run
 
-MOST_FILES = 20_000  # looked at in one SOURCE
 LISTED = 20  # files that are not read, by name
 WEIGHTS = "model.safetensors"
 READ_FILE = re.compile(  # of a pushed repo, but for the weights
@@ -135,8 +134,10 @@ def run_paths(folder: Path) -> Iterator[Path]:
     for top, folders, names in os.walk(folder, followlinks=False):
         folders.sort()
         count += len(names) + len(folders)
-        if count > MOST_FILES:
-            raise UserError(f"{folder} holds more than {MOST_FILES} files and folders; give one folder of results in it.")
+        if count > limits.MOST_VERIFIED:
+            raise UserError(
+                f"{folder} holds more than {limits.MOST_VERIFIED} files and folders; give one folder of results in it."
+            )
         yield from (
             Path(top) / name for name in sorted(names) if results.is_run_file(name) and not (Path(top) / name).is_symlink()
         )
@@ -195,7 +196,7 @@ def not_read(path: Path) -> tuple[str, ...]:
     for top, folders, files in os.walk(path, followlinks=False):
         folders[:] = sorted(name for name in folders if name != ".git")
         names += [(Path(top) / name).relative_to(path).as_posix() for name in files]
-        if len(names) > MOST_FILES:
+        if len(names) > limits.MOST_VERIFIED:
             break
     return unread(name for name in names if not READ_FILE.fullmatch(name) and Path(name).name not in OWN and
                   not results.is_run_file(Path(name).name))  # fmt: skip

@@ -13,9 +13,6 @@ from rd3_utils.errors import UserError
 from rd3_utils.verification.checks import Check, confirmed, contradicted
 from rd3_utils.verification.evidence import READ_FILE, WEIGHTS, Evidence, of_pushed, unread
 
-MOST_WEIGHTS = 4_000_000_000  # bytes of a network; those on the boards have at most 0.5 GB
-MOST = 5_000  # files that are fetched
-
 
 def gathered_repository(source: Source) -> Evidence:
     """The Evidence of a repo; UserError where there is none, or nothing in it that claims anything."""
@@ -35,8 +32,8 @@ def student_repository(source: Source) -> Evidence | None:
     if "run.json" not in sizes:
         raise UserError(f"{source.name}@{commit[:8]} has no run.json: it is no student that was pushed from here.")
     wanted = [path for path in sorted(sizes) if READ_FILE.fullmatch(path) and ".." not in path.split("/")]
-    wanted = [path for path in wanted if sizes[path] <= limits.MOST_JSON_BYTES][:MOST]
-    if sizes.get(WEIGHTS, MOST_WEIGHTS + 1) <= MOST_WEIGHTS:
+    wanted = [path for path in wanted if sizes[path] <= limits.MOST_JSON_BYTES][: limits.MOST_FETCHED]
+    if sizes.get(WEIGHTS, limits.MOST_NETWORK_BYTES + 1) <= limits.MOST_NETWORK_BYTES:
         wanted.append(WEIGHTS)
     if "run.json" not in wanted:
         raise UserError(f"run.json of {source.name}@{commit[:8]} has {units.size(sizes['run.json'])}, a Run has less.")

@@ -9,7 +9,7 @@ import dataclasses
 import json
 from functools import lru_cache
 
-from rd3_utils import bounded
+from rd3_utils import bounded, limits
 from rd3_utils.errors import UserError
 from rd3_utils.learning import initialisation, search
 from rd3_utils.protocols import benchmark as benchmarks
@@ -24,8 +24,6 @@ from rd3_utils.scoring.runs import Run, StatedProtocol
 from rd3_utils.scoring.searches import check_search, check_share
 from rd3_utils.scoring.shapes import Refused, is_count, is_hex, is_name, is_seconds, shown
 from rd3_utils.verification.as_trained import as_trained, check_as_trained, check_rates
-
-MOST_KNOBS = 50_000  # characters of a protocol's knobs as JSON; ours have at most 4,000
 
 
 def vetted(data: bytes, ranked: bool = True) -> tuple[Run, Protocol]:
@@ -81,8 +79,8 @@ def stated_protocol(run: Run) -> Protocol:
     """The Protocol that the knobs of a Run make; Refused unless its digest, labels and released name are theirs."""
     own = run.protocol
     knobs, overrides = json.dumps(own.knobs, sort_keys=True), json.dumps(own.overrides, sort_keys=True)
-    if len(knobs) > MOST_KNOBS or len(overrides) > MOST_KNOBS / 10:
-        raise Refused(f"the knobs of its protocol are {len(knobs)} characters, wanted at most {MOST_KNOBS}")
+    if len(knobs) > limits.MOST_KNOBS or len(overrides) > limits.MOST_KNOBS / 10:
+        raise Refused(f"the knobs of its protocol are {len(knobs)} characters, wanted at most {limits.MOST_KNOBS}")
     protocol = protocol_of(own.name, knobs, overrides)
     check_protocol(own, protocol)
     return protocol
