@@ -237,7 +237,7 @@ def test_an_index_whose_parts_are_of_another_kind_is_refused(made, ten, changes)
 def test_a_file_that_is_no_safetensors_is_refused_also_where_the_index_has_its_hash(made, ten):
     where, r = made(ten, "training.epochs=2")
     index = json.loads((where / "index.json").read_text())
-    (where / index["shards"][0]["file"]).write_bytes(b"x" * 500)
+    (where / index["shards"][0]["file"]).write_bytes(b"x" * index["shards"][0]["bytes"])
     index["shards"][0]["sha256"] = soft_labels.file_sha256(where / index["shards"][0]["file"])
     (where / "index.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match="is no safetensors file"):
