@@ -10,10 +10,12 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import datasets
 import numpy as np
@@ -30,12 +32,41 @@ LISTERS = 16  # folders at once: over a network each answer is waited for
 CHUNK = 64  # files at a time
 
 
+class ListedFiles:
+    """Files of images and their classes, listed here; it reads like a `datasets.Dataset` of columns image and label."""
+
+    classes: tuple[str, ...]
+    column_names = ("image", "label")
+
+    def file(self, row: int) -> Path:
+        """The file of row `row`."""
+        raise NotImplementedError
+
+    @property
+    def features(self) -> datasets.Features:
+        """Of an image and its class, one of `classes`."""
+        return datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(self.classes))})
+
+    def images(self, column: str) -> Self:
+        """The files themselves; see `batches`."""
+        assert column == "image"
+        return self
+
+    def batches(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Sequence[Path]]]:
+        """(places in `rows`, the files of these rows), some at a time."""
+        for places in np.array_split(np.arange(len(rows)), range(CHUNK, len(rows), CHUNK)):
+            yield places, [self.file(int(row)) for row in rows[places]]
+
+    def state(self, rows: np.ndarray) -> bytes | None:
+        """Names the files of `rows` as they are now; None where that is too early to say."""
+        return stamps.files_state(self.file(int(row)) for row in rows)
+
+
 @dataclass(frozen=True, eq=False)
-class ImageFolder:
+class ImageFolder(ListedFiles):
     """One folder per class below `path`, class names sorted; files in sorted order class by class, once it is `listed`.
 
     `counts` int64 [K] files per class; `names` uint8, all file names, each closed by a zero byte; `ends` int64 [N], where.
-    It reads like a `datasets.Dataset` of columns image and label.
     """
 
     path: Path
@@ -44,15 +75,8 @@ class ImageFolder:
     names: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8))
     ends: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
-    column_names = ("image", "label")
-
     def __len__(self) -> int:
         return len(self.ends)
-
-    @property
-    def features(self) -> datasets.Features:
-        """Of an image and the class of its folder."""
-        return columns_of(self.classes)
 
     def __getitem__(self, column: str) -> np.ndarray:
         """Column label, int64 [N]."""
@@ -71,41 +95,26 @@ class ImageFolder:
         names = np.frombuffer(b"".join(joined), np.uint8)
         return dataclasses.replace(self, counts=counts, names=names, ends=np.flatnonzero(names == 0))
 
+    @cached_property
+    def stops(self) -> np.ndarray:
+        """int64 [K]: the row after the last of each class."""
+        return np.cumsum(self.counts)
+
     def file(self, row: int) -> Path:
         """The file of row `row`."""
         start = self.ends[row - 1] + 1 if row else 0
         name = os.fsdecode(self.names[start : self.ends[row]].tobytes())
-        k = int(np.searchsorted(np.cumsum(self.counts), row, "right"))
+        k = int(np.searchsorted(self.stops, row, "right"))
         return self.path / self.classes[k] / name
-
-    def images(self, column: str) -> "ImageFolder":
-        """The files themselves; see `batches`."""
-        assert column == "image"
-        return self
-
-    def batches(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Sequence[Path]]]:
-        """(places in `rows`, the files of these rows), some at a time."""
-        return file_batches(self.file, rows)
-
-    def state(self, rows: np.ndarray) -> bytes | None:
-        """Names the files of `rows` as they are now; None where that is too early to say."""
-        return stamps.files_state(self.file(int(row)) for row in rows)
 
 
 @dataclass(frozen=True, eq=False)
-class ImageFiles:
+class ImageFiles(ListedFiles):
     """Images that lie anywhere, as a Hub cache has them: `files` and their `labels` int64 [N], numbers of `classes`."""
 
     files: tuple[Path, ...]
     labels: np.ndarray
     classes: tuple[str, ...]
-
-    column_names = ("image", "label")
-
-    @property
-    def features(self) -> datasets.Features:
-        """Of an image and its class."""
-        return columns_of(self.classes)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -118,30 +127,6 @@ class ImageFiles:
     def file(self, row: int) -> Path:
         """The file of row `row`."""
         return self.files[row]
-
-    def images(self, column: str) -> "ImageFiles":
-        """The files themselves; see `batches`."""
-        assert column == "image"
-        return self
-
-    def batches(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Sequence[Path]]]:
-        """(places in `rows`, the files of these rows), some at a time."""
-        return file_batches(self.file, rows)
-
-    def state(self, rows: np.ndarray) -> bytes | None:
-        """Names the files of `rows` as they are now; None where that is too early to say."""
-        return stamps.files_state(self.file(int(row)) for row in rows)
-
-
-def columns_of(classes: Sequence[str]) -> datasets.Features:
-    """Columns of an image and its class, one of `classes`."""
-    return datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(classes))})
-
-
-def file_batches(file: Callable[[int], Path], rows: np.ndarray) -> Iterator[tuple[np.ndarray, Sequence[Path]]]:
-    """(places in `rows`, file(row) of these rows), some at a time."""
-    for places in np.array_split(np.arange(len(rows)), range(CHUNK, len(rows), CHUNK)):
-        yield places, [file(int(row)) for row in rows[places]]
 
 
 def image_folder(path: Path, split: str) -> ImageFolder:
