@@ -4,8 +4,6 @@ Those of a split that takes gigabytes to read are kept under the cache folder of
 of its pixels and with a checksum: what is damaged or of other images is made anew. They may be deleted at any time.
 """
 
-import contextlib
-import hashlib
 from pathlib import Path
 
 import torch
@@ -13,9 +11,8 @@ from accelerate.utils import tqdm
 from huggingface_hub import constants
 from torch.nn import functional as F
 
-from rd3_utils import files
+from rd3_utils.data import stamps
 from rd3_utils.data.images import ImageSet
-from rd3_utils.errors import UserError
 
 KEPT = Path(constants.HF_HOME) / "rd3" / "thumbnails"
 VERSION = 1  # of how they are made
@@ -31,17 +28,12 @@ def kept(images: ImageSet) -> torch.Tensor:
         return shapes(images.images)
     path = KEPT / f"{images.fingerprint[:32]}.bin"
     count = min(SIDE, images.images.shape[-1]) ** 2
-    about = f"{VERSION} {images.fingerprint} {len(images)} {count}".encode()
-    try:
-        data = path.read_bytes() if path.stat().st_size == 32 + len(images) * count * 4 else b""
-    except OSError:
-        data = b""
-    if data[:32] == hashlib.sha256(about + data[32:]).digest():
-        return torch.frombuffer(bytearray(data[32:]), dtype=torch.float32).view(len(images), count)
+    about = f"{VERSION} {images.fingerprint} {len(images)} {count}\n".encode()
+    data = stamps.read_sealed(path) or b""
+    if data.startswith(about) and len(data) == len(about) + len(images) * count * 4:
+        return torch.frombuffer(bytearray(data[len(about) :]), dtype=torch.float32).view(len(images), count)
     made = shapes(images.images)
-    body = made.numpy().tobytes()
-    with contextlib.suppress(UserError):  # a cache that may only be read
-        files.write_whole(path, hashlib.sha256(about + body).digest() + body, files.SET_HOME)
+    stamps.write_sealed(path, about + made.numpy().tobytes())
     return made
 
 
