@@ -89,23 +89,42 @@ def plan_store(
     form: StoreFormat = StoreFormat(),
 ) -> StorePlan:
     """The StorePlan for labelling `images` under `recipe` by the Teachers `labellers`."""
+    rule = recipe.labels
+    taught_by = (
+        tuple(teachers.described(labellers, rule.ensemble)),
+        teachers.teachers_id(labellers, rule.ensemble, rule.teacher_bn),
+    )
+    return stated_plan(images.describe(), images.class_names, recipe, taught_by, views_seed, device=device.type, form=form)
+
+
+def stated_plan(
+    images: dict,
+    class_names: tuple,
+    recipe: Recipe,
+    taught_by: tuple[tuple[dict, ...], str],
+    views_seed: int,
+    *,
+    device: str,
+    form: StoreFormat,
+) -> StorePlan:
+    """The StorePlan of `images` (ImageSet.describe) and of what is recorded of teachers: (one by one, their id)."""
     return StorePlan(
-        images={key: value for key, value in images.describe().items() if key not in ("source", "train", "checks")},
-        class_names=images.class_names,
+        images={key: value for key, value in images.items() if key not in ("source", "train", "checks")},
+        class_names=class_names,
         epochs=recipe.label_epochs,
-        rows=len(images),
+        rows=recipe.images,
         classes=recipe.classes,
         image_size=recipe.image_size,
         border=soft_labels.border_of(recipe),
         views=stated(recipe.views),
         views_digest=recipe.views_digest,
         views_seed=views_seed,
-        teachers=tuple(teachers.described(labellers, recipe.labels.ensemble)),
-        teachers_id=teachers.teachers_id(labellers, recipe.labels.ensemble, recipe.labels.teacher_bn),
+        teachers=taught_by[0],
+        teachers_id=taught_by[1],
         ensemble=recipe.labels.ensemble,
         label_dtype=form.label_dtype,
         forward_batch=form.forward_batch,
-        device=device.type,
+        device=device,
         shard_mb=form.shard_mb,
         teacher_bn=recipe.labels.teacher_bn,
     )

@@ -17,17 +17,17 @@ import torch
 from rd3_utils import limits
 from rd3_utils.arms import planned_runs
 from rd3_utils.arms.planned_runs import PlannedRun
-from rd3_utils.data import embedded, images, label_readers, label_store, soft_labels, sources
+from rd3_utils.data import embedded, images, label_readers, label_store, sources
 from rd3_utils.data.images import ImageSet
 from rd3_utils.data.label_readers import LabelReader
 from rd3_utils.data.soft_labels import StorePlan
 from rd3_utils.errors import UserError
-from rd3_utils.learning import search, students, teachers, training
+from rd3_utils.learning import labelling, search, students, teachers, training
+from rd3_utils.learning.labelling import StoreFormat
 from rd3_utils.learning.teachers import Teacher
-from rd3_utils.options import LabelOptions
 from rd3_utils.protocols import benchmark as benchmarks
 from rd3_utils.protocols.benchmark import Benchmark
-from rd3_utils.protocols.knobs import TAUGHT, stated
+from rd3_utils.protocols.knobs import TAUGHT
 from rd3_utils.protocols.protocol import Protocol
 from rd3_utils.protocols.recipe import Recipe
 from rd3_utils.scoring import runs
@@ -114,10 +114,8 @@ def check_trainable(run: Run, recipe: Recipe, bench: Benchmark) -> None:
 
 
 def check_teachers(run: Run, recipe: Recipe, bench: Benchmark) -> None:
-    """UserError or Refused unless the teachers are as many and of the architectures that the recipe names, and good enough."""
+    """UserError or Refused unless the teachers are of the architectures that the recipe names, and good enough."""
     floor, n = bench.defaults.teacher_floor, bench.data.test_images
-    if len(run.teachers) != recipe.labels.teachers:
-        raise Refused(f"{len(run.teachers)} teachers, its recipe has {recipe.labels.teachers}")
     label_store.check_architectures([one.architecture for one in run.teachers], recipe, "its teachers are")
     for one in () if run.labels.kind == "imported" else run.teachers:  # whom nobody here has examined
         if one.top1 is None or one.top1 < floor:
@@ -224,28 +222,15 @@ def store_plan(run: Run, recipe: Recipe, bench: Benchmark) -> StorePlan:
         check_share(own.recognised, recipe.images, "labels.recognised")
     if (own.source is None) != (own.commit is None):
         raise Refused(f"labels are of {shown(own.source)} at commit {shown(own.commit)}, wanted both or none")
-    taught_by, teachers_id = labellers(run, recipe, bench)
-    return StorePlan(
-        images={
-            key: value for key, value in dataclasses.asdict(run.images).items() if key not in ("source", "train", "checks")
-        },
-        class_names=bench.classes,
-        epochs=recipe.label_epochs,
-        rows=recipe.images,
-        classes=recipe.classes,
-        image_size=recipe.image_size,
-        border=soft_labels.border_of(recipe),
-        views=stated(recipe.views),
-        views_digest=recipe.views_digest,
-        views_seed=run.views_seed,
-        teachers=taught_by,
-        teachers_id=teachers_id,
-        ensemble=recipe.labels.ensemble,
-        label_dtype=str(own.label_dtype),
-        forward_batch=own.forward_batch or 0,
+    form = StoreFormat(own.forward_batch or 0, str(own.label_dtype))
+    return labelling.stated_plan(
+        dataclasses.asdict(run.images),
+        bench.classes,
+        recipe,
+        labellers(run, recipe, bench),
+        run.views_seed,
         device=str(own.device),
-        shard_mb=LabelOptions.shard_mb,
-        teacher_bn=recipe.labels.teacher_bn,
+        form=form,
     )
 
 
