@@ -11,14 +11,12 @@ from pathlib import Path, PurePosixPath
 from rd3_utils import bounded
 from rd3_utils.bounded import Refused, shown
 from rd3_utils.protocols import benchmark as benchmarks
-from rd3_utils.protocols.protocol import Protocol
-from rd3_utils.protocols.recipe import Recipe
 from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import results
 from rd3_utils.scoring.results import Results
 from rd3_utils.scoring.runs import Run
 from rd3_utils.verification import vetting
-from rd3_utils.verification.as_trained import as_trained, check_as_trained, check_rates
+from rd3_utils.verification.as_trained import as_trained, check_as_trained
 from rd3_utils.verification.at_hand import AtHand
 from rd3_utils.verification.checks import Check, confirmed, contradicted, unchecked
 from rd3_utils.verification.evidence import Evidence, RunFile
@@ -44,10 +42,13 @@ def of_run(file: RunFile, at_hand: AtHand) -> Iterator[Check]:
     try:
         protocol = vetting.stated_protocol(run)
         yield confirmed(name, f"protocol {run.protocol.name} ({run.protocol.digest})", *of_protocol(run))
-        recipe = recipe_of(run, protocol)
+        bench = vetting.bench_of(run.benchmark)
+        made = vetting.checked_recipe(run, protocol, bench)
+        check_as_trained(run, as_trained(run, protocol, made, bench))
+        recipe = made
         how = "made again from protocol, benchmark, student and images"
         yield confirmed(name, "recipe, steps and labels", how, value=f"{run.arm}, {recipe.steps} steps")
-        check_history(run, recipe)
+        vetting.check_history(run, recipe)
         yield confirmed(name, "history", "each epoch once; every learning rate made again", value=f"{len(run.history)} epochs")
     except Refused as refused:
         claim = "history" if recipe else "recipe, steps and labels" if protocol else "protocol"
@@ -71,23 +72,6 @@ def of_protocol(run: Run) -> tuple[str, str]:
         return "digest of its knobs", "its own: none of the released ones"
     changed = ", ".join(f"{key}={json.dumps(value)}" for key, value in sorted(own.overrides.items()))
     return "digest of its knobs; knobs of the released file", f"custom: {changed}" if changed else ""
-
-
-def recipe_of(run: Run, protocol: Protocol) -> Recipe:
-    """The Recipe that `protocol` makes of the student and images of `run`; Refused unless the Run has it."""
-    bench = vetting.bench_of(run.benchmark)
-    vetting.check_run_images(run, bench)
-    recipe = vetting.check_run_recipe(run, protocol, bench)
-    vetting.check_network(run)
-    vetting.check_labels(run, recipe)
-    check_as_trained(run, as_trained(run, protocol, recipe, bench))
-    return recipe
-
-
-def check_history(run: Run, recipe: Recipe) -> None:
-    """Refused unless the history has every epoch once, each with the learning rate of its last step."""
-    vetting.check_history(run, recipe)
-    check_rates(run, recipe)
 
 
 def of_score(file: RunFile, run: Run) -> Check:

@@ -23,7 +23,7 @@ from rd3_utils.scoring import runs, shapes
 from rd3_utils.scoring.runs import Run, StatedProtocol
 from rd3_utils.scoring.searches import check_search, check_share
 from rd3_utils.scoring.shapes import Refused, is_count, is_hex, is_name, is_seconds, shown
-from rd3_utils.verification.as_trained import as_trained, check_as_trained, check_rates
+from rd3_utils.verification.as_trained import as_trained, check_as_trained, check_rates, light
 
 
 def vetted(data: bytes, ranked: bool = True) -> tuple[Run, Protocol]:
@@ -36,18 +36,22 @@ def vetted(data: bytes, ranked: bool = True) -> tuple[Run, Protocol]:
         raise Refused(f"benchmark {shown(run.benchmark)} is none of ours")
     bench = bench_of(run.benchmark)
     protocol = stated_protocol(run)
+    recipe = checked_recipe(run, protocol, bench)
+    if ranked:
+        check_ranked(run)
+    check_score(run, bench)
+    check_history(run, recipe)
+    check_as_trained(run, as_trained(run, protocol, recipe, bench))
+    return dataclasses.replace(light(run), recipe=shared(json.dumps(run.recipe, sort_keys=True))), protocol
+
+
+def checked_recipe(run: Run, protocol: Protocol, bench: Benchmark) -> Recipe:
+    """The Recipe that `protocol` makes of the student and images of `run`; Refused unless the Run has it and its labels."""
     check_run_images(run, bench)
     recipe = check_run_recipe(run, protocol, bench)
     check_network(run)
-    if ranked:
-        check_ranked(run)
     check_labels(run, recipe)
-    check_score(run, bench)
-    check_history(run, recipe)
-    check_rates(run, recipe)
-    check_as_trained(run, as_trained(run, protocol, recipe, bench))
-    light = dataclasses.replace(run.protocol, knobs={})
-    return dataclasses.replace(run, protocol=light, history=[], recipe=shared(json.dumps(run.recipe, sort_keys=True))), protocol
+    return recipe
 
 
 @lru_cache(maxsize=10_000)
@@ -218,7 +222,7 @@ def check_score(run: Run, bench: Benchmark) -> None:
 
 
 def check_history(run: Run, recipe: Recipe) -> None:
-    """Refused unless every epoch is there once, in order, up to the last, whose network is the one that is scored."""
+    """Refused unless every epoch is there once, in order, with its learning rate, up to the last, whose network is scored."""
     history, epochs = run.history, recipe.training.epochs
     if len(history) != epochs:
         raise Refused(f"its history has {len(history)} epochs, its recipe {epochs}: the score is not the last epoch's")
@@ -227,6 +231,7 @@ def check_history(run: Run, recipe: Recipe) -> None:
             raise Refused(f"epoch {entry['epoch']} stands at place {i} of its history")
     if not run.monitored_test and any("test_top1" in entry for entry in history):
         raise Refused("its history has scores on the test split, and monitored_test says that it was not watched")
+    check_rates(run, recipe)
 
 
 @dataclasses.dataclass(frozen=True)
