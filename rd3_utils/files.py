@@ -115,6 +115,20 @@ def move_in(partial: Path, folder: Path, last: str, replaces: bool) -> None:
     sync_folder(folder)
 
 
+def walked(folder: Path | str, most: int, instead: str) -> Iterator[Path]:
+    """The files below `folder`, folder by folder, each sorted; links to folders are not followed.
+
+    UserError, which ends with the advice `instead`, where there are more than `most` files and folders.
+    """
+    count = 0
+    for top, folders, names in os.walk(folder, followlinks=False):
+        folders.sort()
+        count += len(folders) + len(names)
+        if count > most:
+            raise UserError(f"{folder} holds more than {most} files and folders; {instead}.")
+        yield from (Path(top) / name for name in sorted(names))
+
+
 def check_new(folder: Path | str) -> None:
     """UserError unless `folder` is missing or empty, and can be made or written into (see `try_folder`)."""
     folder = Path(folder)

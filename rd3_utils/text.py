@@ -1,4 +1,4 @@
-"""Markdown from data: tables, escaped text, fenced code."""
+"""Text for people: Markdown from data, and nothing invisible."""
 
 import json
 import re
@@ -23,6 +23,11 @@ def fenced(text: str, language: str) -> str:
     """A code block whose fence is longer than any run of backticks in `text`."""
     fence = "`" * max(3, *(len(ticks) + 1 for ticks in re.findall("`+", text)), 3)
     return f"{fence}{language}\n{text}\n{fence}"
+
+
+def printable(text: str, mark: str = "?") -> str:
+    """`text` with `mark` for every character that a terminal or page does not show as itself."""
+    return "".join(character if character.isprintable() else mark for character in text)
 
 
 def listed(values: Iterable[Any], separator: str = ", ") -> str:

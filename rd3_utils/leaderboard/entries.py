@@ -8,7 +8,6 @@ as it is vetted, and there are limits on files, Runs and bytes.
 """
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -17,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rd3_utils import bounded, limits
+from rd3_utils import bounded, files, limits
 from rd3_utils.errors import UserError
 from rd3_utils.leaderboard import reruns, tolerance
 from rd3_utils.protocols import benchmark as benchmarks
@@ -27,6 +26,7 @@ from rd3_utils.scoring import report as reports
 from rd3_utils.scoring import runs as run_files
 from rd3_utils.scoring.runs import Run
 from rd3_utils.scoring.shapes import Refused
+from rd3_utils.text import printable
 from rd3_utils.verification import as_trained, vetting
 
 MOST_RANKED = 30  # entries of a table that are compared for ties
@@ -183,7 +183,7 @@ class Gathering:
     def refuse(self, origin: Origin, path: str, reason: str) -> None:
         """Keep a file apart."""
         if len(self.apart) < limits.MOST_APART:
-            self.apart.append(Apart(origin, printable(path), reason))
+            self.apart.append(Apart(origin, path_shown(path), reason))
         else:
             self.more += 1
 
@@ -217,9 +217,9 @@ class Gathering:
                 self.refuse(origin, path, f"malformed ({type(error).__name__})")
 
 
-def printable(text: str) -> str:
+def path_shown(text: str) -> str:
     """A path for people: nothing invisible, not endless."""
-    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    text = printable(text, "\N{REPLACEMENT CHARACTER}")
     return text if len(text) <= 300 else f"{text[:150]}...{text[-147:]}"
 
 
@@ -228,19 +228,10 @@ def local_files(folder: Path | str) -> Iterator[tuple[str, Path | Refused]]:
 
     Links below it are not followed: a file is in the folder or it is not.
     """
-    count = 0
-    for top, folders, names in os.walk(folder, followlinks=False):
-        folders.sort()
-        count += len(folders) + len(names)
-        if count > limits.MOST_LOOKED_AT:
-            raise UserError(
-                f"{folder} holds more than {limits.MOST_LOOKED_AT} files and folders; give the folder of results in it."
-            )
-        for name in sorted(names):
-            if results.is_run_file(name) or ABOUT_FILE.fullmatch(name):
-                where = Path(top) / name
-                link = Refused("a link, which is not followed") if where.is_symlink() else where
-                yield where.relative_to(folder).as_posix(), link
+    for where in files.walked(folder, limits.MOST_LOOKED_AT, "give the folder of results in it"):
+        if results.is_run_file(where.name) or ABOUT_FILE.fullmatch(where.name):
+            link = Refused("a link, which is not followed") if where.is_symlink() else where
+            yield where.relative_to(folder).as_posix(), link
 
 
 def gathered_entries(
@@ -260,8 +251,8 @@ def gathered_entries(
         if not Path(folder).is_dir():
             raise UserError(f"--results {folder}: no such folder; give one that train_student.py or a study wrote.")
         gathering.add(Origin("folder", Path(folder).name or Path(folder).resolve().name), local_files(folder))
-    for origin, files in repos:
-        gathering.add(origin, files)
+    for origin, read in repos:
+        gathering.add(origin, read)
     mark(gathering)
     origins = sorted({one.origin for one in gathering.runs})  # folders first
     gathered, failing = tolerance.tolerant(origins, lambda some: settled(gathering.only(some)))
@@ -311,7 +302,7 @@ def without_copies(gathering: Gathering) -> list[Listed]:
     holders: dict[tuple, Listed] = {}
     for (same, origin), mine in run_files.grouped(gathering.runs, lambda one: (run_identity(one.run), one.origin)).items():
         for alike in pooled(gathering, mine):
-            chosen, others = reruns.newest([one.run for one in alike], [printable(one.path) for one in alike])
+            chosen, others = reruns.newest([one.run for one in alike], [path_shown(one.path) for one in alike])
             for i, reason in others.items():
                 gathering.refuse(origin, alike[i].path, reason)
             if chosen is None:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any, Literal
 
+from rd3_utils import errors
 from rd3_utils.bounded import shown
 from rd3_utils.scoring.shapes import is_number
+from rd3_utils.text import printable
 
 NUMBER = re.compile(  # tokens with a digit, each looked at once from where it begins, and the dash of an empty cell
     r"(?<![^\s|,()])[^\s|,()]*\d[^\s|,()]*|(?<=\| )-(?= \|)"
@@ -85,5 +87,4 @@ def told_apart(one: str, other: str, around: int = 30, most: int = 110) -> tuple
 
 def shortened(line: str, most: int = 110) -> str:
     """A line of at most `most` characters, none of them invisible."""
-    plain = "".join(character if character.isprintable() else "?" for character in line)
-    return plain if len(plain) <= most else f"{plain[: most - 3]}..."
+    return errors.shortened(printable(line), most)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rd3_utils import bounded, limits
+from rd3_utils import bounded, files, limits
 from rd3_utils.data import images, sources
 from rd3_utils.data.sources import Source
 from rd3_utils.errors import UserError
@@ -23,6 +23,7 @@ from rd3_utils.learning import students
 from rd3_utils.scoring import results, runs, shapes
 from rd3_utils.scoring.results import Results
 from rd3_utils.scoring.runs import Run
+from rd3_utils.text import printable
 
 LISTED = 20  # files that are not read, by name
 WEIGHTS = "model.safetensors"
@@ -130,17 +131,9 @@ def named_run(path: Path) -> RunFile:
 
 def run_paths(folder: Path) -> Iterator[Path]:
     """The Run files below `folder`, in order; links are not followed."""
-    count = 0
-    for top, folders, names in os.walk(folder, followlinks=False):
-        folders.sort()
-        count += len(names) + len(folders)
-        if count > limits.MOST_VERIFIED:
-            raise UserError(
-                f"{folder} holds more than {limits.MOST_VERIFIED} files and folders; give one folder of results in it."
-            )
-        yield from (
-            Path(top) / name for name in sorted(names) if results.is_run_file(name) and not (Path(top) / name).is_symlink()
-        )
+    for path in files.walked(folder, limits.MOST_VERIFIED, "give one folder of results in it"):
+        if results.is_run_file(path.name) and not path.is_symlink():
+            yield path
 
 
 def run_file(path: Path, name: str, network: Path | None = None) -> RunFile:
@@ -187,15 +180,15 @@ def unread(names: Iterable[str], read: Iterable[str] = ()) -> tuple[str, ...]:
     for folder, inside in by_folder.items():
         lines += inside if len(inside) == 1 or not folder else [f"{folder}/ ({len(inside)} files)"]
     more = [f"and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
-    return tuple(["".join(c if c.isprintable() else "?" for c in line)[:100] for line in lines[:LISTED]] + more)
+    return tuple([printable(line)[:100] for line in lines[:LISTED]] + more)
 
 
 def not_read(path: Path) -> tuple[str, ...]:
     """The files below a local folder that are none of those which are checked here."""
     names: list[str] = []
-    for top, folders, files in os.walk(path, followlinks=False):
+    for top, folders, inside in os.walk(path, followlinks=False):
         folders[:] = sorted(name for name in folders if name != ".git")
-        names += [(Path(top) / name).relative_to(path).as_posix() for name in files]
+        names += [(Path(top) / name).relative_to(path).as_posix() for name in inside]
         if len(names) > limits.MOST_VERIFIED:
             break
     return unread(name for name in names if not READ_FILE.fullmatch(name) and Path(name).name not in OWN and

@@ -4,6 +4,7 @@ import shutil
 import textwrap
 
 from rd3_utils import units
+from rd3_utils.text import printable
 from rd3_utils.verification.checks import Check, Verification, grouped_alike
 
 MARKS = {"confirmed": "confirmed", "not checkable": "not checkable here", "contradicted": "CONTRADICTED"}
@@ -19,7 +20,7 @@ def text(verification: Verification) -> str:
     if verification.not_read:
         names = f"Not read: {', '.join(verification.not_read)}"
         lines += ["", *textwrap.wrap(names, line_width(), break_on_hyphens=False)]
-    return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in [*lines, "", last_line(verification)])
+    return "\n".join(map(printable, [*lines, "", last_line(verification)]))
 
 
 def row(check: Check, count: int) -> tuple[str, str, str]:
