@@ -104,7 +104,7 @@ class VerifyOptions:
     workers: int | None = None
 
 
-Options = TypeVar("Options", TrainOptions, LabelOptions)
+Options = TypeVar("Options", TrainOptions, LabelOptions, VerifyOptions)
 
 
 def unpublished(options: Options) -> Options:

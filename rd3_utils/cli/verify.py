@@ -37,8 +37,7 @@ def seed_or_first(text: str) -> int | str:
 
 def run(options: Namespace) -> None:
     """Print the Verification and end with its exit code."""
-    wanted = VerifyOptions(options.source, tuple(options.data_dir), options.distilled, tuple(options.teacher),
-                           options.check_labels, options.retrain, options.strict, options.json, options.workers)  # fmt: skip
+    wanted = shared.frozen(VerifyOptions, options)
     try:
         from rd3_utils.verification import table, verifying
 

@@ -279,7 +279,7 @@ def of_classes(place: str, images: ImageSet, source: str, benchmark: Benchmark, 
         teacher = teachers.load(source, benchmark)
     except UserError as error:
         return unchecked(place, claim, str(error), how)
-    network = teachers.Ensemble([teacher], benchmark, "logits").to(at_hand.accelerator.device)
+    network = teachers.Ensemble([teacher], benchmark).to(at_hand.accelerator.device)
     score, answers = evaluation.graded(network, images, benchmark, at_hand.accelerator, exact=True, whose=source)
     confused = confusion.mistaken(confusion.confusion_table(answers, images.labels, len(benchmark.classes)), benchmark.classes)
     if confused:

@@ -26,6 +26,7 @@ from rd3_utils.protocols import knobs
 from rd3_utils.protocols import protocol as protocols
 from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.protocols.recipe import Recipe, check_sizes
+from rd3_utils.scoring import report as reports
 from rd3_utils.verification.at_hand import AtHand, NotAtHand
 from rd3_utils.verification.checks import Check, confirmed, contradicted, unchecked
 from rd3_utils.verification.evidence import Evidence
@@ -291,7 +292,7 @@ def compared(place: str, claim: str, how: str, stated: float, counted: float, im
 
 def percent(share: Any) -> str:
     """A share for people."""
-    return "not stated" if share is None else f"{100 * share:.2f} %"
+    return "not stated" if share is None else f"{reports.percent(share)} %"
 
 
 def of_epochs(mine: Claimed, at_hand: AtHand) -> Iterator[Check]:

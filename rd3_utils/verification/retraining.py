@@ -87,11 +87,12 @@ def older_start(run: Run) -> str:
 
 def check_seed(evident: Evidence, asked: int | str | None) -> None:
     """UserError where --retrain asks for a seed that is not there, before anything is looked at."""
+    if asked is None:
+        return
     arm = main_arm(evident)
-    if asked is not None and arm is None:
+    if arm is None:
         raise UserError(f"--retrain: {evident.source} holds no Run that could be trained again; leave it out.")
-    if asked is not None and arm is not None:
-        of_seed(arm, asked)
+    of_seed(arm, asked)
 
 
 def of_seed(arm: TrainedArm, asked: int | str) -> RunFile:
@@ -119,8 +120,7 @@ def main_arm(evident: Evidence) -> TrainedArm | None:
     for file in sorted(readable, key=lambda file: file.run.seed if file.run else 0):
         if file.run and first.run and same_arm(first.run, file.run):
             by_seed.setdefault(file.run.seed, file)
-    alone = evident.kind in ("Run", "student", "pushed repo")
-    if alone and first.run:
+    if evident.kind in ("Run", "student", "pushed repo") and first.run:  # the one that SOURCE is comes first
         by_seed = {first.run.seed: first} | {seed: file for seed, file in by_seed.items() if seed != first.run.seed}
     return TrainedArm(tuple(by_seed.values()))
 
