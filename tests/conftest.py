@@ -191,10 +191,10 @@ def stores(ten, digits, test_set, select, tmp_path_factory):
     return {"plain": plain, "all": store_of(ten, digits, test_set, root / "all", KNOBS, "u8"), "hundred": hundred}
 
 
-def forge_shards(folder, change):
-    """`change(tensors, first)` changes every shard of the store in `folder`, which is then signed again."""
+def forge_shards(folder, change, only=None):
+    """`change(tensors, first)` changes every shard (or `only` one) of the store in `folder`, which is then signed again."""
     index = json.loads((folder / "index.json").read_text())
-    for entry in index["shards"]:
+    for entry in (one for one in index["shards"] if only in (None, one["file"])):
         path = folder / entry["file"]
         with safe_open(path, "pt") as shard:
             about = shard.metadata()

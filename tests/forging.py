@@ -15,13 +15,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PROJECT, run_script
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from conftest import PROJECT, forge_shards, run_script
 
 from rd3_utils import pushing
 from rd3_utils.data import images as image_sets
-from rd3_utils.data import soft_labels
 from rd3_utils.errors import UserError
 from rd3_utils.leaderboard import entries
 from rd3_utils.learning import fitting, training
@@ -285,22 +282,8 @@ def released_board(change, **options):
     return forge
 
 
-def signed(where, change, only=None):
-    """Change every shard (or `only` one) of the store `where` by change(tensors, first epoch) and sign its index anew."""
-    index = read(where / "index.json")
-    for entry in (one for one in index["shards"] if only in (None, one["file"])):
-        path = where / entry["file"]
-        with safe_open(path, "pt") as shard:
-            about = shard.metadata()
-        tensors = {key: tensor.clone() for key, tensor in load_file(path).items()}
-        tensors = change(tensors, entry["epochs"][0]) or tensors
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, about)
-        entry |= {"bytes": path.stat().st_size, "sha256": soft_labels.file_sha256(path), "tensors": soft_labels.offsets(path)}
-    write(where / "index.json", index)
-
-
 def logits(change):
-    """change(logits) for `signed`."""
+    """change(logits) for `forge_shards`."""
     return lambda tensors, first: tensors.update({"logits": change(tensors["logits"])})
 
 
@@ -309,7 +292,7 @@ def store_trained(change=None, **fields):
 
     def forge(shop):
         if change:
-            signed(shop.store, change)
+            forge_shards(shop.store, change)
         edit(shop.store / "index.json", **fields)
         return shop.train("--distilled", "digits-dm-ipc10", "--soft-labels", shop.store)
 
@@ -321,7 +304,7 @@ def store_verified(change=None, **fields):
 
     def forge(shop):
         if change:
-            signed(shop.store, change)
+            forge_shards(shop.store, change)
         edit(shop.store / "index.json", **fields)
         return shop.verify(shop.store, check_labels=2)
 

@@ -12,12 +12,11 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import forging
 import pytest
 import test_label_checks as stores
 import test_leaderboard
 import torch
-from conftest import PROJECT
+from conftest import PROJECT, forge_shards
 from forging import (
     READING,
     SHORT,
@@ -947,7 +946,7 @@ def test_no_number_of_a_label_store_is_changed_in_silence(shop, seed, count):
             at = tuple(int(part * size) for part, size in zip(place, tensor.shape))
             tensor[at] = torch.tensor(int(tensor[at]) ^ 1).to(tensor.dtype)
 
-        forging.signed(one.store, change, only=path.name)
+        forge_shards(one.store, change, only=path.name)
         if one.train("--distilled", "digits-dm-ipc10", "--soft-labels", one.store).caught != READING:
             silent.append((path.name, key, place))
     assert silent == []
