@@ -26,7 +26,6 @@ MOST_PICKLE_BYTES = 10_000_000  # of a file of torch.save beside its tensors; a 
 MOST_FREELY_PACKED = 50_000_000  # bytes that a parquet file may have once it is unpacked, however small it is
 MOST_EXPANSION = 100  # times its size that it may have else
 MOST_ROWS = 100_000_000  # of a table; ImageNet-21K has 14 million
-MOST_CLASSES = 100_000  # of a benchmark; ImageNet-21K has 22 thousand
 
 # what a command is asked for
 MOST_EPOCHS = 1_000_000  # of a training, its warm-up and its labels; released protocols have at most 3000

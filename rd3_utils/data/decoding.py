@@ -37,7 +37,10 @@ def content(cell: Any, where: str, roots: Iterable[Path]) -> bytes:
     if not isinstance(cell, dict) or (cell.get("bytes") is None and cell.get("path") is None):
         raise UserError(f"{where} is {str(cell)[:40]}, wanted an image.")
     if cell["bytes"] is not None:
-        return no_larger(cell["bytes"], len(cell["bytes"]), where)
+        if len(cell["bytes"]) > limits.MOST_IMAGE_BYTES:
+            most = units.size(limits.MOST_IMAGE_BYTES)
+            raise UserError(f"{where} has {units.size(len(cell['bytes']))}, wanted at most {most}.")
+        return cell["bytes"]
     if not any(Path(cell["path"]).resolve().is_relative_to(root) for root in roots):
         raise UserError(f"{where} is a path outside its folder ('{cell['path']}'), wanted the image itself.")
     return file_content(Path(cell["path"]), where)
@@ -49,13 +52,6 @@ def file_content(file: Path, where: str) -> bytes:
         return bounded.contents(file, limits.MOST_IMAGE_BYTES, "an image")
     except bounded.Refused as refused:
         raise UserError(f"{where} cannot be read: {str(refused).removeprefix('cannot be read: ')}.") from refused
-
-
-def no_larger(data: bytes, size: int, where: str) -> bytes:
-    """`data`; UserError where its `size` is more than an image file may have."""
-    if size > limits.MOST_IMAGE_BYTES:
-        raise UserError(f"{where} has {units.size(size)}, wanted at most {units.size(limits.MOST_IMAGE_BYTES)}.")
-    return data
 
 
 def picture(data: bytes, where: str, photographs: bool = False, size: int | None = None) -> Image.Image:

@@ -92,9 +92,7 @@ def located(repo: str, commit: str, listing: dict[str, int], config: str | None,
     splits = stated_splits(entry["data_files"], paths) if "data_files" in entry else named_splits(paths)
     if not splits.get(split):
         has = ", ".join(splits) or "none"
-        raise Unclear(
-            f"it has no split '{split}'; its splits are {shortened(has)}, its files {shown(matching(['**'], paths))}."
-        )
+        raise Unclear(f"it has no split '{split}'; its splits are {shortened(has)}, its files {few(matching(['**'], paths))}.")
     kind, chosen = kind_of(splits[split], split)
     files = tuple(f"{folder}/{path}" if folder else path for path in chosen)
     features = entry.get("features") or infos.get(name, {}).get("features")
@@ -196,20 +194,20 @@ def kind_of(files: list[str], split: str) -> tuple[Literal["parquet", "images"],
         return "parquet", [path for path in files if path.lower().endswith(".parquet")]
     if not pictures:
         raise Unclear(
-            f"split '{split}' is {shown(files)}, wanted parquet files, or images in a folder for each class; fetch and unpack "
+            f"split '{split}' is {few(files)}, wanted parquet files, or images in a folder for each class; fetch and unpack "
             "it, and give that folder."
         )
     loose = [path for path in pictures if not class_of(path)]
     labelled = [path for path in files if PurePosixPath(path).name in METADATA]
     if loose or labelled:
         raise Unclear(
-            f"split '{split}' has {shown(loose or labelled)}, wanted each image in the folder of its class and nothing else to "
+            f"split '{split}' has {few(loose or labelled)}, wanted each image in the folder of its class and nothing else to "
             "state labels; fetch it, sort the images into such folders, and give theirs."
         )
     return "images", pictures
 
 
-def shown(files: list[str]) -> str:
+def few(files: list[str]) -> str:
     """Names of files for a message: the first three, and how many there are."""
     more = f" ... ({len(files)} files)" if len(files) > 3 else ""
     return (shortened(", ".join(files[:3])) or "none") + more

@@ -27,8 +27,8 @@ from rd3_utils.protocols.benchmark import Benchmark
 from rd3_utils.protocols.knobs import STOCK
 
 SMALL = 64  # pixels: up to this size `resnet18` means the network with the small-image stem
-# what networks raise that do not take an image of some size
 SIZES = ("num_classes", "num_features", "model_args", "pretrained_cfg")  # keys of a config.json that say how large a network is
+# what networks raise that do not take an image of some size
 MISFITS = (RuntimeError, AssertionError, ValueError, TypeError, AttributeError, ArithmeticError, LookupError)
 
 
